@@ -1,0 +1,50 @@
+// What a kernel runs with: the instruction level, the threads, and scratch memory that grows to the largest shape seen and
+// is then reused. One per compute thread; not thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "kernels/thread_pool.h"
+
+namespace conclave::kernels {
+
+// Levels give the same bits; a higher one is faster. kReference is the plain scalar code of kernels/ref.
+enum class CpuLevel : uint8_t { kReference = 0, kAvx512 = 2, kAvx512Bf16 = 3 };
+
+std::string_view CpuLevelName(CpuLevel level);                   // "reference", "avx512", "avx512_bf16"
+std::optional<CpuLevel> ParseCpuLevel(std::string_view name);
+bool CpuSupports(CpuLevel level);                                // by CPUID and the operating system's state
+CpuLevel BestCpuLevel();                                         // the highest supported one
+
+// Scratch slots that a kernel may hold at once; each use names its own.
+enum class ScratchSlot : uint8_t { kInput, kHidden, kScores, kAccumulator, kMisc, kCount };
+
+class Context {
+ public:
+  Context(CpuLevel level, int num_threads);
+
+  CpuLevel level() const { return level_; }
+  ThreadPool& pool() { return *pool_; }
+
+  // 64-byte aligned memory of at least `bytes`, valid until the slot is asked for again. Contents are undefined.
+  std::byte* Scratch(ScratchSlot slot, size_t bytes);
+
+ private:
+  struct AlignedDelete {
+    void operator()(std::byte* p) const;
+  };
+  struct Buffer {
+    std::unique_ptr<std::byte, AlignedDelete> data;
+    size_t bytes = 0;
+  };
+  CpuLevel level_;
+  std::unique_ptr<ThreadPool> pool_;
+  Buffer buffers_[static_cast<int>(ScratchSlot::kCount)];
+};
+
+}  // namespace conclave::kernels
