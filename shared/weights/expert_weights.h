@@ -1,0 +1,37 @@
+// Routed experts in the kernels' order: what an expert worker, or an engine that runs experts itself, holds.
+//
+// Experts are loaded one by one, so a worker maps and packs only its own. Immutable once loaded.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/ffn.h"
+#include "kernels/matrix.h"
+#include "shared/weights/checkpoint.h"
+#include "shared/weights/packed_buffer.h"
+
+namespace conclave::weights {
+
+struct ExpertId {
+  int32_t layer = 0;   // index of the main layer, dense layers counted
+  int32_t expert = 0;
+  friend auto operator<=>(const ExpertId&, const ExpertId&) = default;
+};
+
+// One expert. Owns its memory.
+struct ExpertWeights {
+  ExpertId id;
+  kernels::FfnWeights ffn;
+  PackedBuffer buffer;
+};
+
+// Bytes that one routed expert takes in the kernels' order, the same for all experts of a model.
+size_t ExpertBytes(const ModelConfig& config, kernels::NumericsClass numerics);
+
+// Error NOT_FOUND if the model has no such expert.
+absl::StatusOr<std::shared_ptr<const ExpertWeights>> LoadExpert(const Checkpoint& checkpoint, kernels::NumericsClass numerics,
+                                                                ExpertId id);
+
+}  // namespace conclave::weights
