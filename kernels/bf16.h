@@ -14,7 +14,8 @@ struct bf16 {
 // Exact.
 inline float ToFloat(bf16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
 
-// Rounds to nearest, ties to even. A NaN stays a (quiet) NaN; overflow gives infinity. Subnormals are kept.
+// Rounds to nearest, ties to even. A NaN stays a (quiet) NaN; overflow gives infinity. Subnormals
+// are kept.
 inline bf16 ToBf16(float x) {
   const uint32_t u = std::bit_cast<uint32_t>(x);
   if ((u & 0x7fffffffu) > 0x7f800000u) return bf16{static_cast<uint16_t>((u >> 16) | 0x0040u)};

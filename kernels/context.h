@@ -1,5 +1,5 @@
-// What a kernel runs with: the instruction level, the threads, and scratch memory that grows to the largest shape seen and
-// is then reused. One per compute thread; not thread-safe.
+// What a kernel runs with: the instruction level, the threads, and scratch memory that grows to the
+// largest shape seen and is then reused. One per compute thread; not thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -13,13 +13,14 @@
 
 namespace conclave::kernels {
 
-// Levels give the same bits; a higher one is faster. kReference is the plain scalar code of kernels/ref.
+// Levels give the same bits; a higher one is faster. kReference is the plain scalar code of
+// kernels/ref.
 enum class CpuLevel : uint8_t { kReference = 0, kAvx512 = 2, kAvx512Bf16 = 3 };
 
-std::string_view CpuLevelName(CpuLevel level);                   // "reference", "avx512", "avx512_bf16"
+std::string_view CpuLevelName(CpuLevel level);  // "reference", "avx512", "avx512_bf16"
 std::optional<CpuLevel> ParseCpuLevel(std::string_view name);
-bool CpuSupports(CpuLevel level);                                // by CPUID and the operating system's state
-CpuLevel BestCpuLevel();                                         // the highest supported one
+bool CpuSupports(CpuLevel level);  // by CPUID and the operating system's state
+CpuLevel BestCpuLevel();           // the highest supported one
 
 // Scratch slots that a kernel may hold at once; each use names its own.
 enum class ScratchSlot : uint8_t { kInput, kHidden, kScores, kAccumulator, kMisc, kCount };
@@ -31,7 +32,8 @@ class Context {
   CpuLevel level() const { return level_; }
   ThreadPool& pool() { return *pool_; }
 
-  // 64-byte aligned memory of at least `bytes`, valid until the slot is asked for again. Contents are undefined.
+  // 64-byte aligned memory of at least `bytes`, valid until the slot is asked for again. Contents
+  // are undefined.
   std::byte* Scratch(ScratchSlot slot, size_t bytes);
 
  private:

@@ -11,12 +11,14 @@
 namespace conclave::kernels {
 
 // output = a + b, element by element, one rounding each. output may be a or b.
-void Add(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> output, Context& context);
+void Add(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> output,
+         Context& context);
 
 // rows[r] *= sigmoid(scores[r]): the gate of Qwen2-MoE's shared expert. scores: [num_rows].
 void ScaleBySigmoid(std::span<const float> scores, MatrixView<float> rows, Context& context);
 
-// Row types of a numerics class: what an expert's input and result rows are rounded to, in-process and on the wire.
+// Row types of a numerics class: what an expert's input and result rows are rounded to, in-process
+// and on the wire.
 enum class RowType : uint8_t { kF32 = 1, kBf16 = 2 };
 RowType RowTypeOf(NumericsClass numerics);
 size_t RowTypeBytes(RowType type);  // of one element

@@ -1,6 +1,7 @@
 // Gated feed-forward networks: the routed experts, shared experts and dense layers.
 //
-// Called on a compute thread of an expert worker or of an engine. Stateless; a row's result depends on no other row.
+// Called on a compute thread of an expert worker or of an engine. Stateless; a row's result depends
+// on no other row.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +18,8 @@ struct FfnWeights {
   PackedMatrix down;  // [hidden, intermediate]
 };
 
-// output = down(silu(gate(x)) * up(x)) for every row, in f32; the product is computed in f32 and rounded only as down's
-// input. input, output: [num_rows, hidden] f32.
+// output = down(silu(gate(x)) * up(x)) for every row, in f32; the product is computed in f32 and
+// rounded only as down's input. input, output: [num_rows, hidden] f32.
 void FeedForward(const FfnWeights& weights, MatrixView<const float> input, MatrixView<float> output,
                  Context& context);
 
@@ -26,11 +27,11 @@ void FeedForward(const FfnWeights& weights, MatrixView<const float> input, Matri
 struct ExpertBatch {
   std::span<const int32_t> first_row;  // [num_experts + 1]
   MatrixView<const float> input;       // [num_rows, hidden]
-  MatrixView<float> output;            // [num_rows, hidden]; unweighted: the engine applies the gate's weight
+  MatrixView<float> output;  // [num_rows, hidden]; unweighted: the engine applies the gate's weight
 };
 
-// FeedForward of every expert on its own rows. An expert's weights are read once, however many rows use it.
-// Precondition: first_row.size() == experts.size() + 1.
+// FeedForward of every expert on its own rows. An expert's weights are read once, however many rows
+// use it. Precondition: first_row.size() == experts.size() + 1.
 void ExpertFfn(std::span<const FfnWeights> experts, const ExpertBatch& batch, Context& context);
 
 }  // namespace conclave::kernels

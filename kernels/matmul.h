@@ -8,9 +8,10 @@
 
 namespace conclave::kernels {
 
-// output[m][n] = sum over k of input[m][k] * weight[n][k]: one chain of fused multiply-adds per output, k ascending (bf16:
-// pairs ascending, in a pair the odd element first, subnormals flushed). The input is first rounded to the weight's input
-// type (docs/numerics.md, "Matmul"). input [num_rows, num_inputs] f32; output [num_rows, num_outputs] f32, not overlapping.
+// output[m][n] = sum over k of input[m][k] * weight[n][k]: one chain of fused multiply-adds per
+// output, k ascending (bf16: pairs ascending, in a pair the odd element first, subnormals flushed).
+// The input is first rounded to the weight's input type (docs/numerics.md, "Matmul"). input
+// [num_rows, num_inputs] f32; output [num_rows, num_outputs] f32, not overlapping.
 void Matmul(const PackedMatrix& weight, MatrixView<const float> input, MatrixView<float> output,
             Context& context);
 

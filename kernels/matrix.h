@@ -9,14 +9,15 @@
 
 namespace conclave::kernels {
 
-// A numerics class fixes every order of summation and every rounding point (docs/numerics.md). Values are part of the
-// wire format and of fingerprints.
+// A numerics class fixes every order of summation and every rounding point (docs/numerics.md).
+// Values are part of the wire format and of fingerprints.
 enum class NumericsClass : uint8_t { kF32 = 1, kBf16 = 2 };
 
 // "f32", "bf16": the name in flags, fingerprints and metrics.
 std::string_view NumericsClassName(NumericsClass numerics);
 
-// How a weight matrix is stored. It also fixes how Matmul rounds its input rows: not at all for kF32, to bf16 for kBf16.
+// How a weight matrix is stored. It also fixes how Matmul rounds its input rows: not at all for
+// kF32, to bf16 for kBf16.
 enum class WeightFormat : uint8_t { kF32 = 1, kBf16 = 2 };
 
 // The format in which a class stores its weight matrices.
@@ -38,9 +39,10 @@ MatrixView<T> DenseView(T* data, int64_t rows, int64_t cols) {
   return {data, rows, cols, cols};
 }
 
-// A weight matrix [num_outputs, num_inputs] in the kernels' order: panels of 16 outputs (the last one padded with zeros);
-// in a panel f32 is [num_inputs][16], bf16 is [ceil(num_inputs / 2)][16][2] (an odd last input is paired with a zero).
-// Borrows `data` (64-byte aligned), which outlives every use.
+// A weight matrix [num_outputs, num_inputs] in the kernels' order: panels of 16 outputs (the last
+// one padded with zeros); in a panel f32 is [num_inputs][16], bf16 is [ceil(num_inputs / 2)][16][2]
+// (an odd last input is paired with a zero). Borrows `data` (64-byte aligned), which outlives every
+// use.
 struct PackedMatrix {
   WeightFormat format = WeightFormat::kF32;
   int64_t num_outputs = 0;
@@ -55,8 +57,9 @@ inline constexpr int64_t kPanelOutputs = 16;  // f32 lanes of a 512-bit register
 // Bytes of a packed matrix, a multiple of 64.
 size_t PackedBytes(WeightFormat format, int64_t num_outputs, int64_t num_inputs);
 
-// Packs rows [first_output, first_output + rows.rows) of the matrix into `packed` (PackedBytes long, zeroed by the caller
-// before the first call). Values are rounded to the format, to nearest even. Rows may come in any order and in parts.
+// Packs rows [first_output, first_output + rows.rows) of the matrix into `packed` (PackedBytes
+// long, zeroed by the caller before the first call). Values are rounded to the format, to nearest
+// even. Rows may come in any order and in parts.
 void PackRows(WeightFormat format, int64_t num_outputs, int64_t num_inputs, int64_t first_output,
               MatrixView<const float> rows, std::byte* packed);
 

@@ -1,4 +1,5 @@
-// From one row of logits to the next token. Pure: the same inputs give the same token on any machine.
+// From one row of logits to the next token. Pure: the same inputs give the same token on any
+// machine.
 //
 // Called on the engine's step thread.
 #pragma once
@@ -8,9 +9,12 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/context.h"
+
 namespace conclave::kernels {
 
-// Applied in this order: logit bias, penalties, banned ids, temperature, top-k, top-p, min-p (as docs/numerics.md says).
+// Applied in this order: logit bias, penalties, banned ids, temperature, top-k, top-p, min-p (as
+// docs/numerics.md says).
 struct SampleParameters {
   float temperature = 1.0f;         // 0: greedy
   int32_t top_k = 0;                // 0: off
@@ -45,17 +49,27 @@ struct TokenLogprob {
 
 struct SampleResult {
   int32_t id = 0;
-  float logprob = 0.0f;                    // of `id`, of the model's raw distribution (before all of the above)
+  float logprob = 0.0f;  // of `id`, of the model's raw distribution (before all of the above)
   std::vector<TokenLogprob> top_logprobs;  // descending, ties to the lower id
 };
 
-// Reusable memory; one per thread.
+// Reusable memory; one per thread. It also says at which level to run: levels give the same tokens.
 struct SampleScratch {
-  std::vector<float> values;
-  std::vector<int32_t> order;
+  struct Candidate {
+    float logit = 0.0f;
+    int32_t id = 0;
+    uint64_t weight = 0;  // exp((logit - maximum) / temperature) in units of 2^-40
+  };
+  CpuLevel level = BestCpuLevel();
+  std::vector<float> logits;
+  std::vector<uint64_t> weights;
+  std::vector<Candidate> candidates;
 };
 
-// logits [vocab_size] f32, unchanged. Ties go to the lower id. NaN counts as -inf; if nothing is finite, id 0 is chosen.
+// logits [vocab_size] f32, unchanged. Ties go to the lower id. NaN counts as -inf, +inf as the
+// largest float; if nothing is above -inf (everything is banned, say), id 0 is chosen. Ids outside
+// of the vocabulary in `parameters` and `counts` are ignored. Precondition: the parameters are in
+// their ranges (checked where requests enter).
 SampleResult Sample(const SampleParameters& parameters, const SamplePosition& position,
                     std::span<const TokenCount> counts, std::span<const float> logits,
                     SampleScratch& scratch);
