@@ -1,0 +1,94 @@
+// The settings of every service: one struct each, with default, unit and effect beside each field. Filled by Settings
+// (shared/base/settings.h); declared here, not in the services, because one file configures them all and `conclave up`
+// starts them all.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "shared/base/settings.h"
+
+namespace conclave {
+
+// Section "": common to all programs.
+struct CommonOptions {
+  std::string model;                     // checkpoint folder, or org/name in the local Hugging Face cache; empty: none given
+  std::string served_name;               // name in the API; empty: the folder's name
+  std::string numerics = "auto";         // f32, bf16, or auto: bf16
+  std::string controller = "127.0.0.1:8010";  // gRPC address of the controller
+  std::string state_dir;                 // state, logs; empty: $XDG_STATE_HOME/conclave or ~/.local/state/conclave
+  std::string cluster_secret_file;       // file with the secret that processes show each other; needed beyond loopback
+  bool insecure = false;                 // allow addresses beyond loopback without a secret
+  std::string log_level = "info";        // debug, info, warning, error
+  std::string log_format = "text";       // text, json
+  bool strict_config = false;            // refuse unknown fields of config.json
+  int32_t drain_seconds = 20;            // grace for running requests after SIGTERM
+
+  absl::Status Validate() const;
+};
+
+struct GatewayOptions {
+  std::string name = "gateway";
+  std::string http_listen = "127.0.0.1:8000";  // OpenAI-compatible API, health, metrics
+  std::string grpc_listen = "127.0.0.1:8001";  // InferenceService
+  std::string advertise;                 // host other processes reach this one by; empty: the listen address
+  ByteSize max_body{4 << 20};            // largest HTTP body accepted
+  int32_t max_running = 256;             // requests in flight before new ones are refused with retry-after
+  int32_t first_token_timeout_s = 600;   // a request that waits longer for its first token fails
+
+  absl::Status Validate() const;
+};
+
+struct EngineOptions {
+  std::string name = "engine-0";
+  std::string listen = "127.0.0.1:8020";      // gRPC
+  std::string ops_listen = "127.0.0.1:9020";  // /livez /readyz /metrics
+  std::string advertise;
+  std::string experts = "remote";        // remote: expert workers; local: in this process
+  int32_t threads = 0;                   // compute threads; 0: the cores this process may use
+  int64_t context = 0;                   // longest prompt + output, tokens; 0: what the model allows and memory fits
+  ByteSize kv_memory{0};                 // KV cache; 0: what fits
+  double step_budget_ms = 50;            // predicted length of a step into which prefill is cut
+  int32_t max_batch = 256;               // sequences running at once
+  int32_t max_waiting = 1024;            // sequences queued before new ones are refused
+  int32_t missing_expert_wait_ms = 2000; // how long a request waits for an expert without a live worker
+  std::string cpu_level = "auto";        // auto, reference, avx512, avx512_bf16
+
+  absl::Status Validate() const;
+};
+
+struct ExpertOptions {
+  std::string name = "expert-0";
+  std::string listen = "127.0.0.1:8030";
+  std::string ops_listen = "127.0.0.1:9030";
+  std::string advertise;
+  int32_t threads = 0;
+  ByteSize memory{0};                    // for experts; 0: no limit
+  int32_t max_queue_mib = 256;           // bytes of frames in flight before a stream is paused, MiB
+  std::string cpu_level = "auto";
+
+  absl::Status Validate() const;
+};
+
+struct ControllerOptions {
+  std::string listen = "127.0.0.1:8010";
+  std::string ops_listen = "127.0.0.1:9010";
+  int32_t lease_ms = 2000;               // a silent member is gone after this long
+  int32_t report_period_ms = 500;        // how often members report
+
+  absl::Status Validate() const;
+};
+
+// Declares the settings of all sections on `settings`.
+struct AllOptions {
+  CommonOptions common;
+  GatewayOptions gateway;
+  EngineOptions engine;
+  ExpertOptions expert;
+  ControllerOptions controller;
+
+  void Bind(Settings& settings);
+};
+
+}  // namespace conclave
