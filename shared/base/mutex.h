@@ -7,6 +7,8 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "absl/base/thread_annotations.h"  // GUARDED_BY, which Abseil's headers define anyway
+
 #if defined(__clang__)
 #define CONCLAVE_THREAD_ANNOTATION_(x) __attribute__((x))
 #else
@@ -15,7 +17,6 @@
 
 #define CAPABILITY(x) CONCLAVE_THREAD_ANNOTATION_(capability(x))
 #define SCOPED_CAPABILITY CONCLAVE_THREAD_ANNOTATION_(scoped_lockable)
-#define GUARDED_BY(x) CONCLAVE_THREAD_ANNOTATION_(guarded_by(x))
 #define REQUIRES(...) CONCLAVE_THREAD_ANNOTATION_(requires_capability(__VA_ARGS__))
 #define EXCLUDES(...) CONCLAVE_THREAD_ANNOTATION_(locks_excluded(__VA_ARGS__))
 #define ACQUIRE(...) CONCLAVE_THREAD_ANNOTATION_(acquire_capability(__VA_ARGS__))

@@ -1,0 +1,99 @@
+#include "shared/experts/expert_set.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "shared/base/status_macros.h"
+
+namespace conclave::experts {
+
+ExpertSet::ExpertSet(std::shared_ptr<const weights::Checkpoint> checkpoint,
+                     kernels::NumericsClass numerics)
+    : checkpoint_(std::move(checkpoint)), numerics_(numerics) {}
+
+absl::Status ExpertSet::Load(weights::ExpertId id) {
+  if (Holds(id)) return absl::OkStatus();
+  ASSIGN_OR_RETURN(auto loaded, weights::LoadExpert(*checkpoint_, numerics_, id));
+  MutexLock lock(mutex_);
+  held_.emplace(
+      id, std::move(
+              loaded));  // a concurrent Load of the same expert may have come first: keep that one
+  return absl::OkStatus();
+}
+
+void ExpertSet::Release(weights::ExpertId id) {
+  std::shared_ptr<const weights::ExpertWeights> last;  // freed after the lock
+  MutexLock lock(mutex_);
+  const auto it = held_.find(id);
+  if (it == held_.end()) return;
+  last = std::move(it->second);
+  held_.erase(it);
+}
+
+std::shared_ptr<const weights::ExpertWeights> ExpertSet::Find(weights::ExpertId id) const {
+  MutexLock lock(mutex_);
+  const auto it = held_.find(id);
+  return it == held_.end() ? nullptr : it->second;
+}
+
+bool ExpertSet::Holds(weights::ExpertId id) const {
+  MutexLock lock(mutex_);
+  return held_.contains(id);
+}
+
+std::vector<weights::ExpertId> ExpertSet::Held() const {
+  MutexLock lock(mutex_);
+  std::vector<weights::ExpertId> ids;
+  ids.reserve(held_.size());
+  for (const auto& [id, expert] : held_) ids.push_back(id);
+  return ids;
+}
+
+size_t ExpertSet::bytes() const {
+  MutexLock lock(mutex_);
+  size_t bytes = 0;
+  for (const auto& [id, expert] : held_) bytes += expert->buffer.capacity_bytes();
+  return bytes;
+}
+
+absl::Status ComputeExpertRows(const ExpertSet& experts, const ExpertRows& rows,
+                               ExpertScratch& scratch, kernels::Context& context) {
+  scratch.held.clear();
+  scratch.ffn.clear();
+  for (const int32_t expert : rows.experts) {
+    auto held = experts.Find({rows.layer, expert});
+    if (held == nullptr) {
+      scratch.held.clear();
+      return absl::NotFoundError(
+          absl::StrCat("layer ", rows.layer, " expert ", expert, " is not held here"));
+    }
+    scratch.ffn.push_back(held->ffn);
+    scratch.held.push_back(std::move(held));
+  }
+
+  const int64_t num_rows = static_cast<int64_t>(rows.inputs.size());
+  const size_t elements = static_cast<size_t>(num_rows * rows.hidden);
+  if (scratch.input.size() < elements) {
+    scratch.input.resize(elements);
+    scratch.output.resize(elements);
+  }
+  const auto input = kernels::DenseView(scratch.input.data(), num_rows, rows.hidden);
+  const auto output = kernels::DenseView(scratch.output.data(), num_rows, rows.hidden);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    kernels::WidenRows(rows.type, rows.inputs[row],
+                       kernels::DenseView(input.Row(row), 1, rows.hidden));
+  }
+  kernels::ExpertFfn(scratch.ffn,
+                     {.first_row = rows.first_row,
+                      .input = kernels::DenseView<const float>(input.data, num_rows, rows.hidden),
+                      .output = output},
+                     context);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    kernels::RoundRows(rows.type, kernels::DenseView<const float>(output.Row(row), 1, rows.hidden),
+                       rows.outputs[row]);
+  }
+  scratch.held.clear();
+  return absl::OkStatus();
+}
+
+}  // namespace conclave::experts
