@@ -1,0 +1,44 @@
+#include "shared/rpc/channel.h"
+
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+
+namespace conclave::rpc {
+
+grpc::ChannelArguments MakeChannelArguments(const ChannelOptions& options) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  arguments.SetMaxSendMessageSize(kMaxMessageBytes);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectBackoffFirst.count());
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectBackoffMost.count());
+  // Despite its name, this is how long one attempt to connect may take.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeout.count());
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTime.count());
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeout.count());
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);  // no limit
+  // Callers decide what is repeated and where; a transparent retry would run behind their backs.
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  // A fixed window, so no probing of the bandwidth-delay product.
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kStreamWindowBytes);
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  // The environment's http_proxy is for the world outside of the cluster.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  arguments.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
+  if (options.own_connection) arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return arguments;
+}
+
+Channel::Channel(const ChannelOptions& options)
+    : channel_(grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(),
+                                         MakeChannelArguments(options))),
+      address_(options.address),
+      secret_(options.secret) {}
+
+void Channel::Prepare(grpc::ClientContext* context, std::chrono::milliseconds timeout) const {
+  secret_.Attach(context);
+  context->set_wait_for_ready(false);
+  if (timeout.count() > 0) context->set_deadline(std::chrono::system_clock::now() + timeout);
+}
+
+}  // namespace conclave::rpc

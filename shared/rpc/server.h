@@ -1,0 +1,78 @@
+// A gRPC server as every Conclave process runs it: one listening address, grpc.health.v1,
+// reflection, limits, keep-alive rules, and an orderly end.
+//
+// Owned by a service's main thread; thread-safe. Borrows the services, which outlive it.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "grpcpp/impl/codegen/service_type.h"
+#include "grpcpp/support/server_callback.h"
+#include "shared/rpc/cluster_secret.h"
+
+namespace conclave::rpc {
+
+struct ServerOptions {
+  std::string name;                         // what error messages call it: "expert worker expert-0"
+  std::string listen;                       // host:port (port 0: any) or unix:/path
+  std::string listen_setting = "--listen";  // the setting that error messages tell to change
+  ClusterSecret secret;  // decides, with `insecure`, whether an address beyond loopback is allowed
+  bool insecure = false;
+  int64_t max_receive_bytes = 8 << 20;    // a larger message fails its call with RESOURCE_EXHAUSTED
+  int32_t max_concurrent_streams = 1024;  // of one connection; further calls wait in the client
+  int32_t max_threads =
+      64;  // for synchronous methods; callback methods share the library's own threads
+};
+
+class Server {
+ public:
+  // Errors: INVALID_ARGUMENT (malformed address), FAILED_PRECONDITION (an address beyond loopback
+  // without secret or insecure), UNAVAILABLE (address in use, not ours, or not permitted): each
+  // names the address and what to change. Every service starts as not serving.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
+                                                       std::span<grpc::Service* const> services);
+  ~Server();  // Drain without grace
+
+  // The address really bound, with the real port.
+  const std::string& address() const;
+  int port() const;  // 0 for a Unix socket
+
+  // What grpc.health.v1 answers, for every registered service and for "" (the process).
+  void SetServing(bool serving);
+  // For one service, by full name: "conclave.v1.ExpertService".
+  void SetServing(std::string_view service, bool serving);
+
+  // Reports not serving, takes no new calls, waits until running calls end or the grace is over,
+  // then cancels the rest. Idempotent.
+  void Drain(std::chrono::milliseconds grace);
+
+ private:
+  struct State;
+  explicit Server(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+// A reactor that ends a stream at once with `status`: what a callback method returns when it
+// refuses a call.
+template <typename Request, typename Response>
+grpc::ServerBidiReactor<Request, Response>* RefuseStream(const grpc::Status& status) {
+  class Refusal final : public grpc::ServerBidiReactor<Request, Response> {
+   public:
+    explicit Refusal(const grpc::Status& status) { this->Finish(status); }
+    void OnDone() override { delete this; }
+  };
+  return new Refusal(status);
+}
+
+// Whether host:port or unix:/path can be reached from this host only: 127.0.0.0/8, [::1],
+// localhost, or a Unix socket.
+bool IsLoopback(std::string_view address);
+
+}  // namespace conclave::rpc
