@@ -1,0 +1,78 @@
+#include "kernels/context.h"
+
+#include <algorithm>
+#include <new>
+
+#include "kernels/cpu/self_check.h"
+
+namespace conclave::kernels {
+namespace {
+
+constexpr std::align_val_t kAlignment{64};
+
+bool HasAvx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("fma");
+}
+
+}  // namespace
+
+std::string_view CpuLevelName(CpuLevel level) {
+  switch (level) {
+    case CpuLevel::kReference:
+      return "reference";
+    case CpuLevel::kAvx512:
+      return "avx512";
+    case CpuLevel::kAvx512Bf16:
+      return "avx512_bf16";
+  }
+  return "unknown";
+}
+
+std::optional<CpuLevel> ParseCpuLevel(std::string_view name) {
+  for (CpuLevel level : {CpuLevel::kReference, CpuLevel::kAvx512, CpuLevel::kAvx512Bf16}) {
+    if (CpuLevelName(level) == name) return level;
+  }
+  return std::nullopt;
+}
+
+bool CpuSupports(CpuLevel level) {
+  static const bool avx512 = HasAvx512();
+  static const bool avx512_bf16 =
+      avx512 && __builtin_cpu_supports("avx512bf16") && cpu::DotProductIsAsSpecified();
+  switch (level) {
+    case CpuLevel::kReference:
+      return true;
+    case CpuLevel::kAvx512:
+      return avx512;
+    case CpuLevel::kAvx512Bf16:
+      return avx512_bf16;
+  }
+  return false;
+}
+
+CpuLevel BestCpuLevel() {
+  if (CpuSupports(CpuLevel::kAvx512Bf16)) return CpuLevel::kAvx512Bf16;
+  if (CpuSupports(CpuLevel::kAvx512)) return CpuLevel::kAvx512;
+  return CpuLevel::kReference;
+}
+
+Context::Context(CpuLevel level, int num_threads)
+    : level_(level), pool_(std::make_unique<ThreadPool>(num_threads)) {}
+
+void Context::AlignedDelete::operator()(std::byte* p) const { ::operator delete(p, kAlignment); }
+
+std::byte* Context::Scratch(ScratchSlot slot, size_t bytes) {
+  Buffer& buffer = buffers_[static_cast<int>(slot)];
+  if (buffer.bytes < bytes) {
+    // Grows by half at least, so that slowly growing shapes settle soon.
+    const size_t size = std::max(bytes, buffer.bytes + buffer.bytes / 2);
+    buffer.data.reset();
+    buffer.data.reset(static_cast<std::byte*>(::operator new(size, kAlignment)));
+    buffer.bytes = size;
+  }
+  return buffer.data.get();
+}
+
+}  // namespace conclave::kernels

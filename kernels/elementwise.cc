@@ -1,0 +1,60 @@
+#include "kernels/elementwise.h"
+
+#include <cstring>
+
+#include "kernels/ref/rows.h"
+
+namespace conclave::kernels {
+
+void Add(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> output,
+         Context& /*context*/) {
+  for (int64_t r = 0; r < output.rows; ++r) {
+    const float* x = a.Row(r);
+    const float* y = b.Row(r);
+    float* z = output.Row(r);
+    for (int64_t i = 0; i < output.cols; ++i) z[i] = x[i] + y[i];
+  }
+}
+
+void ScaleBySigmoid(std::span<const float> scores, MatrixView<float> rows, Context& /*context*/) {
+  ref::ScaleBySigmoid(scores, rows);
+}
+
+RowType RowTypeOf(NumericsClass numerics) {
+  return numerics == NumericsClass::kF32 ? RowType::kF32 : RowType::kBf16;
+}
+
+size_t RowTypeBytes(RowType type) { return type == RowType::kF32 ? sizeof(float) : sizeof(bf16); }
+
+void RoundRows(RowType type, MatrixView<const float> rows, std::byte* output) {
+  const size_t row_bytes = static_cast<size_t>(rows.cols) * RowTypeBytes(type);
+  for (int64_t r = 0; r < rows.rows; ++r, output += row_bytes) {
+    const float* row = rows.Row(r);
+    if (type == RowType::kF32) {
+      std::memcpy(output, row, row_bytes);
+      continue;
+    }
+    for (int64_t i = 0; i < rows.cols; ++i) {
+      const bf16 rounded = ToBf16(row[i]);
+      std::memcpy(output + i * sizeof(bf16), &rounded, sizeof(bf16));
+    }
+  }
+}
+
+void WidenRows(RowType type, const std::byte* input, MatrixView<float> rows) {
+  const size_t row_bytes = static_cast<size_t>(rows.cols) * RowTypeBytes(type);
+  for (int64_t r = 0; r < rows.rows; ++r, input += row_bytes) {
+    float* row = rows.Row(r);
+    if (type == RowType::kF32) {
+      std::memcpy(row, input, row_bytes);
+      continue;
+    }
+    for (int64_t i = 0; i < rows.cols; ++i) {
+      bf16 value;
+      std::memcpy(&value, input + i * sizeof(bf16), sizeof(bf16));
+      row[i] = ToFloat(value);
+    }
+  }
+}
+
+}  // namespace conclave::kernels

@@ -1,0 +1,28 @@
+#include "kernels/random.h"
+
+#include <gtest/gtest.h>
+
+namespace conclave::kernels {
+namespace {
+
+using Words = std::array<uint32_t, 4>;
+
+// The known answers of the Random123 distribution (kat_vectors).
+TEST(PhiloxTest, GivesTheKnownAnswers) {
+  EXPECT_EQ(Philox4x32({0, 0, 0, 0}, {0, 0}),
+            (Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(Philox4x32({~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}),
+            (Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(Philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+            (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+TEST(DrawBitsTest, IsAFunctionOfSeedChoiceAndIndex) {
+  EXPECT_EQ(DrawBits(0, 0, 0), 0xe169c58d6627e8d5u);
+  EXPECT_EQ(DrawBits(7, 1, 2), DrawBits(7, 1, 2));
+  EXPECT_NE(DrawBits(7, 1, 2), DrawBits(7, 2, 1));
+  EXPECT_NE(DrawBits(7, 0, 0), DrawBits(uint64_t{7} << 32, 0, 0));
+}
+
+}  // namespace
+}  // namespace conclave::kernels
