@@ -1,0 +1,35 @@
+#include "shared/base/nearest.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace conclave {
+namespace {
+
+// Levenshtein's distance, one row at a time.
+size_t EditDistance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), 0);
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
+
+std::string NearestOf(std::string_view word, const std::vector<std::string>& candidates) {
+  const auto nearest = std::min_element(candidates.begin(), candidates.end(),
+                                        [&](const std::string& a, const std::string& b) {
+                                          return EditDistance(word, a) < EditDistance(word, b);
+                                        });
+  return nearest == candidates.end() ? std::string() : *nearest;
+}
+
+}  // namespace conclave
