@@ -1,10 +1,11 @@
-// The settings of every service: one struct each, with default, unit and effect beside each field. Filled by Settings
-// (shared/base/settings.h); declared here, not in the services, because one file configures them all and `conclave up`
-// starts them all.
+// The settings of every service: one struct each, with default, unit and effect beside each field.
+// Filled by Settings (shared/base/settings.h); declared here, not in the services, because one file
+// configures them all and `conclave up` starts them all.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "shared/base/settings.h"
@@ -13,17 +14,21 @@ namespace conclave {
 
 // Section "": common to all programs.
 struct CommonOptions {
-  std::string model;                     // checkpoint folder, or org/name in the local Hugging Face cache; empty: none given
-  std::string served_name;               // name in the API; empty: the folder's name
-  std::string numerics = "auto";         // f32, bf16, or auto: bf16
-  std::string controller = "127.0.0.1:8010";  // gRPC address of the controller
-  std::string state_dir;                 // state, logs; empty: $XDG_STATE_HOME/conclave or ~/.local/state/conclave
-  std::string cluster_secret_file;       // file with the secret that processes show each other; needed beyond loopback
-  bool insecure = false;                 // allow addresses beyond loopback without a secret
-  std::string log_level = "info";        // debug, info, warning, error
-  std::string log_format = "text";       // text, json
-  bool strict_config = false;            // refuse unknown fields of config.json
-  int32_t drain_seconds = 20;            // grace for running requests after SIGTERM
+  std::string
+      model;  // checkpoint folder, or org/name in the local Hugging Face cache; empty: none given
+  std::string served_name;        // name in the API; empty: the folder's name
+  std::string numerics = "auto";  // f32, bf16, or auto: bf16
+  // gRPC address of the controller; the setting is called controller_address, because controller:
+  // is a section of the file
+  std::string controller = "127.0.0.1:8010";
+  std::string state_dir;  // state, logs; empty: $XDG_STATE_HOME/conclave or ~/.local/state/conclave
+  std::string cluster_secret_file;  // file with the secret that processes show each other; needed
+                                    // beyond loopback
+  bool insecure = false;            // allow addresses beyond loopback without a secret
+  std::string log_level = "info";   // debug, info, warning, error
+  std::string log_format = "text";  // text, json
+  bool strict_config = false;       // refuse unknown fields of config.json
+  int32_t drain_seconds = 20;       // grace for running requests after SIGTERM
 
   absl::Status Validate() const;
 };
@@ -32,10 +37,10 @@ struct GatewayOptions {
   std::string name = "gateway";
   std::string http_listen = "127.0.0.1:8000";  // OpenAI-compatible API, health, metrics
   std::string grpc_listen = "127.0.0.1:8001";  // InferenceService
-  std::string advertise;                 // host other processes reach this one by; empty: the listen address
-  ByteSize max_body{4 << 20};            // largest HTTP body accepted
-  int32_t max_running = 256;             // requests in flight before new ones are refused with retry-after
-  int32_t first_token_timeout_s = 600;   // a request that waits longer for its first token fails
+  std::string advertise;       // host other processes reach this one by; empty: the listen address
+  ByteSize max_body{4 << 20};  // largest HTTP body accepted
+  int32_t max_running = 256;   // requests in flight before new ones are refused with retry-after
+  int32_t first_token_timeout_s = 600;  // a request that waits longer for its first token fails
 
   absl::Status Validate() const;
 };
@@ -45,15 +50,16 @@ struct EngineOptions {
   std::string listen = "127.0.0.1:8020";      // gRPC
   std::string ops_listen = "127.0.0.1:9020";  // /livez /readyz /metrics
   std::string advertise;
-  std::string experts = "remote";        // remote: expert workers; local: in this process
-  int32_t threads = 0;                   // compute threads; 0: the cores this process may use
-  int64_t context = 0;                   // longest prompt + output, tokens; 0: what the model allows and memory fits
-  ByteSize kv_memory{0};                 // KV cache; 0: what fits
-  double step_budget_ms = 50;            // predicted length of a step into which prefill is cut
-  int32_t max_batch = 256;               // sequences running at once
-  int32_t max_waiting = 1024;            // sequences queued before new ones are refused
-  int32_t missing_expert_wait_ms = 2000; // how long a request waits for an expert without a live worker
-  std::string cpu_level = "auto";        // auto, reference, avx512, avx512_bf16
+  std::string experts = "remote";  // remote: expert workers; local: in this process
+  int32_t threads = 0;             // compute threads; 0: the cores this process may use
+  int64_t context = 0;  // longest prompt + output, tokens; 0: what the model allows and memory fits
+  ByteSize kv_memory{0};       // KV cache; 0: what fits
+  double step_budget_ms = 50;  // predicted length of a step into which prefill is cut
+  int32_t max_batch = 256;     // sequences running at once
+  int32_t max_waiting = 1024;  // sequences queued before new ones are refused
+  int32_t missing_expert_wait_ms =
+      2000;                        // how long a request waits for an expert without a live worker
+  std::string cpu_level = "auto";  // auto, reference, avx512, avx512_bf16
 
   absl::Status Validate() const;
 };
@@ -64,8 +70,8 @@ struct ExpertOptions {
   std::string ops_listen = "127.0.0.1:9030";
   std::string advertise;
   int32_t threads = 0;
-  ByteSize memory{0};                    // for experts; 0: no limit
-  int32_t max_queue_mib = 256;           // bytes of frames in flight before a stream is paused, MiB
+  ByteSize memory{0};           // for experts; 0: no limit
+  int32_t max_queue_mib = 256;  // bytes of frames in flight before a stream is paused, MiB
   std::string cpu_level = "auto";
 
   absl::Status Validate() const;
@@ -74,21 +80,48 @@ struct ExpertOptions {
 struct ControllerOptions {
   std::string listen = "127.0.0.1:8010";
   std::string ops_listen = "127.0.0.1:9010";
-  int32_t lease_ms = 2000;               // a silent member is gone after this long
-  int32_t report_period_ms = 500;        // how often members report
+  int32_t lease_ms = 2000;         // a silent member is gone after this long
+  int32_t report_period_ms = 500;  // how often members report
 
   absl::Status Validate() const;
 };
 
-// Declares the settings of all sections on `settings`.
+// The local cluster that `conclave up` starts.
+struct UpOptions {
+  int32_t workers = 2;  // expert workers
+  int32_t engines = 1;
+  int32_t base_port = 8000;       // gateway HTTP; the other ports lie at fixed distances above it
+  bool auto_ports = false;        // take the nearest free ports instead of failing when one is busy
+  int32_t start_timeout_s = 600;  // how long to wait until everything is ready, loading included
+
+  absl::Status Validate() const;
+};
+
+// INVALID_ARGUMENT unless `address` is host:port and either loopback, or guarded by a cluster
+// secret, or `insecure` is set. `setting` is the key named in the message, such as "engine.listen".
+absl::Status CheckListen(std::string_view setting, std::string_view address,
+                         const CommonOptions& common);
+
+// Where state and logs lie: state_dir, else $XDG_STATE_HOME/conclave, else ~/.local/state/conclave,
+// else /tmp/conclave-UID.
+std::string StateDir(const CommonOptions& common);
+
+// All sections.
 struct AllOptions {
   CommonOptions common;
   GatewayOptions gateway;
   EngineOptions engine;
   ExpertOptions expert;
   ControllerOptions controller;
+  UpOptions up;
 
+  // Declares the settings of all sections on `settings`; this object outlives it.
   void Bind(Settings& settings);
+
+  // Checks the common section and that of one program ("gateway", "engine", "expert", "controller",
+  // "up"), and that its ports are loopback or guarded. The first error, naming the setting, what
+  // was found and what it may be.
+  absl::Status Validate(std::string_view section) const;
 };
 
 }  // namespace conclave

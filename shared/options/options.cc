@@ -1,0 +1,242 @@
+#include "shared/options/options.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <initializer_list>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "shared/base/address.h"
+#include "shared/base/status_macros.h"
+
+namespace conclave {
+namespace {
+
+absl::Status NotOneOf(std::string_view setting, const std::string& found,
+                      std::initializer_list<std::string> allowed) {
+  for (const std::string& value : allowed) {
+    if (value == found) return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(std::string(setting), " is \"", found,
+                                                 "\"; it may be ", absl::StrJoin(allowed, ", ")));
+}
+
+template <typename Number>
+absl::Status OutOfRange(std::string_view setting, Number found, Number least, Number most) {
+  if (found >= least && found <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(std::string(setting), " is ", found, "; it may be from ", least, " to ", most));
+}
+
+absl::Status BadAddress(std::string_view setting, const std::string& address) {
+  const auto parsed = ParseAddress(address);
+  if (parsed.ok()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(std::string(setting), ": ", parsed.status().message()));
+}
+
+// Names are file names, metric labels and parts of log lines.
+absl::Status BadName(std::string_view setting, const std::string& name) {
+  const bool good =
+      !name.empty() && name.size() <= 63 &&
+      name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") ==
+          std::string::npos &&
+      name.front() != '.' && name.front() != '-';
+  if (good) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(std::string(setting), " is \"", name,
+                   "\"; it may be 1 to 63 letters, digits, '-', '_' and '.', and starts with a "
+                   "letter, a digit or '_'"));
+}
+
+// An advertised host takes the place of the listen address's host; an empty one means none.
+absl::Status BadHost(std::string_view setting, const std::string& host) {
+  if (host.find_first_of(" /\t\n") == std::string::npos) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      std::string(setting), " is \"", host, "\"; it may be a host name or number without a port"));
+}
+
+constexpr int32_t kLongestMs = 3'600'000;
+
+}  // namespace
+
+absl::Status CommonOptions::Validate() const {
+  RETURN_IF_ERROR(NotOneOf("numerics", numerics, {"auto", "f32", "bf16"}));
+  RETURN_IF_ERROR(BadAddress("controller_address", controller));
+  RETURN_IF_ERROR(NotOneOf("log_level", log_level, {"debug", "info", "warning", "error"}));
+  RETURN_IF_ERROR(NotOneOf("log_format", log_format, {"text", "json"}));
+  return OutOfRange("drain_seconds", drain_seconds, 0, 3600);
+}
+
+absl::Status GatewayOptions::Validate() const {
+  RETURN_IF_ERROR(BadName("gateway.name", name));
+  RETURN_IF_ERROR(BadAddress("gateway.http_listen", http_listen));
+  RETURN_IF_ERROR(BadAddress("gateway.grpc_listen", grpc_listen));
+  RETURN_IF_ERROR(BadHost("gateway.advertise", advertise));
+  RETURN_IF_ERROR(OutOfRange<int64_t>("gateway.max_body", max_body.bytes, 1024, int64_t{1} << 30));
+  RETURN_IF_ERROR(OutOfRange("gateway.max_running", max_running, 1, 1'000'000));
+  return OutOfRange("gateway.first_token_timeout_s", first_token_timeout_s, 1, 86'400);
+}
+
+absl::Status EngineOptions::Validate() const {
+  RETURN_IF_ERROR(BadName("engine.name", name));
+  RETURN_IF_ERROR(BadAddress("engine.listen", listen));
+  RETURN_IF_ERROR(BadAddress("engine.ops_listen", ops_listen));
+  RETURN_IF_ERROR(BadHost("engine.advertise", advertise));
+  RETURN_IF_ERROR(NotOneOf("engine.experts", experts, {"remote", "local"}));
+  RETURN_IF_ERROR(OutOfRange("engine.threads", threads, 0, 1024));
+  RETURN_IF_ERROR(OutOfRange<int64_t>("engine.context", context, 0, 16'777'216));
+  RETURN_IF_ERROR(OutOfRange("engine.step_budget_ms", step_budget_ms, 0.1, 60'000.0));
+  RETURN_IF_ERROR(OutOfRange("engine.max_batch", max_batch, 1, 65'536));
+  RETURN_IF_ERROR(OutOfRange("engine.max_waiting", max_waiting, 1, 1'000'000));
+  RETURN_IF_ERROR(
+      OutOfRange("engine.missing_expert_wait_ms", missing_expert_wait_ms, 0, kLongestMs));
+  return NotOneOf("engine.cpu_level", cpu_level, {"auto", "reference", "avx512", "avx512_bf16"});
+}
+
+absl::Status ExpertOptions::Validate() const {
+  RETURN_IF_ERROR(BadName("expert.name", name));
+  RETURN_IF_ERROR(BadAddress("expert.listen", listen));
+  RETURN_IF_ERROR(BadAddress("expert.ops_listen", ops_listen));
+  RETURN_IF_ERROR(BadHost("expert.advertise", advertise));
+  RETURN_IF_ERROR(OutOfRange("expert.threads", threads, 0, 1024));
+  RETURN_IF_ERROR(OutOfRange("expert.max_queue_mib", max_queue_mib, 1, 65'536));
+  return NotOneOf("expert.cpu_level", cpu_level, {"auto", "reference", "avx512", "avx512_bf16"});
+}
+
+absl::Status ControllerOptions::Validate() const {
+  RETURN_IF_ERROR(BadAddress("controller.listen", listen));
+  RETURN_IF_ERROR(BadAddress("controller.ops_listen", ops_listen));
+  RETURN_IF_ERROR(OutOfRange("controller.report_period_ms", report_period_ms, 10, kLongestMs));
+  RETURN_IF_ERROR(OutOfRange("controller.lease_ms", lease_ms, 20, kLongestMs));
+  if (lease_ms < 2 * report_period_ms) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("controller.lease_ms is ", lease_ms, " and controller.report_period_ms is ",
+                     report_period_ms,
+                     "; a lease lasts at least two reports: raise the one or lower the other"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status UpOptions::Validate() const {
+  RETURN_IF_ERROR(OutOfRange("up.workers", workers, 0, 64));
+  RETURN_IF_ERROR(OutOfRange("up.engines", engines, 1, 10));
+  RETURN_IF_ERROR(OutOfRange("up.base_port", base_port, 1024, 64'000));
+  return OutOfRange("up.start_timeout_s", start_timeout_s, 1, 86'400);
+}
+
+absl::Status CheckListen(std::string_view setting, std::string_view address,
+                         const CommonOptions& common) {
+  ASSIGN_OR_RETURN(const Address parsed, ParseAddress(address));
+  if (IsLoopback(parsed.host) || common.insecure || !common.cluster_secret_file.empty()) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      std::string(setting), " is ", std::string(address),
+      ", which other machines can reach; set cluster_secret_file (the same secret for all "
+      "processes), or insecure to allow it without, or listen on 127.0.0.1"));
+}
+
+std::string StateDir(const CommonOptions& common) {
+  if (!common.state_dir.empty()) return common.state_dir;
+  const char* state_home = std::getenv("XDG_STATE_HOME");
+  if (state_home != nullptr && state_home[0] == '/') return absl::StrCat(state_home, "/conclave");
+  const char* home = std::getenv("HOME");
+  if (home != nullptr && home[0] == '/') return absl::StrCat(home, "/.local/state/conclave");
+  return absl::StrCat("/tmp/conclave-", getuid());
+}
+
+void AllOptions::Bind(Settings& s) {
+  s.Add("", "model", &common.model, "checkpoint folder, or org/name in the Hugging Face cache");
+  s.Add("", "served_name", &common.served_name, "model name in the API; empty: the folder's name");
+  s.Add("", "numerics", &common.numerics, "numerics class: f32, bf16 or auto (bf16)");
+  s.Add("", "controller_address", &common.controller, "host:port of the controller's gRPC");
+  s.Add("", "state_dir", &common.state_dir,
+        "folder of state and logs; empty: ~/.local/state/conclave");
+  s.Add("", "cluster_secret_file", &common.cluster_secret_file,
+        "file with the secret that processes show each other; needed beyond loopback");
+  s.Add("", "insecure", &common.insecure, "allow addresses beyond loopback without a secret");
+  s.Add("", "log_level", &common.log_level, "debug, info, warning or error");
+  s.Add("", "log_format", &common.log_format, "text or json");
+  s.Add("", "strict_config", &common.strict_config, "refuse unknown fields of config.json");
+  s.Add("", "drain_seconds", &common.drain_seconds, "grace for running requests at the end, s");
+
+  s.Add("gateway", "name", &gateway.name, "this member's name, unique in the cluster");
+  s.Add("gateway", "http_listen", &gateway.http_listen, "host:port of the HTTP API");
+  s.Add("gateway", "grpc_listen", &gateway.grpc_listen, "host:port of the gRPC API");
+  s.Add("gateway", "advertise", &gateway.advertise,
+        "host by which others reach it; empty: the listen address");
+  s.Add("gateway", "max_body", &gateway.max_body, "largest HTTP body, bytes");
+  s.Add("gateway", "max_running", &gateway.max_running, "requests at once, more are refused");
+  s.Add("gateway", "first_token_timeout_s", &gateway.first_token_timeout_s,
+        "longest wait for a first token, s");
+
+  s.Add("engine", "name", &engine.name, "this member's name, unique in the cluster");
+  s.Add("engine", "listen", &engine.listen, "host:port of gRPC");
+  s.Add("engine", "ops_listen", &engine.ops_listen, "host:port of /livez, /readyz, /metrics");
+  s.Add("engine", "advertise", &engine.advertise,
+        "host by which others reach it; empty: the listen address");
+  s.Add("engine", "experts", &engine.experts, "remote: on expert workers; local: in this process");
+  s.Add("engine", "threads", &engine.threads, "compute threads; 0: the usable cores");
+  s.Add("engine", "context", &engine.context,
+        "longest prompt and output together, tokens; 0: what the model allows and memory fits");
+  s.Add("engine", "kv_memory", &engine.kv_memory, "KV cache, bytes; auto: what fits");
+  s.Add("engine", "step_budget_ms", &engine.step_budget_ms,
+        "predicted length of a step, into which prefill is cut, ms");
+  s.Add("engine", "max_batch", &engine.max_batch, "sequences running at once");
+  s.Add("engine", "max_waiting", &engine.max_waiting, "sequences queued, more are refused");
+  s.Add("engine", "missing_expert_wait_ms", &engine.missing_expert_wait_ms,
+        "longest wait for an expert without a live worker, ms");
+  s.Add("engine", "cpu_level", &engine.cpu_level, "kernels: auto, reference, avx512, avx512_bf16");
+
+  s.Add("expert", "name", &expert.name, "this member's name, unique in the cluster");
+  s.Add("expert", "listen", &expert.listen, "host:port of gRPC");
+  s.Add("expert", "ops_listen", &expert.ops_listen, "host:port of /livez, /readyz, /metrics");
+  s.Add("expert", "advertise", &expert.advertise,
+        "host by which others reach it; empty: the listen address");
+  s.Add("expert", "threads", &expert.threads, "compute threads; 0: the usable cores");
+  s.Add("expert", "memory", &expert.memory, "memory for experts, bytes; auto: no limit");
+  s.Add("expert", "max_queue_mib", &expert.max_queue_mib,
+        "frames in flight before a stream is paused, MiB");
+  s.Add("expert", "cpu_level", &expert.cpu_level, "kernels: auto, reference, avx512, avx512_bf16");
+
+  s.Add("controller", "listen", &controller.listen, "host:port of gRPC");
+  s.Add("controller", "ops_listen", &controller.ops_listen,
+        "host:port of /livez, /readyz, /metrics");
+  s.Add("controller", "lease_ms", &controller.lease_ms, "a member silent this long is gone, ms");
+  s.Add("controller", "report_period_ms", &controller.report_period_ms,
+        "time between a member's reports, ms");
+
+  s.Add("up", "workers", &up.workers, "expert workers; 0: experts in the engines");
+  s.Add("up", "engines", &up.engines, "engines");
+  s.Add("up", "base_port", &up.base_port, "gateway HTTP port, the others lie above it");
+  s.Add("up", "auto_ports", &up.auto_ports, "take the nearest free ports when some are busy");
+  s.Add("up", "start_timeout_s", &up.start_timeout_s, "longest wait until all is ready, s");
+}
+
+absl::Status AllOptions::Validate(std::string_view section) const {
+  RETURN_IF_ERROR(common.Validate());
+  if (section == "gateway") {
+    RETURN_IF_ERROR(gateway.Validate());
+    RETURN_IF_ERROR(CheckListen("gateway.http_listen", gateway.http_listen, common));
+    RETURN_IF_ERROR(CheckListen("gateway.grpc_listen", gateway.grpc_listen, common));
+  } else if (section == "engine") {
+    RETURN_IF_ERROR(engine.Validate());
+    RETURN_IF_ERROR(CheckListen("engine.listen", engine.listen, common));
+    RETURN_IF_ERROR(CheckListen("engine.ops_listen", engine.ops_listen, common));
+  } else if (section == "expert") {
+    RETURN_IF_ERROR(expert.Validate());
+    RETURN_IF_ERROR(CheckListen("expert.listen", expert.listen, common));
+    RETURN_IF_ERROR(CheckListen("expert.ops_listen", expert.ops_listen, common));
+  } else if (section == "controller") {
+    RETURN_IF_ERROR(controller.Validate());
+    RETURN_IF_ERROR(CheckListen("controller.listen", controller.listen, common));
+    RETURN_IF_ERROR(CheckListen("controller.ops_listen", controller.ops_listen, common));
+  } else if (section == "up") {
+    RETURN_IF_ERROR(up.Validate());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace conclave
