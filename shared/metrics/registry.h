@@ -1,5 +1,6 @@
-// The metrics of one process, in Prometheus' data model. Names, units and help are declared once in catalogue.h, from which docs/metrics.md is
-// generated; a metric that is not in the catalogue cannot be made.
+// The metrics of one process, in Prometheus' data model. Names, units and help are declared once in
+// catalogue.h, from which docs/metrics.md is generated; a metric that is not in the catalogue
+// cannot be made.
 //
 // Thread-safe. Handles stay valid as long as the registry.
 #pragma once
@@ -27,14 +28,16 @@ class Histogram {
   virtual void Observe(double value) = 0;
 };
 
-using Labels = std::vector<std::pair<std::string, std::string>>;  // label values in the catalogue's order and names
+using Labels = std::vector<std::pair<std::string, std::string>>;  // label values in the catalogue's
+                                                                  // order and names
 
 class Registry {
  public:
   Registry();
   ~Registry();
 
-  // CHECK-fails when the name is not in the catalogue with that type and those label names. The same name and labels give the same handle.
+  // CHECK-fails when the name is not in the catalogue with that type and those label names. The
+  // same name and labels give the same handle.
   Counter& GetCounter(std::string_view name, const Labels& labels = {});
   Gauge& GetGauge(std::string_view name, const Labels& labels = {});
   Histogram& GetHistogram(std::string_view name, const Labels& labels = {});

@@ -1,0 +1,134 @@
+#include "shared/metrics/catalogue.h"
+
+#include <array>
+
+namespace conclave::metrics {
+namespace {
+
+using Names = std::array<std::string_view, 2>;
+
+constexpr std::span<const std::string_view> kNoLabels;
+constexpr std::array<std::string_view, 1> kCode = {"code"};
+constexpr std::array<std::string_view, 1> kPhase = {"phase"};
+constexpr std::array<std::string_view, 1> kReason = {"reason"};
+constexpr std::array<std::string_view, 1> kState = {"state"};
+constexpr std::array<std::string_view, 1> kWorker = {"worker"};
+constexpr std::array<std::string_view, 1> kKind = {"kind"};
+constexpr Names kApiAndCode = {"api", "code"};
+constexpr Names kLayerAndExpert = {"layer", "expert"};
+constexpr Names kVersionAndCommit = {"version", "commit"};
+
+constexpr std::span<const double> kNoBuckets;
+// Requests: from a cached short answer to a queued long one.
+constexpr std::array<double, 14> kRequestSeconds = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+                                                    1,     2.5,  5,     10,   30,  60,   300};
+// Steps, frames and gaps between tokens: from a small model in one process to a large one over a
+// network.
+constexpr std::array<double, 14> kStepSeconds = {
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5};
+constexpr std::array<double, 12> kRows = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
+constexpr std::array<double, 10> kRatio = {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1};
+
+constexpr MetricType kCounter = MetricType::kCounter;
+constexpr MetricType kGauge = MetricType::kGauge;
+constexpr MetricType kHistogram = MetricType::kHistogram;
+
+constexpr MetricInfo kCatalogue[] = {
+    {"conclave_build_info", kGauge, "1", "all", kVersionAndCommit, kNoBuckets,
+     "Always 1; the labels say which program this is."},
+    {"conclave_ready", kGauge, "1", "all", kNoLabels, kNoBuckets,
+     "1 while /readyz answers 200, else 0."},
+    {"conclave_errors_total", kCounter, "1", "all", kCode, kNoBuckets,
+     "Calls that ended in an error, by gRPC status code."},
+
+    {"conclave_requests_total", kCounter, "1", "gateway", kApiAndCode, kNoBuckets,
+     "Requests finished, by API (grpc, chat, completions, tokenize) and gRPC status code."},
+    {"conclave_requests_running", kGauge, "1", "gateway", kNoLabels, kNoBuckets,
+     "Requests in flight."},
+    {"conclave_prompt_tokens_total", kCounter, "1", "gateway", kNoLabels, kNoBuckets,
+     "Tokens of prompts of accepted requests."},
+    {"conclave_generated_tokens_total", kCounter, "1", "gateway", kNoLabels, kNoBuckets,
+     "Tokens sent to clients."},
+    {"conclave_time_to_first_token_seconds", kHistogram, "seconds", "gateway", kNoLabels,
+     kRequestSeconds, "From a request's arrival to its first token."},
+    {"conclave_time_per_output_token_seconds", kHistogram, "seconds", "gateway", kNoLabels,
+     kStepSeconds, "Mean time between the tokens of one choice after its first."},
+    {"conclave_request_seconds", kHistogram, "seconds", "gateway", kNoLabels, kRequestSeconds,
+     "From a request's arrival to its end."},
+    {"conclave_finished_choices_total", kCounter, "1", "gateway", kReason, kNoBuckets,
+     "Choices finished, by reason (stop, length, cancelled)."},
+
+    {"conclave_queue_depth", kGauge, "1", "engine", kNoLabels, kNoBuckets,
+     "Sequences waiting for their first step."},
+    {"conclave_queue_wait_seconds", kHistogram, "seconds", "engine", kNoLabels, kRequestSeconds,
+     "From a sequence's arrival to its first step."},
+    {"conclave_sequences_running", kGauge, "1", "engine", kNoLabels, kNoBuckets,
+     "Sequences that hold KV blocks."},
+    {"conclave_batch_rows", kHistogram, "1", "engine", kNoLabels, kRows,
+     "Rows (tokens) of a step."},
+    {"conclave_batch_sequences", kHistogram, "1", "engine", kNoLabels, kRows,
+     "Sequences of a step."},
+    {"conclave_step_tokens_total", kCounter, "1", "engine", kKind, kNoBuckets,
+     "Tokens computed, by kind (prefill, decode)."},
+    {"conclave_step_seconds", kHistogram, "seconds", "engine", kPhase, kStepSeconds,
+     "Time of a step by phase (schedule, forward, experts, sample, total)."},
+    {"conclave_kv_used_ratio", kGauge, "ratio", "engine", kNoLabels, kNoBuckets,
+     "Share of the KV blocks in use by sequences."},
+    {"conclave_kv_blocks", kGauge, "1", "engine", kState, kNoBuckets,
+     "KV blocks by state (used, cached, free)."},
+    {"conclave_kv_cached_tokens_total", kCounter, "1", "engine", kNoLabels, kNoBuckets,
+     "Prompt tokens found in the KV cache instead of computed."},
+    {"conclave_preemptions_total", kCounter, "1", "engine", kNoLabels, kNoBuckets,
+     "Sequences put back to be computed again for want of KV blocks."},
+    {"conclave_parked_sequences", kGauge, "1", "engine", kNoLabels, kNoBuckets,
+     "Sequences that wait for an expert without a live worker."},
+    {"conclave_expert_call_seconds", kHistogram, "seconds", "engine", kWorker, kStepSeconds,
+     "From sending a layer's frame to a worker to its last result."},
+    {"conclave_expert_rows_total", kCounter, "1", "engine", kLayerAndExpert, kNoBuckets,
+     "Rows (a token at an expert) sent to each expert."},
+    {"conclave_active_expert_ratio", kHistogram, "ratio", "engine", kNoLabels, kRatio,
+     "Share of a layer's experts with at least one row in a step."},
+    {"conclave_expert_call_errors_total", kCounter, "1", "engine", kCode, kNoBuckets,
+     "Calls to workers that failed, by row status or gRPC code."},
+
+    {"conclave_worker_frames_total", kCounter, "1", "expert", kNoLabels, kNoBuckets,
+     "Frames taken."},
+    {"conclave_worker_rows_total", kCounter, "1", "expert", kLayerAndExpert, kNoBuckets,
+     "Rows computed for each expert."},
+    {"conclave_worker_queue_seconds", kHistogram, "seconds", "expert", kNoLabels, kStepSeconds,
+     "From a frame's arrival to its first unit of work."},
+    {"conclave_worker_queue_bytes", kGauge, "bytes", "expert", kNoLabels, kNoBuckets,
+     "Frames waiting or in work."},
+    {"conclave_worker_unit_seconds", kHistogram, "seconds", "expert", kNoLabels, kStepSeconds,
+     "Time of one unit of work (some rows of one expert)."},
+    {"conclave_worker_unit_rows", kHistogram, "1", "expert", kNoLabels, kRows,
+     "Rows of one unit of work, over all frames batched into it."},
+    {"conclave_worker_experts", kGauge, "1", "expert", kNoLabels, kNoBuckets,
+     "Experts loaded, over all layers."},
+    {"conclave_worker_resident_bytes", kGauge, "bytes", "expert", kNoLabels, kNoBuckets,
+     "Memory of the loaded experts."},
+
+    {"conclave_members", kGauge, "1", "controller", kKind, kNoBuckets,
+     "Members that hold their lease, by kind (gateway, engine, expert)."},
+    {"conclave_topology_term", kGauge, "1", "controller", kNoLabels, kNoBuckets,
+     "Term of the topology."},
+    {"conclave_topology_number", kGauge, "1", "controller", kNoLabels, kNoBuckets,
+     "Number of the topology within its term."},
+    {"conclave_missing_experts", kGauge, "1", "controller", kNoLabels, kNoBuckets,
+     "Experts of known models without a live worker."},
+    {"conclave_lease_expirations_total", kCounter, "1", "controller", kKind, kNoBuckets,
+     "Members lost because their lease ran out, by kind."},
+};
+
+}  // namespace
+
+std::span<const MetricInfo> Catalogue() { return kCatalogue; }
+
+const MetricInfo* FindMetric(std::string_view name) {
+  for (const MetricInfo& info : kCatalogue) {
+    if (info.name == name) return &info;
+  }
+  return nullptr;
+}
+
+}  // namespace conclave::metrics
