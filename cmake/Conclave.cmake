@@ -1,7 +1,9 @@
 # Compiler settings, third-party packages, and the helpers by which every folder declares its targets:
 #   conclave_library(NAME n SRCS ... [DEPS ...])     target conclave_n, linked PUBLIC to DEPS
 #   conclave_program(NAME n SRCS ... [DEPS ...])     an executable at the top of the build folder
-#   conclave_test(NAME n SRCS ... [DEPS ...] [TIMEOUT s] [LABELS ...])   a GoogleTest program, run by ctest
+#   conclave_test(NAME n SRCS ... [DEPS ...] [TIMEOUT s] [LABELS ...])   a GoogleTest program, run by ctest. Labels that
+#     ci/sanitize.sh builds and runs: input (parses what others wrote: asan), threads (has threads, no gRPC: tsan). The
+#     target tests-LABEL builds all tests of a label.
 #   conclave_proto(NAME n PROTOS ...)                target conclave_n with messages and gRPC stubs
 
 find_package(Threads REQUIRED)
@@ -67,6 +69,12 @@ function(conclave_test)
     CONCLAVE_BINARY_DIR="${CMAKE_BINARY_DIR}")
   add_test(NAME ${ARG_NAME} COMMAND ${ARG_NAME})
   set_tests_properties(${ARG_NAME} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+  foreach(label ${ARG_LABELS})
+    if(NOT TARGET tests-${label})
+      add_custom_target(tests-${label})
+    endif()
+    add_dependencies(tests-${label} ${ARG_NAME})
+  endforeach()
 endfunction()
 
 # Generated code goes to <build>/proto and is included as "conclave/v1/NAME.pb.h". It is compiled without our warnings.

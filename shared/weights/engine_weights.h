@@ -1,12 +1,15 @@
 // Everything of a model but its routed experts, in the kernels' order: what an engine holds.
 //
-// Built once at load; immutable and shared afterwards. Owns its memory (the checkpoint may be closed).
+// Built once at load; immutable and shared afterwards. Owns its memory (the checkpoint may be
+// closed).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -20,29 +23,30 @@ namespace conclave::weights {
 
 // Grouped-query attention. Biases and norms are f32 and empty where the family has none.
 struct GroupedAttentionWeights {
-  kernels::PackedMatrix q, k, v;     // [heads * head_dim, hidden], [kv_heads * head_dim, hidden] twice
-  kernels::PackedMatrix o;           // [hidden, heads * head_dim]
+  kernels::PackedMatrix q, k, v;  // [heads * head_dim, hidden], [kv_heads * head_dim, hidden] twice
+  kernels::PackedMatrix o;        // [hidden, heads * head_dim]
   std::vector<float> q_bias, k_bias, v_bias;
-  std::vector<float> q_norm, k_norm; // [head_dim], or the full width
+  std::vector<float> q_norm, k_norm;  // [head_dim], or the full width
 };
 
 // Multi-head latent attention with kv_b kept as its two absorbed factors.
 struct LatentAttentionWeights {
-  kernels::PackedMatrix q_a;          // [q_lora_rank, hidden]; empty without query compression
-  std::vector<float> q_a_norm;        // [q_lora_rank]
-  kernels::PackedMatrix q_b;          // [heads * (nope + rope), q_lora_rank or hidden]
-  kernels::PackedMatrix kv_a;         // [kv_lora_rank + rope, hidden]
-  std::vector<float> kv_a_norm;       // [kv_lora_rank]
+  kernels::PackedMatrix q_a;     // [q_lora_rank, hidden]; empty without query compression
+  std::vector<float> q_a_norm;   // [q_lora_rank]
+  kernels::PackedMatrix q_b;     // [heads * (nope + rope), q_lora_rank or hidden]
+  kernels::PackedMatrix kv_a;    // [kv_lora_rank + rope, hidden]
+  std::vector<float> kv_a_norm;  // [kv_lora_rank]
   std::vector<kernels::PackedMatrix> k_absorbed;  // per head [kv_lora_rank, nope]: W_UK transposed
   std::vector<kernels::PackedMatrix> v_absorbed;  // per head [v_head_dim, kv_lora_rank]: W_UV
-  kernels::PackedMatrix o;            // [hidden, heads * v_head_dim]
+  kernels::PackedMatrix o;                        // [hidden, heads * v_head_dim]
 };
 
 struct MoeLayerWeights {
-  kernels::PackedMatrix router;            // f32 in every class: [num_experts, hidden]
-  std::vector<float> correction_bias;      // [num_experts], or empty
+  kernels::PackedMatrix router;        // f32 in every class: [num_experts, hidden]
+  std::vector<float> correction_bias;  // [num_experts], or empty
   std::optional<kernels::FfnWeights> shared;
-  kernels::PackedMatrix shared_gate;       // f32 in every class: [1, hidden]; empty unless MoeConfig::shared_gate
+  kernels::PackedMatrix
+      shared_gate;  // f32 in every class: [1, hidden]; empty unless MoeConfig::shared_gate
 };
 
 struct LayerWeights {
@@ -61,19 +65,25 @@ struct EngineWeights {
   std::vector<std::byte> embedding;
   std::vector<LayerWeights> layers;
   std::vector<float> final_norm;
-  kernels::PackedMatrix lm_head;  // [vocab_size, hidden]; a copy of the embedding in the kernels' order when tied
-  PackedBuffer buffer;            // owns what the matrices borrow
+  kernels::PackedMatrix
+      lm_head;  // [vocab_size, hidden]; a copy of the embedding in the kernels' order when tied
+  PackedBuffer buffer;  // owns what the matrices borrow
 
-  // Widens the embedding rows of `ids` into output [ids.size(), hidden]. Ids are in range (checked at the edge).
+  // Widens the embedding rows of `ids` into output [ids.size(), hidden]. Ids are in range (checked
+  // at the edge).
   void Embed(std::span<const int32_t> ids, kernels::MatrixView<float> output) const;
   size_t bytes() const;
 };
 
-// `progress` is called from the loading thread with (bytes done, bytes in all), at most some hundred times; may be null.
+// Bytes that the loaded engine part takes, EngineWeights::bytes(): known from the config alone, so
+// that memory can be checked before loading.
+size_t EngineBytes(const ModelConfig& config, kernels::NumericsClass numerics);
+
+// `progress` is called from the loading thread with (bytes done, bytes in all), at most some
+// hundred times; may be null.
 using LoadProgress = std::function<void(int64_t done, int64_t total)>;
 
-absl::StatusOr<std::shared_ptr<const EngineWeights>> LoadEngineWeights(const Checkpoint& checkpoint,
-                                                                       kernels::NumericsClass numerics,
-                                                                       const LoadProgress& progress);
+absl::StatusOr<std::shared_ptr<const EngineWeights>> LoadEngineWeights(
+    const Checkpoint& checkpoint, kernels::NumericsClass numerics, const LoadProgress& progress);
 
 }  // namespace conclave::weights

@@ -1,4 +1,5 @@
-// Routed experts in the kernels' order: what an expert worker, or an engine that runs experts itself, holds.
+// Routed experts in the kernels' order: what an expert worker, or an engine that runs experts
+// itself, holds.
 //
 // Experts are loaded one by one, so a worker maps and packs only its own. Immutable once loaded.
 #pragma once
@@ -15,7 +16,7 @@
 namespace conclave::weights {
 
 struct ExpertId {
-  int32_t layer = 0;   // index of the main layer, dense layers counted
+  int32_t layer = 0;  // index of the main layer, dense layers counted
   int32_t expert = 0;
   friend auto operator<=>(const ExpertId&, const ExpertId&) = default;
 };
@@ -31,7 +32,8 @@ struct ExpertWeights {
 size_t ExpertBytes(const ModelConfig& config, kernels::NumericsClass numerics);
 
 // Error NOT_FOUND if the model has no such expert.
-absl::StatusOr<std::shared_ptr<const ExpertWeights>> LoadExpert(const Checkpoint& checkpoint, kernels::NumericsClass numerics,
+absl::StatusOr<std::shared_ptr<const ExpertWeights>> LoadExpert(const Checkpoint& checkpoint,
+                                                                kernels::NumericsClass numerics,
                                                                 ExpertId id);
 
 }  // namespace conclave::weights

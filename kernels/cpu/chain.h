@@ -1,0 +1,54 @@
+// The inner loop of matmul and attention: chains of multiply-adds (docs/numerics.md, "Matmul") for
+// a block of rows and panels, a lane per output. The CPU level and the format choose the function
+// once; all of one format give the same bits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/context.h"
+#include "kernels/matrix.h"
+
+namespace conclave::kernels::cpu {
+
+// A step is one input in format f32, one pair of inputs in format bf16: 4 bytes of an input row, 64
+// bytes of a panel.
+inline constexpr int64_t kStepInputBytes = 4;
+inline constexpr int64_t kStepPanelBytes = 64;
+
+struct ChainBlock {
+  const std::byte* input = nullptr;  // [num_rows][steps] of f32, or of pairs of bf16
+  int64_t input_stride = 0;          // bytes from row to row
+  int64_t num_rows = 0;
+  int64_t steps = 0;
+  const std::byte* const* panels = nullptr;  // [num_panels]; each [steps][64 bytes]
+  int64_t num_panels = 0;
+  float* output = nullptr;    // [num_rows][num_outputs]; panel p gives columns 16 p ...
+  int64_t output_stride = 0;  // elements
+  int64_t num_outputs =
+      0;  // columns that exist: at most 16 * num_panels, more than 16 * (num_panels - 1)
+  bool resume = false;  // the chains go on from `output` instead of +0
+};
+
+using ChainFunction = void (*)(const ChainBlock& block);
+
+// Precondition: `level` is above kReference and supported.
+ChainFunction ChainFor(CpuLevel level, WeightFormat format);
+
+// Runs `chain` over a block of any size: in groups of panels and, where many rows share them, in
+// runs of steps that keep the group in the second-level cache. Never changes a bit: a chain that is
+// resumed goes on where it was.
+void RunChain(ChainFunction chain, const ChainBlock& block);
+
+// The three functions, each in the file of its instruction set.
+void ChainF32Avx512(const ChainBlock& block);
+void ChainBf16Avx512(
+    const ChainBlock& block);  // VDPBF16PS by fused multiply-adds under FTZ and DAZ
+void ChainBf16Avx512Bf16(const ChainBlock& block);  // VDPBF16PS
+
+// Rows in a register tile, and panels beside them: 6 x 4 or 3 x 8 accumulators leave room for the
+// operands in 32 registers, and cover the latency of the multiply-add several times over.
+inline constexpr int64_t kTileRows = 6;
+inline constexpr int64_t kTilePanels = 8;
+
+}  // namespace conclave::kernels::cpu

@@ -1,0 +1,267 @@
+#include "shared/weights/engine_weights.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "kernels/bf16.h"
+#include "shared/base/check.h"
+#include "shared/base/status_macros.h"
+#include "shared/weights/dtype.h"
+#include "shared/weights/matrix_loader.h"
+#include "shared/weights/tensor_table.h"
+
+namespace conclave::weights {
+namespace {
+
+using kernels::PackedMatrix;
+using kernels::WeightFormat;
+
+constexpr int64_t kProgressSteps = 200;
+
+size_t EmbeddingBytes(const ModelConfig& config, WeightFormat format) {
+  return static_cast<size_t>(int64_t{config.vocab_size} * config.hidden) *
+         (format == WeightFormat::kF32 ? sizeof(float) : sizeof(uint16_t));
+}
+
+// Walks all tensors of an engine twice, in the same order: first to add up the packed bytes
+// (without a loader), then to load.
+class EngineLoader {
+ public:
+  EngineLoader(const ModelConfig& config, kernels::NumericsClass numerics)
+      : config_(config), format_(kernels::WeightFormatOf(numerics)) {}
+
+  size_t MeasureBytes() {
+    EngineWeights nothing;
+    Walk(nothing);
+    return static_cast<size_t>(std::exchange(done_bytes_, 0));
+  }
+
+  absl::Status Load(const Checkpoint& checkpoint, EngineWeights& weights, int64_t total_bytes,
+                    const LoadProgress& progress) {
+    MatrixLoader loader(checkpoint, weights.buffer);
+    loader_ = &loader;
+    progress_ = &progress;
+    total_bytes_ = total_bytes;
+    Walk(weights);
+    loader_ = nullptr;
+    return loader.status();
+  }
+
+ private:
+  void Walk(EngineWeights& weights) {
+    Embedding(weights);
+    weights.layers.resize(static_cast<size_t>(config_.num_layers));
+    for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
+      Layer(layer, weights.layers[static_cast<size_t>(layer)]);
+    }
+    weights.final_norm = Vector(std::string(kFinalNormName), config_.hidden);
+    weights.lm_head =
+        Matrix(format_, std::string(config_.tied_embeddings ? kEmbeddingName : kLmHeadName),
+               config_.vocab_size, config_.hidden);
+  }
+
+  void Embedding(EngineWeights& weights) {
+    const int64_t hidden = config_.hidden;
+    const std::string name(kEmbeddingName);
+    const size_t bytes = EmbeddingBytes(config_, format_);
+    const size_t element_bytes = format_ == WeightFormat::kF32 ? sizeof(float) : sizeof(uint16_t);
+    if (loader_ != nullptr) {
+      weights.embedding.resize(bytes);
+      std::byte* output = weights.embedding.data();
+      const int64_t chunk = MatrixLoader::ChunkRows(hidden);
+      for (int64_t row = 0; row < config_.vocab_size && loader_->status().ok(); row += chunk) {
+        const int64_t count = std::min<int64_t>(chunk, config_.vocab_size - row);
+        for (float value : loader_->ReadRows(name, row, count, hidden)) {
+          if (format_ == WeightFormat::kF32) {
+            std::memcpy(output, &value, sizeof(value));
+          } else {
+            const kernels::bf16 rounded = kernels::ToBf16(value);
+            std::memcpy(output, &rounded, sizeof(rounded));
+          }
+          output += element_bytes;
+        }
+      }
+    }
+    Done(static_cast<int64_t>(bytes));
+  }
+
+  void Layer(int32_t layer, LayerWeights& weights) {
+    layer_ = layer;
+    weights.attention_norm = LayerVector("input_layernorm.weight", config_.hidden);
+    weights.ffn_norm = LayerVector("post_attention_layernorm.weight", config_.hidden);
+    if (config_.attention.kind == AttentionKind::kLatent) {
+      LatentAttention(weights.latent.emplace());
+    } else {
+      GroupedAttention(weights.grouped.emplace());
+    }
+    if (config_.IsMoe(layer)) {
+      Moe(weights.moe.emplace());
+    } else {
+      FeedForward("mlp", config_.dense_intermediate, weights.dense.emplace());
+    }
+  }
+
+  void GroupedAttention(GroupedAttentionWeights& weights) {
+    const AttentionConfig& a = config_.attention;
+    const int64_t query_width = int64_t{a.num_heads} * a.head_dim;
+    const int64_t key_width = int64_t{a.num_kv_heads} * a.head_dim;
+    weights.q = LayerMatrix("self_attn.q_proj.weight", query_width, config_.hidden);
+    weights.k = LayerMatrix("self_attn.k_proj.weight", key_width, config_.hidden);
+    weights.v = LayerMatrix("self_attn.v_proj.weight", key_width, config_.hidden);
+    weights.o = LayerMatrix("self_attn.o_proj.weight", config_.hidden, query_width);
+    if (a.qkv_bias) {
+      weights.q_bias = LayerVector("self_attn.q_proj.bias", query_width);
+      weights.k_bias = LayerVector("self_attn.k_proj.bias", key_width);
+      weights.v_bias = LayerVector("self_attn.v_proj.bias", key_width);
+    }
+    if (a.query_key_norm != QueryKeyNorm::kNone) {
+      const bool full = a.query_key_norm == QueryKeyNorm::kFullWidth;
+      weights.q_norm = LayerVector("self_attn.q_norm.weight", full ? query_width : a.head_dim);
+      weights.k_norm = LayerVector("self_attn.k_norm.weight", full ? key_width : a.head_dim);
+    }
+  }
+
+  void LatentAttention(LatentAttentionWeights& weights) {
+    const AttentionConfig& a = config_.attention;
+    const int64_t hidden = config_.hidden;
+    const int64_t query_width = int64_t{a.num_heads} * (a.qk_nope_head_dim + a.qk_rope_head_dim);
+    if (a.q_lora_rank == 0) {
+      weights.q_b = LayerMatrix("self_attn.q_proj.weight", query_width, hidden);
+    } else {
+      weights.q_a = LayerMatrix("self_attn.q_a_proj.weight", a.q_lora_rank, hidden);
+      weights.q_a_norm = LayerVector("self_attn.q_a_layernorm.weight", a.q_lora_rank);
+      weights.q_b = LayerMatrix("self_attn.q_b_proj.weight", query_width, a.q_lora_rank);
+    }
+    weights.kv_a = LayerMatrix("self_attn.kv_a_proj_with_mqa.weight",
+                               a.kv_lora_rank + a.qk_rope_head_dim, hidden);
+    weights.kv_a_norm = LayerVector("self_attn.kv_a_layernorm.weight", a.kv_lora_rank);
+    weights.o = LayerMatrix("self_attn.o_proj.weight", hidden, int64_t{a.num_heads} * a.v_head_dim);
+
+    // kv_b [heads * (nope + v), latent]: of each head, nope rows W_UK, then v rows W_UV.
+    const std::string kv_b = LayerTensorName(layer_, "self_attn.kv_b_proj.weight");
+    const int64_t head_rows = a.qk_nope_head_dim + a.v_head_dim;
+    for (int64_t head = 0; head < a.num_heads; ++head) {
+      const int64_t row = head * head_rows;
+      weights.k_absorbed.push_back(Transposed(kv_b, row, a.kv_lora_rank, a.qk_nope_head_dim));
+      weights.v_absorbed.push_back(
+          Matrix(format_, kv_b, a.v_head_dim, a.kv_lora_rank, row + a.qk_nope_head_dim));
+    }
+    if (loader_ != nullptr) loader_->Forget(kv_b);
+  }
+
+  void Moe(MoeLayerWeights& weights) {
+    const MoeConfig& moe = config_.moe;
+    weights.router = Matrix(WeightFormat::kF32, LayerTensorName(layer_, "mlp.gate.weight"),
+                            moe.num_experts, config_.hidden);
+    if (moe.correction_bias) {
+      weights.correction_bias = LayerVector("mlp.gate.e_score_correction_bias", moe.num_experts);
+    }
+    if (moe.shared_intermediate > 0) {
+      FeedForward("mlp.shared_experts", moe.shared_intermediate, weights.shared.emplace());
+    }
+    if (moe.shared_gate) {
+      weights.shared_gate =
+          Matrix(WeightFormat::kF32, LayerTensorName(layer_, "mlp.shared_expert_gate.weight"), 1,
+                 config_.hidden);
+    }
+  }
+
+  void FeedForward(const std::string& prefix, int64_t intermediate, kernels::FfnWeights& ffn) {
+    ffn.gate = LayerMatrix(prefix + ".gate_proj.weight", intermediate, config_.hidden);
+    ffn.up = LayerMatrix(prefix + ".up_proj.weight", intermediate, config_.hidden);
+    ffn.down = LayerMatrix(prefix + ".down_proj.weight", config_.hidden, intermediate);
+  }
+
+  PackedMatrix LayerMatrix(const std::string& rest, int64_t outputs, int64_t inputs) {
+    const std::string name = LayerTensorName(layer_, rest);
+    const PackedMatrix matrix = Matrix(format_, name, outputs, inputs);
+    if (loader_ != nullptr) loader_->Forget(name);
+    return matrix;
+  }
+
+  PackedMatrix Matrix(WeightFormat format, const std::string& name, int64_t outputs, int64_t inputs,
+                      int64_t first_row = 0) {
+    PackedMatrix matrix;
+    if (loader_ != nullptr) matrix = loader_->Load(format, name, first_row, outputs, inputs);
+    Packed(format, outputs, inputs);
+    return matrix;
+  }
+
+  PackedMatrix Transposed(const std::string& name, int64_t first_row, int64_t outputs,
+                          int64_t inputs) {
+    PackedMatrix matrix;
+    if (loader_ != nullptr) {
+      matrix = loader_->LoadTransposed(format_, name, first_row, outputs, inputs);
+    }
+    Packed(format_, outputs, inputs);
+    return matrix;
+  }
+
+  std::vector<float> LayerVector(const std::string& rest, int64_t elements) {
+    return Vector(LayerTensorName(layer_, rest), elements);
+  }
+  std::vector<float> Vector(const std::string& name, int64_t elements) {
+    return loader_ == nullptr ? std::vector<float>() : loader_->LoadVector(name, elements);
+  }
+
+  void Packed(WeightFormat format, int64_t outputs, int64_t inputs) {
+    Done(static_cast<int64_t>(kernels::PackedBytes(format, outputs, inputs)));
+  }
+
+  void Done(int64_t bytes) {
+    const int64_t before = done_bytes_;
+    done_bytes_ += bytes;
+    if (progress_ == nullptr || *progress_ == nullptr) return;
+    const int64_t step = std::max<int64_t>(1, total_bytes_ / kProgressSteps);
+    if (before / step != done_bytes_ / step || done_bytes_ == total_bytes_) {
+      (*progress_)(done_bytes_, total_bytes_);
+    }
+  }
+
+  const ModelConfig& config_;
+  const WeightFormat format_;
+  MatrixLoader* loader_ = nullptr;  // null while measuring
+  const LoadProgress* progress_ = nullptr;
+  int64_t total_bytes_ = 0;
+  int64_t done_bytes_ = 0;
+  int32_t layer_ = 0;
+};
+
+}  // namespace
+
+size_t EngineBytes(const ModelConfig& config, kernels::NumericsClass numerics) {
+  return EngineLoader(config, numerics).MeasureBytes();
+}
+
+void EngineWeights::Embed(std::span<const int32_t> ids, kernels::MatrixView<float> output) const {
+  CONCLAVE_CHECK(output.rows == static_cast<int64_t>(ids.size()) && output.cols == config.hidden);
+  const size_t hidden = static_cast<size_t>(config.hidden);
+  const DType dtype =
+      kernels::WeightFormatOf(numerics) == WeightFormat::kF32 ? DType::kF32 : DType::kBf16;
+  const size_t row_bytes = hidden * static_cast<size_t>(DTypeBits(dtype) / 8);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    CONCLAVE_CHECK(ids[i] >= 0 && ids[i] < config.vocab_size);
+    WidenToFloat(dtype, embedding.data() + static_cast<size_t>(ids[i]) * row_bytes,
+                 std::span(output.Row(static_cast<int64_t>(i)), hidden));
+  }
+}
+
+size_t EngineWeights::bytes() const { return embedding.size() + buffer.capacity_bytes(); }
+
+absl::StatusOr<std::shared_ptr<const EngineWeights>> LoadEngineWeights(
+    const Checkpoint& checkpoint, kernels::NumericsClass numerics, const LoadProgress& progress) {
+  RETURN_IF_ERROR(checkpoint.CheckUnchanged());
+  auto weights = std::make_shared<EngineWeights>();
+  weights->config = checkpoint.config();
+  weights->numerics = numerics;
+  EngineLoader loader(checkpoint.config(), numerics);
+  const size_t bytes = loader.MeasureBytes();
+  weights->buffer =
+      PackedBuffer(bytes - EmbeddingBytes(checkpoint.config(), kernels::WeightFormatOf(numerics)));
+  RETURN_IF_ERROR(loader.Load(checkpoint, *weights, static_cast<int64_t>(bytes), progress));
+  return weights;
+}
+
+}  // namespace conclave::weights

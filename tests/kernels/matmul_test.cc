@@ -1,0 +1,213 @@
+#include "kernels/matmul.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <deque>
+#include <limits>
+#include <vector>
+
+#include "kernels/attention.h"
+#include "kernels/ref/matmul.h"
+#include "tests/kernels/random_rows.h"
+
+namespace conclave::kernels {
+namespace {
+
+constexpr WeightFormat kFormats[] = {WeightFormat::kF32, WeightFormat::kBf16};
+
+// An input view with a stride beyond its columns, filled with values that must not be read.
+struct StridedRows {
+  StridedRows(Rng& rng, int64_t num_rows, int64_t num_cols)
+      : data(static_cast<size_t>(num_rows * (num_cols + 3)),
+             std::numeric_limits<float>::quiet_NaN()),
+        view{data.data(), num_rows, num_cols, num_cols + 3} {
+    for (int64_t r = 0; r < num_rows; ++r) {
+      for (int64_t i = 0; i < num_cols; ++i) data[r * (num_cols + 3) + i] = rng.Normal();
+    }
+  }
+  std::vector<float> data;
+  MatrixView<const float> view;
+};
+
+std::vector<float> RunMatmul(const PackedMatrix& weight, const float* bias,
+                             MatrixView<const float> input, CpuLevel level, int threads) {
+  Context context(level, threads);
+  std::vector<float> output(static_cast<size_t>(input.rows * weight.num_outputs), -7.0f);
+  const MatrixView<float> view = DenseView(output.data(), input.rows, weight.num_outputs);
+  if (bias != nullptr) {
+    MatmulBias(weight, bias, input, view, context);
+  } else {
+    Matmul(weight, input, view, context);
+  }
+  return output;
+}
+
+std::vector<float> Reference(const PackedMatrix& weight, const float* bias,
+                             MatrixView<const float> input) {
+  std::vector<float> output(static_cast<size_t>(input.rows * weight.num_outputs));
+  ref::Matmul(weight, bias, input, DenseView(output.data(), input.rows, weight.num_outputs));
+  return output;
+}
+
+TEST(MatmulTest, ReferenceIsNearTheExactProduct) {
+  Rng rng(1);
+  for (WeightFormat format : kFormats) {
+    const int64_t inputs = 257;
+    const std::vector<float> values = rng.Normals(5 * inputs);
+    const OwnedMatrix weight(format, 5, inputs, values);
+    const StridedRows input(rng, 3, inputs);
+    const std::vector<float> output = Reference(weight.view(), nullptr, input.view);
+    for (int64_t m = 0; m < 3; ++m) {
+      for (int64_t n = 0; n < 5; ++n) {
+        double sum = 0, magnitude = 0;
+        for (int64_t k = 0; k < inputs; ++k) {
+          const double term = static_cast<double>(input.view.Row(m)[k]) * values[n * inputs + k];
+          sum += term;
+          magnitude += std::fabs(term);
+        }
+        // Two operands rounded to 8 bits each, or 257 sums of 24 bits.
+        const double tolerance = magnitude * (format == WeightFormat::kBf16 ? 0x1p-8 : 0x1p-18);
+        EXPECT_NEAR(output[m * 5 + n], sum, tolerance);
+      }
+    }
+  }
+}
+
+TEST(MatmulTest, LevelsAndThreadsGiveTheReferencesBits) {
+  Rng rng(2);
+  const int64_t rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 25, 40};
+  size_t next = 0;
+  for (WeightFormat format : kFormats) {
+    for (int64_t inputs : {1, 2, 3, 15, 16, 17, 31, 33, 96, 257}) {
+      for (int64_t outputs : {1, 15, 16, 17, 100, 513}) {
+        const OwnedMatrix weight = RandomMatrix(rng, format, outputs, inputs);
+        const int64_t num_rows = rows[next++ % std::size(rows)];
+        const StridedRows input(rng, num_rows, inputs);
+        const std::vector<float> bias = rng.Normals(outputs);
+        const std::vector<float> plain = Reference(weight.view(), nullptr, input.view);
+        const std::vector<float> biased = Reference(weight.view(), bias.data(), input.view);
+        for (CpuLevel level : SupportedLevels()) {
+          for (int threads : {1, 2, 3}) {
+            SCOPED_TRACE(NameOf(format) + " [" + std::to_string(outputs) + ", " +
+                         std::to_string(inputs) + "] x " + std::to_string(num_rows) + " " +
+                         std::string(CpuLevelName(level)));
+            ASSERT_TRUE(
+                SameBits(RunMatmul(weight.view(), nullptr, input.view, level, threads), plain));
+            ASSERT_TRUE(SameBits(RunMatmul(weight.view(), bias.data(), input.view, level, threads),
+                                 biased));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(MatmulTest, EveryNumberOfRowsGivesARowTheSameBits) {
+  Rng rng(3);
+  for (WeightFormat format : kFormats) {
+    const OwnedMatrix weight = RandomMatrix(rng, format, 150, 61);
+    const StridedRows input(rng, 40, 61);
+    const std::vector<float> all = Reference(weight.view(), nullptr, input.view);
+    for (CpuLevel level : SupportedLevels()) {
+      for (int64_t num_rows = 1; num_rows <= 40; ++num_rows) {
+        const MatrixView<const float> part{input.view.data, num_rows, 61, input.view.stride};
+        const std::vector<float> output = RunMatmul(weight.view(), nullptr, part, level, 2);
+        ASSERT_TRUE(SameBits(output, {all.begin(), all.begin() + num_rows * 150}))
+            << NameOf(format) << " " << CpuLevelName(level) << " " << num_rows;
+      }
+    }
+  }
+}
+
+// More steps than one run of RunChain, with enough rows for it to be cut: chains resume.
+TEST(MatmulTest, LongChainsResumeWithTheSameBits) {
+  Rng rng(4);
+  for (WeightFormat format : kFormats) {
+    const OwnedMatrix weight = RandomMatrix(rng, format, 33, 2309);
+    const StridedRows input(rng, 9, 2309);
+    const std::vector<float> expected = Reference(weight.view(), nullptr, input.view);
+    for (CpuLevel level : SupportedLevels()) {
+      EXPECT_TRUE(SameBits(RunMatmul(weight.view(), nullptr, input.view, level, 2), expected))
+          << NameOf(format) << " " << CpuLevelName(level);
+    }
+  }
+}
+
+TEST(MatmulTest, TinyHugeAndSpecialValuesGiveTheReferencesBits) {
+  Rng rng(5);
+  const float specials[] = {0.0f,
+                            -0.0f,
+                            0x1p-130f,
+                            -0x1p-127f,
+                            0x1p-126f,
+                            0x1p-75f,
+                            -0x1p-76f,
+                            0x1p-63f,
+                            0x1p+100f,
+                            -0x1p+90f,
+                            std::numeric_limits<float>::max(),
+                            std::numeric_limits<float>::infinity(),
+                            std::numeric_limits<float>::quiet_NaN()};
+  for (WeightFormat format : kFormats) {
+    for (int64_t kinds : {10, 11, 13}) {  // without overflow, with it, with infinities and NaN
+      std::vector<float> values(40 * 24);
+      for (float& value : values) value = specials[rng.Below(kinds)];
+      const OwnedMatrix weight(format, 40, 24, values);
+      std::vector<float> input(20 * 24);
+      for (float& value : input) value = specials[rng.Below(kinds)];
+      const auto view = DenseView<const float>(input.data(), 20, 24);
+      const std::vector<float> expected = Reference(weight.view(), nullptr, view);
+      for (CpuLevel level : SupportedLevels()) {
+        EXPECT_TRUE(SameBits(RunMatmul(weight.view(), nullptr, view, level, 1), expected))
+            << NameOf(format) << " " << CpuLevelName(level) << " " << kinds;
+      }
+    }
+  }
+}
+
+TEST(MatmulTest, PanelsPackedInPartsAreThoseOfTheWhole) {
+  Rng rng(6);
+  for (WeightFormat format : kFormats) {
+    const std::vector<float> values = rng.Normals(37 * 11);
+    const OwnedMatrix whole(format, 37, 11, values);
+    std::vector<std::byte> parts(PackedBytes(format, 37, 11));
+    PackRows(format, 37, 11, 20, DenseView(values.data() + 20 * 11, 17, 11), parts.data());
+    PackRows(format, 37, 11, 0, DenseView(values.data(), 20, 11), parts.data());
+    EXPECT_EQ(std::memcmp(parts.data(), whole.view().data, parts.size()), 0);
+    EXPECT_EQ(parts.size() % 64, 0u);
+  }
+}
+
+TEST(HeadMatmulTest, LevelsGiveTheReferencesBits) {
+  Rng rng(7);
+  for (WeightFormat format : kFormats) {
+    for (int64_t num_heads : {1, 3, 4}) {
+      std::deque<OwnedMatrix> owned;
+      std::vector<PackedMatrix> weights;
+      for (int64_t h = 0; h < num_heads; ++h) {
+        owned.push_back(RandomMatrix(rng, format, 96, 33));
+        weights.push_back(owned.back().view());
+      }
+      const int64_t input_stride =
+          33 + 8;  // a head's other columns (MLA: the rotated part) lie between
+      const StridedRows input(rng, 7, num_heads * input_stride);
+      std::vector<float> expected(static_cast<size_t>(7 * num_heads * 100), 3.0f);
+      const std::vector<float> untouched = expected;
+      ref::HeadMatmul(weights, input.view, input_stride,
+                      DenseView(expected.data(), 7, num_heads * 100), 100);
+      for (CpuLevel level : SupportedLevels()) {
+        for (int threads : {1, 2, 3}) {
+          Context context(level, threads);
+          std::vector<float> output = untouched;
+          HeadMatmul(weights, input.view, input_stride,
+                     DenseView(output.data(), 7, num_heads * 100), 100, context);
+          EXPECT_TRUE(SameBits(output, expected)) << NameOf(format) << " " << CpuLevelName(level);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace conclave::kernels

@@ -1,0 +1,111 @@
+// Random activations and packed weights for kernel tests, and the levels to run them at.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/context.h"
+#include "kernels/matrix.h"
+
+namespace conclave::kernels {
+
+// Every level that this processor has.
+inline std::vector<CpuLevel> SupportedLevels() {
+  std::vector<CpuLevel> levels;
+  for (CpuLevel level : {CpuLevel::kReference, CpuLevel::kAvx512, CpuLevel::kAvx512Bf16}) {
+    if (CpuSupports(level)) levels.push_back(level);
+  }
+  return levels;
+}
+
+class Rng {
+ public:
+  explicit Rng(uint64_t seed) : engine_(seed) {}
+
+  float Normal(float deviation = 1.0f) { return deviation * normal_(engine_); }
+  int64_t Below(int64_t end) {
+    return static_cast<int64_t>(engine_() % static_cast<uint64_t>(end));
+  }
+
+  std::vector<float> Normals(int64_t count, float deviation = 1.0f) {
+    std::vector<float> values(static_cast<size_t>(count));
+    for (float& value : values) value = Normal(deviation);
+    return values;
+  }
+
+ private:
+  std::mt19937_64 engine_;
+  std::normal_distribution<float> normal_;
+};
+
+// 64-byte aligned zeros.
+class AlignedBytes {
+ public:
+  explicit AlignedBytes(size_t bytes) {
+    const size_t rounded = (bytes + 63) / 64 * 64;
+    data_.reset(static_cast<std::byte*>(std::aligned_alloc(64, rounded)));
+    std::memset(data_.get(), 0, rounded);
+  }
+  std::byte* data() { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const { std::free(p); }
+  };
+  std::unique_ptr<std::byte, Free> data_;
+};
+
+// A packed matrix with its memory.
+class OwnedMatrix {
+ public:
+  OwnedMatrix(WeightFormat format, int64_t num_outputs, int64_t num_inputs,
+              const std::vector<float>& values)
+      : bytes_(PackedBytes(format, num_outputs, num_inputs)),
+        view_{format, num_outputs, num_inputs, bytes_.data()} {
+    PackRows(format, num_outputs, num_inputs, 0, DenseView(values.data(), num_outputs, num_inputs),
+             bytes_.data());
+  }
+
+  const PackedMatrix& view() const { return view_; }
+
+ private:
+  AlignedBytes bytes_;
+  PackedMatrix view_;
+};
+
+inline OwnedMatrix RandomMatrix(Rng& rng, WeightFormat format, int64_t num_outputs,
+                                int64_t num_inputs) {
+  return OwnedMatrix(format, num_outputs, num_inputs, rng.Normals(num_outputs * num_inputs, 0.3f));
+}
+
+// Equal bits; NaNs are equal whatever their payload. Names the first difference.
+inline ::testing::AssertionResult SameBits(const std::vector<float>& actual,
+                                           const std::vector<float>& expected) {
+  if (actual.size() != expected.size()) {
+    return ::testing::AssertionFailure() << actual.size() << " values, not " << expected.size();
+  }
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const bool both_nan = actual[i] != actual[i] && expected[i] != expected[i];
+    if (!both_nan && std::bit_cast<uint32_t>(actual[i]) != std::bit_cast<uint32_t>(expected[i])) {
+      return ::testing::AssertionFailure()
+             << "value " << i << " is " << actual[i] << ", not " << expected[i] << " (bits "
+             << std::hex << std::bit_cast<uint32_t>(actual[i]) << ", "
+             << std::bit_cast<uint32_t>(expected[i]) << ")";
+    }
+  }
+  return ::testing::AssertionSuccess();
+}
+
+inline std::string NameOf(WeightFormat format) {
+  return format == WeightFormat::kF32 ? "f32" : "bf16";
+}
+
+}  // namespace conclave::kernels

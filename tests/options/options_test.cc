@@ -1,0 +1,91 @@
+#include "shared/options/options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+namespace conclave {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(AllOptionsTest, DefaultsAreValid) {
+  const AllOptions options;
+  for (const char* section : {"gateway", "engine", "expert", "controller", "up"}) {
+    EXPECT_EQ(options.Validate(section), absl::OkStatus()) << section;
+  }
+}
+
+TEST(AllOptionsTest, BindsEachKeyOnce) {
+  AllOptions options;
+  Settings settings("conclave", "*", "");
+  options.Bind(settings);
+  std::set<std::string> keys;
+  for (const Settings::Row& row : settings.Rows()) {
+    EXPECT_TRUE(keys.insert(row.key).second) << row.key;
+    EXPECT_FALSE(row.help.empty()) << row.key;
+  }
+  EXPECT_TRUE(keys.contains("engine.kv_memory"));
+  EXPECT_TRUE(keys.contains("controller_address"));
+}
+
+struct Bad {
+  const char* section;
+  void (*change)(AllOptions&);
+  const char* message;
+};
+class BadOptionsTest : public ::testing::TestWithParam<Bad> {};
+
+TEST_P(BadOptionsTest, AreNamed) {
+  AllOptions options;
+  GetParam().change(options);
+  const absl::Status status = options.Validate(GetParam().section);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(GetParam().message));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BadOptionsTest,
+    ::testing::Values(
+        Bad{"engine", [](AllOptions& o) { o.common.numerics = "fp4"; }, "numerics is \"fp4\""},
+        Bad{"engine", [](AllOptions& o) { o.common.controller = "here"; }, "controller_address"},
+        Bad{"engine", [](AllOptions& o) { o.engine.name = "a/b"; }, "engine.name is \"a/b\""},
+        Bad{"engine", [](AllOptions& o) { o.engine.name = ""; }, "engine.name"},
+        Bad{"engine", [](AllOptions& o) { o.engine.threads = -1; }, "engine.threads is -1"},
+        Bad{"engine", [](AllOptions& o) { o.engine.context = -1; }, "engine.context"},
+        Bad{"engine", [](AllOptions& o) { o.engine.step_budget_ms = 0; }, "engine.step_budget_ms"},
+        Bad{"engine", [](AllOptions& o) { o.engine.experts = "cloud"; }, "engine.experts"},
+        Bad{"engine", [](AllOptions& o) { o.engine.listen = "0.0.0.0:8020"; },
+            "cluster_secret_file"},
+        Bad{"engine", [](AllOptions& o) { o.engine.ops_listen = "[::]:9020"; },
+            "engine.ops_listen is [::]:9020"},
+        Bad{"gateway", [](AllOptions& o) { o.gateway.http_listen = "0.0.0.0:80"; },
+            "gateway.http_listen"},
+        Bad{"gateway", [](AllOptions& o) { o.gateway.max_body.bytes = 3; }, "gateway.max_body"},
+        Bad{"expert", [](AllOptions& o) { o.expert.cpu_level = "sse9"; }, "expert.cpu_level"},
+        Bad{"expert", [](AllOptions& o) { o.expert.max_queue_mib = 0; }, "expert.max_queue_mib"},
+        Bad{"controller", [](AllOptions& o) { o.controller.lease_ms = 900; }, "two reports"},
+        Bad{"up", [](AllOptions& o) { o.up.engines = 0; }, "up.engines is 0"}));
+
+TEST(CheckListenTest, TakesOtherAddressesWithASecretOrInsecure) {
+  CommonOptions common;
+  EXPECT_TRUE(CheckListen("engine.listen", "127.0.0.1:0", common).ok());
+  EXPECT_FALSE(CheckListen("engine.listen", "10.0.0.1:0", common).ok());
+  common.insecure = true;
+  EXPECT_TRUE(CheckListen("engine.listen", "10.0.0.1:0", common).ok());
+  common.insecure = false;
+  common.cluster_secret_file = "/etc/conclave/secret";
+  EXPECT_TRUE(CheckListen("engine.listen", "10.0.0.1:0", common).ok());
+}
+
+TEST(StateDirTest, ASettingComesFirst) {
+  CommonOptions common;
+  common.state_dir = "/var/lib/x";
+  EXPECT_EQ(StateDir(common), "/var/lib/x");
+  common.state_dir.clear();
+  EXPECT_THAT(StateDir(common), HasSubstr("conclave"));
+}
+
+}  // namespace
+}  // namespace conclave
