@@ -1,5 +1,5 @@
-// The HTTP port that every process but the gateway has beside its gRPC port: /livez, /readyz, /metrics. (The gateway serves the same
-// three paths on its API port.)
+// The HTTP port that every process but the gateway has beside its gRPC port: /livez, /readyz,
+// /metrics. (The gateway serves the same three paths on its API port.)
 #pragma once
 
 #include <functional>
@@ -11,18 +11,20 @@
 
 namespace conclave::http {
 
-// The answer of /readyz: 200 "ready", or 503 with a JSON body {"ready":false,"missing":[...]} that says what is missing.
+// The answer of /readyz: 200 "ready", or 503 with a JSON body {"ready":false,"missing":[...]} that
+// says what is missing.
 struct Readiness {
   bool ready = false;
-  std::vector<std::string> missing;  // "no engine has stepped in the last 5 s", "layer 1 expert 3 has no live worker"
+  std::vector<std::string>
+      missing;  // "no engine has stepped in the last 5 s", "layer 1 expert 3 has no live worker"
 };
 
 class OpsServer {
  public:
   struct Options {
-    std::string listen;                         // host:port; port 0: any
-    std::function<Readiness()> readiness;       // called on a server thread; thread-safe and quick
-    metrics::Registry* registry = nullptr;      // outlives the server
+    std::string listen;                     // host:port; port 0: any
+    std::function<Readiness()> readiness;   // called on a server thread; thread-safe and quick
+    metrics::Registry* registry = nullptr;  // outlives the server
   };
   // UNAVAILABLE naming the address when it cannot be bound.
   static absl::StatusOr<std::unique_ptr<OpsServer>> Start(Options options);

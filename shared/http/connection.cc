@@ -1,0 +1,403 @@
+#include "shared/http/connection.h"
+
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace conclave::http::internal {
+
+namespace asio = boost::asio;
+namespace beast_http = boost::beast::http;
+using boost::system::error_code;
+
+namespace {
+
+constexpr size_t kReadBytes = 16 << 10;  // of one read
+constexpr size_t kMaxReadAhead = 64
+                                 << 10;  // pipelined requests that may wait while one is answered
+constexpr auto kLinger = std::chrono::seconds(1);
+
+std::string_view View(boost::beast::string_view text) { return {text.data(), text.size()}; }
+
+Response Failure(int status, std::string message, std::string code) {
+  return ErrorResponse({.status = status,
+                        .message = std::move(message),
+                        .type = status >= 500 ? "server_error" : "invalid_request_error",
+                        .param = "",
+                        .code = std::move(code)});
+}
+
+// What to tell a client whose bytes the parser refused; nullopt: nothing.
+std::optional<Response> ParseFailure(const error_code& error, const ServerOptions& options) {
+  if (error == beast_http::error::body_limit) {
+    return Failure(
+        413,
+        absl::StrCat("the body is larger than the limit of ", options.max_body_bytes, " bytes"),
+        "body_too_large");
+  }
+  if (error == beast_http::error::header_limit) {
+    return Failure(431,
+                   absl::StrCat("the request line and headers are larger than the limit of ",
+                                options.max_header_bytes, " bytes"),
+                   "headers_too_large");
+  }
+  return Failure(400, absl::StrCat("malformed HTTP request: ", error.message()),
+                 "malformed_request");
+}
+
+}  // namespace
+
+Connection::Connection(asio::ip::tcp::socket socket, std::shared_ptr<asio::io_context> io,
+                       Shared* shared)
+    : socket_(std::move(socket)),
+      io_(std::move(io)),
+      shared_(shared),
+      wake_timer_(*io_),
+      input_room_timer_(*io_),
+      write_timer_(*io_) {}
+
+void Connection::Start() {
+  error_code error;
+  const auto remote = socket_.remote_endpoint(error);
+  if (!error) peer_ = remote.address().to_string();
+  const auto local = socket_.local_endpoint(error);
+  if (!error) local_address_ = local.address().to_string();
+  socket_.set_option(asio::ip::tcp::no_delay(true), error);
+  asio::co_spawn(
+      *io_, [self = shared_from_this()] { return self->ReadLoop(); }, asio::detached);
+  asio::co_spawn(
+      *io_, [self = shared_from_this()] { return self->Run(); }, asio::detached);
+}
+
+void Connection::Drain() {
+  draining_ = true;
+  if (idle_) Close();
+}
+
+void Connection::Close() {
+  if (closed_) return;
+  closed_ = true;
+  error_code ignored;
+  socket_.close(ignored);
+  write_timer_.cancel();
+  input_room_timer_.cancel();
+  if (outgoing_) outgoing_->ClientGone();
+  Wake();
+}
+
+asio::awaitable<void> Connection::ReadLoop() {
+  const auto self = shared_from_this();
+  std::string chunk(kReadBytes, '\0');
+  while (!closed_) {
+    if (input_.size() >= kMaxReadAhead) {
+      error_code ignored;
+      input_room_timer_.expires_at(TimePoint::max());
+      co_await input_room_timer_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+      continue;
+    }
+    error_code error;
+    const size_t count = co_await socket_.async_read_some(
+        asio::buffer(chunk), asio::redirect_error(asio::use_awaitable, error));
+    if (error) {
+      input_ended_ = true;
+      if (outgoing_) outgoing_->ClientGone();
+      Wake();
+      co_return;
+    }
+    if (!discard_input_) input_.append(chunk, 0, count);
+    Wake();
+  }
+}
+
+asio::awaitable<void> Connection::Run() {
+  const auto self = shared_from_this();
+  while (!closed_ && co_await ServeOne()) {
+  }
+  if (!closed_) co_await Linger();
+  Close();
+  shared_->closed(this);
+}
+
+asio::awaitable<void> Connection::Linger() {
+  discard_input_ = true;
+  input_.clear();
+  input_room_timer_.cancel();
+  error_code ignored;
+  socket_.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+  const TimePoint deadline = std::chrono::steady_clock::now() + kLinger;
+  while (!input_ended_ && !closed_ && co_await WaitUntil(deadline)) {
+  }
+}
+
+asio::awaitable<bool> Connection::ServeOne() {
+  const ServerOptions& options = shared_->options;
+  // A stray empty line between requests is allowed (RFC 9112, section 2.2).
+  const auto skip_newlines = [this] {
+    size_t skip = 0;
+    while (skip < input_.size() && (input_[skip] == '\r' || input_[skip] == '\n')) ++skip;
+    input_.erase(0, skip);
+  };
+  idle_ = true;
+  const TimePoint idle_deadline = std::chrono::steady_clock::now() + options.idle_timeout;
+  for (skip_newlines(); input_.empty(); skip_newlines()) {
+    if (closed_ || draining_ || input_ended_) co_return false;
+    if (!co_await WaitUntil(idle_deadline)) co_return false;
+  }
+  idle_ = false;
+
+  Parser parser;
+  parser.header_limit(static_cast<uint32_t>(options.max_header_bytes));
+  parser.body_limit(options.max_body_bytes);
+  head_only_ = keep_alive_ = chunked_ = false;
+  std::optional<Response> failure;
+  const TimePoint header_deadline = std::chrono::steady_clock::now() + options.header_timeout;
+  if (!co_await Parse(parser, /*whole=*/false, header_deadline, &failure)) {
+    if (failure) co_await WriteWhole(*failure);
+    co_return false;
+  }
+  const auto& message = parser.get();
+  head_only_ = message.method() == beast_http::verb::head;
+  failure = Refuse(parser);
+  if (failure) {
+    co_await WriteWhole(*failure);  // closes: the body was not read
+    co_return false;
+  }
+  if (boost::beast::iequals(message[beast_http::field::expect], "100-continue") &&
+      !parser.is_done()) {
+    if (!co_await Write("HTTP/1.1 100 Continue\r\n\r\n")) co_return false;
+  }
+  const TimePoint body_deadline = std::chrono::steady_clock::now() + options.body_timeout;
+  if (!co_await Parse(parser, /*whole=*/true, body_deadline, &failure)) {
+    if (failure) co_await WriteWhole(*failure);
+    co_return false;
+  }
+  keep_alive_ = message.keep_alive() && !draining_;
+  chunked_ = message.version() >= 11;
+
+  Request request;
+  request.method = head_only_ ? "GET" : std::string(message.method_string());
+  request.peer = peer_;
+  const std::string_view target = View(message.target());
+  const size_t question = target.find('?');
+  if (question != std::string_view::npos) request.query = target.substr(question + 1);
+  if (!PercentDecode(target.substr(0, question), &request.path)) {
+    co_return co_await WriteWhole(
+        Failure(400, "the path has a malformed %-escape", "malformed_request")) &&
+        keep_alive_;
+  }
+  for (const auto& field : message) {
+    request.headers.emplace_back(std::string(field.name_string()), std::string(field.value()));
+  }
+  request.body = std::move(parser.get().body());
+
+  const Router::Match match = shared_->router.Find(request.method, request.path);
+  if (!match.handler) {
+    Response response =
+        match.allow.empty()
+            ? Failure(404, absl::StrCat("there is nothing at ", request.path.substr(0, 200)),
+                      "not_found")
+            : Failure(405,
+                      absl::StrCat(request.path.substr(0, 200), " takes ", match.allow, ", not ",
+                                   request.method.substr(0, 20)),
+                      "method_not_allowed");
+    if (!match.allow.empty()) response.headers.emplace_back("Allow", match.allow);
+    co_return co_await WriteWhole(response) && keep_alive_;
+  }
+  co_return co_await Answer(std::move(request), *match.handler);
+}
+
+asio::awaitable<bool> Connection::Parse(Parser& parser, bool whole, TimePoint deadline,
+                                        std::optional<Response>* failure) {
+  parser.eager(whole);
+  while (whole ? !parser.is_done() : !parser.is_header_done()) {
+    error_code error;
+    if (!input_.empty()) {
+      const size_t used = parser.put(asio::buffer(input_), error);
+      input_.erase(0, used);
+      input_room_timer_.cancel();
+      if (!error) continue;
+      if (error != beast_http::error::need_more) {
+        *failure = ParseFailure(error, shared_->options);
+        co_return false;
+      }
+    }
+    if (!whole && input_.size() > shared_->options.max_header_bytes) {
+      *failure = ParseFailure(beast_http::error::header_limit, shared_->options);
+      co_return false;
+    }
+    if (closed_ || input_ended_) co_return false;
+    if (!co_await WaitUntil(deadline)) {
+      *failure = Failure(
+          408, whole ? "the body did not arrive in time" : "the headers did not arrive in time",
+          "request_timeout");
+      co_return false;
+    }
+  }
+  co_return true;
+}
+
+std::optional<Response> Connection::Refuse(const Parser& parser) const {
+  const auto& message = parser.get();
+  if (message.version() != 10 && message.version() != 11) {
+    return Failure(505, "the server speaks HTTP/1.1 and HTTP/1.0", "http_version");
+  }
+  const std::string_view target = View(message.target());
+  if (target.empty() || target.front() != '/') {
+    return Failure(400, "the request target must be a path that starts with /",
+                   "malformed_request");
+  }
+  AccessQuery query{.host = std::nullopt, .origin = std::nullopt, .local_address = local_address_};
+  if (message.count(beast_http::field::host) > 1) {
+    return Failure(400, "more than one Host header", "malformed_request");
+  }
+  if (const auto host = message.find(beast_http::field::host); host != message.end()) {
+    query.host = View(host->value());
+  } else if (message.version() == 11) {
+    return Failure(400, "the Host header is missing", "malformed_request");
+  }
+  if (const auto origin = message.find(beast_http::field::origin); origin != message.end()) {
+    query.origin = View(origin->value());
+  }
+  const absl::Status access = CheckAccess(query, shared_->options.access);
+  if (absl::IsPermissionDenied(access)) {
+    return ErrorResponse({.status = 403,
+                          .message = std::string(access.message()),
+                          .type = "permission_error",
+                          .param = "",
+                          .code = "foreign_origin"});
+  }
+  if (!access.ok()) return Failure(400, std::string(access.message()), "malformed_request");
+  return std::nullopt;
+}
+
+asio::awaitable<bool> Connection::Answer(Request request, const Server::Handler& handler) {
+  outgoing_ = std::make_shared<Outgoing>(shared_->options.max_unsent_bytes,
+                                         [io = io_, weak = weak_from_this()] {
+                                           asio::post(*io, [weak] {
+                                             if (const auto self = weak.lock()) self->Wake();
+                                           });
+                                         });
+  const auto outgoing = outgoing_;
+  auto exchange = std::make_shared<Exchange>(std::move(request), outgoing);
+  if (!shared_->post_to_worker([handler, exchange] { handler(exchange); })) {
+    exchange->Respond(Failure(503, "too many requests wait for this server", "overloaded"));
+  }
+  exchange.reset();
+  if (input_ended_) outgoing->ClientGone();
+
+  bool alive = true;
+  bool streaming = false;
+  TimePoint last_write = std::chrono::steady_clock::now();
+  while (alive && !closed_) {
+    Outgoing::Batch batch = outgoing->Take();
+    if (batch.overflowed) {
+      alive = false;
+      break;
+    }
+    if (batch.whole) {
+      alive = co_await WriteWhole(*batch.whole) && keep_alive_;
+      break;
+    }
+    std::string bytes;
+    if (batch.head) {
+      streaming = true;
+      Headers headers = batch.head->headers;
+      headers.emplace_back("Cache-Control", "no-cache");
+      if (chunked_) {
+        headers.emplace_back("Transfer-Encoding", "chunked");
+      } else {
+        keep_alive_ = false;  // HTTP/1.0: the end of the connection ends the answer
+      }
+      bytes = Head(200, batch.head->content_type, headers);
+    }
+    if (!batch.bytes.empty() && !head_only_) {
+      absl::StrAppend(&bytes, chunked_ ? absl::StrFormat("%x\r\n", batch.bytes.size()) : "",
+                      batch.bytes, chunked_ ? "\r\n" : "");
+    }
+    if (batch.ended && streaming && chunked_ && !head_only_) bytes += "0\r\n\r\n";
+    if (!bytes.empty()) {
+      alive = co_await Write(std::move(bytes));
+      last_write = std::chrono::steady_clock::now();
+    }
+    if (batch.ended) {
+      alive = alive && keep_alive_;
+      break;
+    }
+    // A client that has gone ends a stream; a whole answer may still reach one that only closed its
+    // sending side.
+    if (input_ended_ && batch.stream) {
+      alive = false;
+      break;
+    }
+    const bool beats = batch.heartbeat_period > Duration(0);
+    const TimePoint deadline = beats ? last_write + batch.heartbeat_period : TimePoint::max();
+    if (alive && !co_await WaitUntil(deadline) && beats) outgoing->Beat();
+  }
+  if (alive) {
+    outgoing->Completed();
+  } else {
+    outgoing->ClientGone();
+  }
+  outgoing_.reset();
+  co_return alive;
+}
+
+asio::awaitable<bool> Connection::WriteWhole(const Response& response) {
+  Headers headers = response.headers;
+  headers.emplace_back("Content-Length", absl::StrCat(response.body.size()));
+  std::string bytes = Head(response.status, response.content_type, headers);
+  if (!head_only_) bytes += response.body;
+  co_return co_await Write(std::move(bytes));
+}
+
+asio::awaitable<bool> Connection::Write(std::string bytes) {
+  if (closed_) co_return false;
+  write_timer_.expires_after(shared_->options.write_timeout);
+  write_timer_.async_wait([weak = weak_from_this()](error_code error) {
+    if (error) return;
+    if (const auto self = weak.lock()) self->Close();
+  });
+  error_code error;
+  co_await asio::async_write(socket_, asio::buffer(bytes),
+                             asio::redirect_error(asio::use_awaitable, error));
+  write_timer_.cancel();
+  co_return !error;
+}
+
+std::string Connection::Head(int status, const std::string& content_type,
+                             const Headers& headers) const {
+  const std::string_view reason = ReasonPhrase(status);
+  std::string head = absl::StrCat(
+      "HTTP/1.1 ", status, " ", absl::string_view(reason.data(), reason.size()),
+      "\r\nContent-Type: ", content_type,
+      "\r\nX-Content-Type-Options: nosniff\r\nConnection: ", keep_alive_ ? "keep-alive" : "close",
+      "\r\n");
+  for (const auto& [name, value] : headers) {
+    // A handler that echoes what a client sent cannot be made to split the answer.
+    std::string safe = value;
+    for (char& c : safe) {
+      if (absl::ascii_iscntrl(c)) c = ' ';
+    }
+    absl::StrAppend(&head, name, ": ", safe, "\r\n");
+  }
+  head += "\r\n";
+  return head;
+}
+
+asio::awaitable<bool> Connection::WaitUntil(TimePoint deadline) {
+  if (!woken_) {
+    error_code ignored;
+    wake_timer_.expires_at(deadline);
+    co_await wake_timer_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+  }
+  co_return std::exchange(woken_, false) || closed_;
+}
+
+void Connection::Wake() {
+  woken_ = true;
+  wake_timer_.cancel();
+}
+
+}  // namespace conclave::http::internal

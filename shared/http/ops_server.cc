@@ -1,0 +1,58 @@
+#include "shared/http/ops_server.h"
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "shared/base/status_macros.h"
+#include "shared/http/ops_routes.h"
+#include "shared/http/server.h"
+
+namespace conclave::http {
+
+std::vector<Server::Route> OpsRoutes(std::function<Readiness()> readiness,
+                                     metrics::Registry* registry) {
+  const auto livez = [](const std::shared_ptr<Exchange>& exchange) {
+    exchange->Respond({.status = 200, .content_type = "text/plain", .body = "ok\n", .headers = {}});
+  };
+  const auto readyz = [readiness =
+                           std::move(readiness)](const std::shared_ptr<Exchange>& exchange) {
+    const Readiness now = readiness();
+    const nlohmann::ordered_json body = {{"ready", now.ready}, {"missing", now.missing}};
+    exchange->Respond(
+        {.status = now.ready ? 200 : 503,
+         .content_type = "application/json",
+         .body = body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n",
+         .headers = {}});
+  };
+  const auto metrics = [registry](const std::shared_ptr<Exchange>& exchange) {
+    exchange->Respond({.status = 200,
+                       .content_type = "text/plain; version=0.0.4; charset=utf-8",
+                       .body = registry->Expose(),
+                       .headers = {}});
+  };
+  return {{"GET", "/livez", livez}, {"GET", "/readyz", readyz}, {"GET", "/metrics", metrics}};
+}
+
+struct OpsServer::State {
+  std::unique_ptr<Server> server;
+};
+
+absl::StatusOr<std::unique_ptr<OpsServer>> OpsServer::Start(Options options) {
+  ServerOptions server_options;
+  server_options.listen = options.listen;
+  server_options.max_body_bytes = 1 << 10;
+  server_options.max_connections = 64;
+  server_options.num_workers = 1;
+  auto state = std::make_unique<State>();
+  ASSIGN_OR_RETURN(state->server,
+                   Server::Start(std::move(server_options),
+                                 OpsRoutes(std::move(options.readiness), options.registry)));
+  return std::unique_ptr<OpsServer>(new OpsServer(std::move(state)));
+}
+
+OpsServer::OpsServer(std::unique_ptr<State> state) : state_(std::move(state)) {}
+OpsServer::~OpsServer() = default;
+
+std::string OpsServer::address() const { return state_->server->address(); }
+
+}  // namespace conclave::http

@@ -1,0 +1,118 @@
+#include "shared/http/outgoing.h"
+
+#include <utility>
+
+namespace conclave::http::internal {
+
+Outgoing::Outgoing(size_t capacity_bytes, std::function<void()> wake)
+    : capacity_bytes_(capacity_bytes), wake_(std::move(wake)) {}
+
+void Outgoing::Respond(Response response) {
+  {
+    MutexLock lock(mutex_);
+    if (phase_ != Phase::kOpen && phase_ != Phase::kAnnounced) return;
+    phase_ = Phase::kEnded;
+    whole_ = std::move(response);
+    head_.reset();
+    heartbeat_period_ = Duration(0);
+  }
+  wake_();
+}
+
+void Outgoing::BeginStream(StreamHead head) {
+  {
+    MutexLock lock(mutex_);
+    if (phase_ != Phase::kOpen) return;
+    phase_ = Phase::kAnnounced;
+    heartbeat_ = head.heartbeat;
+    heartbeat_period_ = head.heartbeat.empty() ? Duration(0) : head.heartbeat_period;
+    head_ = std::move(head);
+  }
+  wake_();
+}
+
+bool Outgoing::Write(std::string_view bytes) {
+  {
+    MutexLock lock(mutex_);
+    if (gone_ || overflowed_) return false;
+    if (phase_ != Phase::kAnnounced && phase_ != Phase::kStreaming) return false;
+    phase_ = Phase::kStreaming;
+    if (bytes_.size() + bytes.size() > capacity_bytes_) {
+      overflowed_ = true;
+    } else {
+      bytes_.append(bytes);
+    }
+  }
+  wake_();
+  return true;
+}
+
+void Outgoing::End() {
+  {
+    MutexLock lock(mutex_);
+    if (phase_ == Phase::kOpen || phase_ == Phase::kEnded) return;
+    phase_ = Phase::kEnded;
+  }
+  wake_();
+}
+
+bool Outgoing::stream_begun() const {
+  MutexLock lock(mutex_);
+  return phase_ == Phase::kStreaming || (phase_ == Phase::kEnded && !whole_);
+}
+
+void Outgoing::OnClientGone(std::function<void()> callback) {
+  {
+    MutexLock lock(mutex_);
+    if (!gone_) {
+      on_gone_ = std::move(callback);
+      return;
+    }
+  }
+  callback();
+}
+
+Outgoing::Batch Outgoing::Take() {
+  MutexLock lock(mutex_);
+  Batch batch;
+  batch.whole = std::move(whole_);
+  whole_.reset();
+  batch.heartbeat_period = heartbeat_period_;
+  batch.overflowed = overflowed_;
+  batch.ended = phase_ == Phase::kEnded;
+  batch.stream = phase_ == Phase::kAnnounced || phase_ == Phase::kStreaming;
+  if (phase_ == Phase::kStreaming || (batch.ended && !batch.whole)) {
+    batch.head = std::move(head_);
+    head_.reset();
+    batch.bytes = std::exchange(bytes_, {});
+  }
+  return batch;
+}
+
+void Outgoing::Beat() {
+  MutexLock lock(mutex_);
+  if (phase_ != Phase::kAnnounced && phase_ != Phase::kStreaming) return;
+  phase_ = Phase::kStreaming;
+  if (bytes_.empty()) bytes_ = heartbeat_;
+}
+
+void Outgoing::ClientGone() {
+  std::function<void()> callback;
+  {
+    MutexLock lock(mutex_);
+    if (gone_) return;
+    gone_ = true;
+    bytes_.clear();
+    callback = std::exchange(on_gone_, nullptr);
+  }
+  if (callback) callback();
+}
+
+void Outgoing::Completed() {
+  std::function<void()> callback;  // destroyed outside the lock
+  MutexLock lock(mutex_);
+  gone_ = true;
+  callback = std::exchange(on_gone_, nullptr);
+}
+
+}  // namespace conclave::http::internal

@@ -1,0 +1,65 @@
+// The answer of one request between the threads that make it (Exchange) and the connection that
+// writes it. Thread-safe.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "shared/base/mutex.h"
+#include "shared/http/exchange.h"
+#include "shared/http/message.h"
+
+namespace conclave::http::internal {
+
+class Outgoing {
+ public:
+  // `wake` tells the connection that there is something to Take; thread-safe and quick. At most
+  // `capacity_bytes` wait here.
+  Outgoing(size_t capacity_bytes, std::function<void()> wake);
+
+  void Respond(Response response) EXCLUDES(mutex_);
+  void BeginStream(StreamHead head) EXCLUDES(mutex_);
+  bool Write(std::string_view bytes) EXCLUDES(mutex_);
+  void End() EXCLUDES(mutex_);
+  bool stream_begun() const EXCLUDES(mutex_);
+  void OnClientGone(std::function<void()> callback) EXCLUDES(mutex_);
+
+  // What the connection is to write next.
+  struct Batch {
+    std::optional<Response> whole;
+    std::optional<StreamHead> head;  // the first time there is stream output
+    std::string bytes;               // of the stream
+    bool stream = false;             // a stream was announced and has not ended
+    bool ended = false;              // nothing follows
+    Duration heartbeat_period{0};    // 0: no stream was announced
+    bool overflowed = false;         // the client reads too slowly: close
+  };
+  Batch Take() EXCLUDES(mutex_);
+  // Queues the heartbeat of an announced stream.
+  void Beat() EXCLUDES(mutex_);
+  // Nobody reads a stream any more: its output is dropped, and the callback is called. A whole
+  // answer may still come: a client that only closed its sending side gets it.
+  void ClientGone() EXCLUDES(mutex_);
+  // The answer is written: the callback is not needed any more.
+  void Completed() EXCLUDES(mutex_);
+
+ private:
+  enum class Phase { kOpen, kAnnounced, kStreaming, kEnded };
+
+  const size_t capacity_bytes_;
+  const std::function<void()> wake_;
+  mutable Mutex mutex_;
+  Phase phase_ GUARDED_BY(mutex_) = Phase::kOpen;
+  std::optional<Response> whole_ GUARDED_BY(mutex_);
+  std::optional<StreamHead> head_ GUARDED_BY(mutex_);
+  std::string heartbeat_ GUARDED_BY(mutex_);
+  Duration heartbeat_period_ GUARDED_BY(mutex_){0};
+  std::string bytes_ GUARDED_BY(mutex_);
+  bool overflowed_ GUARDED_BY(mutex_) = false;
+  bool gone_ GUARDED_BY(mutex_) = false;
+  std::function<void()> on_gone_ GUARDED_BY(mutex_);
+};
+
+}  // namespace conclave::http::internal

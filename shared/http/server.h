@@ -1,0 +1,76 @@
+// An HTTP/1.1 server for APIs: keep-alive, pipelining, chunked bodies and streamed answers, with
+// limits on everything a stranger can send.
+//
+// Used by the gateway for its API and by every process for its ops port. One thread ("http-io")
+// owns all sockets and runs a coroutine a connection; handlers run on a few worker threads
+// ("http-worker"), so that a long tokenization never stops other streams.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "shared/base/clock.h"
+#include "shared/http/access_check.h"
+#include "shared/http/exchange.h"
+
+namespace conclave::http {
+
+struct ServerOptions {
+  std::string listen = "";  // host:port; port 0: any
+  AccessPolicy access = {};
+  size_t max_header_bytes = 16 << 10;  // request line and headers; beyond: 431
+  size_t max_body_bytes = 4 << 20;     // beyond: 413
+  size_t max_unsent_bytes =
+      4 << 20;  // of one streamed answer; a client this far behind is disconnected
+  int32_t max_connections = 1024;                    // beyond: 503 and close
+  int32_t num_workers = 2;                           // threads that run handlers
+  size_t max_queued_requests = 1024;                 // waiting for a worker; beyond: 503
+  Duration idle_timeout = std::chrono::seconds(75);  // between requests
+  Duration header_timeout =
+      std::chrono::seconds(10);  // from a request's first byte to the end of its headers
+  Duration body_timeout = std::chrono::seconds(60);  // from there to the end of its body
+  Duration write_timeout =
+      std::chrono::seconds(30);  // for the client to take what is being written
+};
+
+class Server {
+ public:
+  // Runs on a worker thread; may answer later from any thread.
+  using Handler = std::function<void(std::shared_ptr<Exchange>)>;
+
+  // `path` is exact ("/v1/models"), or a prefix when it ends in "/*" ("/v1/models/*"). An unknown
+  // path gets 404, a known one with another method 405.
+  struct Route {
+    std::string method;  // "GET" also serves HEAD
+    std::string path;
+    Handler handler;
+  };
+
+  // UNAVAILABLE naming the address when it cannot be bound; INVALID_ARGUMENT when it is not
+  // host:port.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(ServerOptions options,
+                                                       std::vector<Route> routes);
+  // Stops at once: connections are closed, handlers finish, threads are joined.
+  ~Server();
+
+  // host:port really bound.
+  const std::string& address() const;
+  // Connections open now.
+  int32_t num_connections() const;
+
+  // Stops accepting and closes idle connections; answers begun go on until `grace` has passed. True
+  // if all finished.
+  bool Drain(Duration grace);
+
+ private:
+  struct State;
+  explicit Server(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace conclave::http

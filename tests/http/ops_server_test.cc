@@ -1,0 +1,58 @@
+#include "shared/http/ops_server.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <nlohmann/json.hpp>
+
+#include "tests/http/raw_client.h"
+
+namespace conclave::http {
+namespace {
+
+RawResponse Get(const OpsServer& server, const std::string& path) {
+  RawClient client(server.address());
+  client.Send("GET " + path + " HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  return client.ReadResponse();
+}
+
+TEST(OpsServerTest, SaysWhatIsMissingUntilReady) {
+  metrics::Registry registry;
+  std::atomic<bool> ready{false};
+  const auto server =
+      OpsServer::Start({.listen = "127.0.0.1:0",
+                        .readiness =
+                            [&] {
+                              Readiness now{.ready = ready, .missing = {}};
+                              if (!ready) now.missing = {"layer 1 expert 3 has no live worker"};
+                              return now;
+                            },
+                        .registry = &registry});
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_EQ(Get(**server, "/livez").status, 200);
+  const RawResponse missing = Get(**server, "/readyz");
+  EXPECT_EQ(missing.status, 503);
+  EXPECT_EQ(nlohmann::json::parse(missing.body),
+            nlohmann::json::parse(
+                R"({"ready":false,"missing":["layer 1 expert 3 has no live worker"]})"));
+  ready = true;
+  const RawResponse all = Get(**server, "/readyz");
+  EXPECT_EQ(all.status, 200);
+  EXPECT_EQ(nlohmann::json::parse(all.body),
+            nlohmann::json::parse(R"({"ready":true,"missing":[]})"));
+}
+
+TEST(OpsServerTest, ExposesMetrics) {
+  metrics::Registry registry;
+  registry.GetGauge("conclave_requests_running").Set(3);
+  const auto server = OpsServer::Start(
+      {.listen = "127.0.0.1:0", .readiness = [] { return Readiness{}; }, .registry = &registry});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const RawResponse response = Get(**server, "/metrics");
+  EXPECT_EQ(response.status, 200);
+  EXPECT_NE(response.body.find("conclave_requests_running 3"), std::string::npos) << response.body;
+  EXPECT_EQ(Get(**server, "/v1/models").status, 404);
+}
+
+}  // namespace
+}  // namespace conclave::http
