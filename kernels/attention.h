@@ -73,10 +73,9 @@ void Attention(const AttentionParameters& parameters, const KvLayer& layer,
                std::span<const SequenceRows> sequences, MatrixView<const float> queries,
                MatrixView<float> output, Context& context);
 
-// output[r][h] = weights[h] * input[r][h]: one small matrix a head (MLA's absorbed kv_b factors).
-// input [num_rows,
-// >= num_heads * input_head_stride], head h starts at column h * input_head_stride; likewise
-// output.
+// output[r][h] = weights[h] * input[r][h]: one small matrix a head (MLA's absorbed kv_b factors),
+// all of one shape and format. input [num_rows, >= num_heads * input_head_stride], head h starts at
+// column h * input_head_stride; likewise output.
 void HeadMatmul(std::span<const PackedMatrix> weights, MatrixView<const float> input,
                 int64_t input_head_stride, MatrixView<float> output, int64_t output_head_stride,
                 Context& context);
