@@ -2,10 +2,12 @@
 
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
+#include "shared/rpc/grpc_log.h"
 
 namespace conclave::rpc {
 
 grpc::ChannelArguments MakeChannelArguments(const ChannelOptions& options) {
+  RouteGrpcLog();
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);

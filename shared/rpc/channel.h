@@ -36,8 +36,8 @@ inline constexpr std::chrono::milliseconds kPingIntervalAccepted{5'000};
 inline constexpr int64_t kStreamWindowBytes = 4 << 20;
 
 struct ChannelOptions {
-  std::string address;  // host:port or unix:/path
-  ClusterSecret secret;
+  std::string address = {};  // host:port or unix:/path
+  ClusterSecret secret = {};
   // Channels with equal arguments share one connection in gRPC; with its own, a channel's back-off
   // and its bytes in flight are nobody else's.
   bool own_connection = true;

@@ -37,12 +37,12 @@ std::string FingerprintHex(const FingerprintBytes& fingerprint);
 
 // First message in either direction: who speaks, and what it serves.
 struct HelloFrame {
-  FingerprintBytes fingerprint{};
+  FingerprintBytes fingerprint = {};
   kernels::NumericsClass numerics = kernels::NumericsClass::kBf16;
   kernels::RowType row_type = kernels::RowType::kBf16;
   uint64_t window_bytes =
       0;  // worker: request bytes that it takes from this stream before it stops reading; engine: 0
-  std::string name;  // "expert-0"
+  std::string name = {};  // "expert-0"
 };
 
 // A row that an expert is to compute. A row used by several experts of one worker travels once.
@@ -54,7 +54,7 @@ struct RowReference {
 
 struct RequestHeader {
   uint64_t call_id = 0;  // unique on the stream, > 0
-  FingerprintBytes fingerprint{};
+  FingerprintBytes fingerprint = {};
   kernels::NumericsClass numerics = kernels::NumericsClass::kBf16;
   kernels::RowType row_type = kernels::RowType::kBf16;
   uint8_t qos = 2;  // conclave.v1.QosClass, 1 (most urgent) to 4
@@ -63,7 +63,7 @@ struct RequestHeader {
   float tenant_weight = 1;    // > 0, finite
   uint32_t remaining_ms = 0;  // how long the sender will wait, counted from arrival; 0: no limit
   uint32_t num_rows = 0;
-  std::string traceparent;  // W3C, or empty
+  std::string traceparent = {};  // W3C, or empty
 };
 
 // How one reference ended.
@@ -95,7 +95,7 @@ struct ResultsHeader {
 struct ErrorFrame {
   uint64_t call_id = 0;
   absl::StatusCode code = absl::StatusCode::kInternal;
-  std::string message;
+  std::string message = {};
 };
 
 struct CancelFrame {
@@ -130,13 +130,13 @@ struct RowArea {
 
 struct ParsedRequest {
   RequestHeader header;
-  std::vector<RowReference> references;
+  std::vector<RowReference> references = {};
   RowArea rows;
 };
 
 struct ParsedResults {
   ResultsHeader header;
-  std::vector<Answer> answers;
+  std::vector<Answer> answers = {};
   RowArea rows;
 };
 

@@ -4,22 +4,23 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
+#include "shared/base/address.h"
 #include "shared/base/status_macros.h"
 #include "shared/rpc/channel.h"
+#include "shared/rpc/grpc_log.h"
 
 namespace conclave::rpc {
 namespace {
@@ -28,49 +29,23 @@ namespace {
 constexpr int kServerKeepaliveTimeMs = 20'000;
 constexpr int kServerKeepaliveTimeoutMs = 10'000;
 
-struct HostPort {
-  std::string host;  // without brackets; empty for a Unix socket
-  int port = 0;
-  std::string unix_path;
-};
+constexpr std::string_view kUnixPrefix = "unix:";
 
-absl::StatusOr<HostPort> ParseAddress(const ServerOptions& options) {
-  const std::string_view text = options.listen;
-  const auto malformed = [&](std::string_view why) {
+// host:port, or nothing for a Unix socket.
+absl::StatusOr<std::optional<Address>> ParseListen(const ServerOptions& options) {
+  if (options.listen.starts_with(kUnixPrefix)) {
+    if (options.listen.size() > kUnixPrefix.size()) return std::optional<Address>();
     return absl::InvalidArgumentError(
-        absl::StrCat(options.listen_setting, " \"", options.listen,
-                     "\": ", absl::string_view(why.data(), why.size()),
-                     "; wanted host:port, [ipv6]:port or unix:/path"));
-  };
-  if (text.starts_with("unix:")) {
-    HostPort address;
-    address.unix_path = text.substr(5);
-    if (address.unix_path.empty()) return malformed("no path");
-    return address;
+        absl::StrCat(options.listen_setting, ": \"unix:\" has no path; write it as unix:/path"));
   }
-  const size_t colon = text.rfind(':');
-  if (colon == std::string_view::npos) return malformed("no port");
-  HostPort address;
-  std::string_view host = text.substr(0, colon);
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  } else if (host.find(':') != std::string_view::npos) {
-    return malformed("an IPv6 address needs brackets");
-  }
-  if (host.empty()) return malformed("no host");
-  address.host = host;
-  const std::string port(text.substr(colon + 1));
-  if (port.empty() ||
-      !std::all_of(port.begin(), port.end(), [](char c) { return c >= '0' && c <= '9'; }) ||
-      !absl::SimpleAtoi(port, &address.port) || address.port > 65535) {
-    return malformed("the port is not a number from 0 to 65535");
-  }
-  return address;
+  absl::StatusOr<Address> address = ParseAddress(options.listen);
+  if (address.ok()) return std::optional<Address>(*std::move(address));
+  return absl::InvalidArgumentError(
+      absl::StrCat(options.listen_setting, ": ", address.status().message(), ", or as unix:/path"));
 }
 
 // gRPC says only that it could not bind; binding once more by hand says why.
-std::string WhyNotBound(const HostPort& address) {
-  if (!address.unix_path.empty()) return "the socket cannot be made there";
+std::string WhyNotBound(const Address& address) {
   addrinfo hints{};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
@@ -104,9 +79,11 @@ std::string WhyNotBound(const HostPort& address) {
   return reason;
 }
 
-absl::Status CheckReach(const ServerOptions& options) {
-  if (IsLoopback(options.listen) || options.secret.configured() || options.insecure)
+absl::Status CheckReach(const ServerOptions& options, const std::optional<Address>& address) {
+  if (!address.has_value() || IsLoopback(address->host) || options.secret.configured() ||
+      options.insecure) {
     return absl::OkStatus();
+  }
   return absl::FailedPreconditionError(
       absl::StrCat(options.name, " would listen on ", options.listen,
                    ", which other hosts can reach, without a cluster secret: set "
@@ -118,6 +95,7 @@ absl::Status CheckReach(const ServerOptions& options) {
 }  // namespace
 
 struct Server::State {
+  std::vector<std::string> health_names;
   std::unique_ptr<grpc::Server> server;
   std::string address;
   int port = 0;
@@ -126,9 +104,10 @@ struct Server::State {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
                                                       std::span<grpc::Service* const> services) {
-  ASSIGN_OR_RETURN(const HostPort address, ParseAddress(options));
-  RETURN_IF_ERROR(CheckReach(options));
+  ASSIGN_OR_RETURN(const std::optional<Address> address, ParseListen(options));
+  RETURN_IF_ERROR(CheckReach(options, address));
 
+  RouteGrpcLog();
   static std::once_flag plugins;
   std::call_once(plugins, [] {
     grpc::EnableDefaultHealthCheckService(true);
@@ -155,20 +134,17 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   quota.SetMaxThreads(options.max_threads);
   builder.SetResourceQuota(quota);
   auto state = std::make_unique<State>();
+  state->health_names = options.health_names;
   for (grpc::Service* service : services) builder.RegisterService(service);
   state->server = builder.BuildAndStart();
-  if (state->server == nullptr || port < 0 || (port == 0 && address.unix_path.empty())) {
+  if (state->server == nullptr || port < 0 || (port == 0 && address.has_value())) {
     return absl::UnavailableError(absl::StrCat(
-        options.name, " cannot listen on ", options.listen, ": ", WhyNotBound(address),
+        options.name, " cannot listen on ", options.listen, ": ",
+        address.has_value() ? WhyNotBound(*address) : "the socket cannot be made there",
         "; stop the other process or choose another address with ", options.listen_setting));
   }
-  state->port = address.unix_path.empty() ? port : 0;
-  if (!address.unix_path.empty()) {
-    state->address = options.listen;
-  } else {
-    const bool ipv6 = address.host.find(':') != std::string::npos;
-    state->address = absl::StrCat(ipv6 ? "[" : "", address.host, ipv6 ? "]" : "", ":", port);
-  }
+  state->port = address.has_value() ? port : 0;
+  state->address = address.has_value() ? Address{address->host, port}.ToString() : options.listen;
   std::unique_ptr<Server> server(new Server(std::move(state)));
   server->SetServing(false);
   return server;
@@ -182,7 +158,7 @@ const std::string& Server::address() const { return state_->address; }
 int Server::port() const { return state_->port; }
 
 void Server::SetServing(bool serving) {
-  state_->server->GetHealthCheckService()->SetServingStatus(serving);
+  for (const std::string& name : state_->health_names) SetServing(name, serving);
   SetServing("", serving);
 }
 
@@ -195,17 +171,6 @@ void Server::Drain(std::chrono::milliseconds grace) {
   SetServing(false);
   state_->server->Shutdown(std::chrono::system_clock::now() + grace);
   state_->server->Wait();
-}
-
-bool IsLoopback(std::string_view address) {
-  if (address.starts_with("unix:")) return true;
-  const size_t colon = address.rfind(':');
-  const std::string_view host = address.substr(0, colon);
-  if (host == "localhost" || host == "[::1]") return true;
-  // All of 127.0.0.0/8; a name such as 127.example.org is not an address.
-  return host.starts_with("127.") && std::all_of(host.begin(), host.end(), [](char c) {
-           return c == '.' || (c >= '0' && c <= '9');
-         });
 }
 
 }  // namespace conclave::rpc

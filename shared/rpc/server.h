@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -20,13 +21,16 @@
 namespace conclave::rpc {
 
 struct ServerOptions {
-  std::string name;                         // what error messages call it: "expert worker expert-0"
-  std::string listen;                       // host:port (port 0: any) or unix:/path
+  std::string name = {};                    // what error messages call it: "expert worker expert-0"
+  std::string listen = {};                  // host:port (port 0: any) or unix:/path
   std::string listen_setting = "--listen";  // the setting that error messages tell to change
-  ClusterSecret secret;  // decides, with `insecure`, whether an address beyond loopback is allowed
+  ClusterSecret secret =
+      {};  // decides, with `insecure`, whether an address beyond loopback is allowed
   bool insecure = false;
   int64_t max_receive_bytes = 8 << 20;    // a larger message fails its call with RESOURCE_EXHAUSTED
   int32_t max_concurrent_streams = 1024;  // of one connection; further calls wait in the client
+  // Full names of services that health checks may ask for: v1::EngineService::service_full_name().
+  std::vector<std::string> health_names = {};
   int32_t max_threads =
       64;  // for synchronous methods; callback methods share the library's own threads
 };
@@ -44,7 +48,7 @@ class Server {
   const std::string& address() const;
   int port() const;  // 0 for a Unix socket
 
-  // What grpc.health.v1 answers, for every registered service and for "" (the process).
+  // What grpc.health.v1 answers, for every name in health_names and for "" (the process).
   void SetServing(bool serving);
   // For one service, by full name: "conclave.v1.ExpertService".
   void SetServing(std::string_view service, bool serving);
@@ -70,9 +74,5 @@ grpc::ServerBidiReactor<Request, Response>* RefuseStream(const grpc::Status& sta
   };
   return new Refusal(status);
 }
-
-// Whether host:port or unix:/path can be reached from this host only: 127.0.0.0/8, [::1],
-// localhost, or a Unix socket.
-bool IsLoopback(std::string_view address);
 
 }  // namespace conclave::rpc

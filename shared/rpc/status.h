@@ -16,15 +16,15 @@
 namespace conclave::rpc {
 
 struct FieldViolation {
-  std::string field;  // "sampling.temperature"
-  std::string description;
+  std::string field = {};  // "sampling.temperature"
+  std::string description = {};
 };
 
 struct ErrorDetails {
-  std::string reason;  // UPPER_SNAKE_CASE, "CONTEXT_LENGTH_EXCEEDED"; empty: no ErrorInfo
-  std::map<std::string, std::string> metadata;  // of the reason: {"limit": "2048"}
-  int64_t retry_after_ms = -1;                  // below 0: none
-  std::vector<FieldViolation> fields;
+  std::string reason = {};  // UPPER_SNAKE_CASE, "CONTEXT_LENGTH_EXCEEDED"; empty: no ErrorInfo
+  std::map<std::string, std::string> metadata = {};  // of the reason: {"limit": "2048"}
+  int64_t retry_after_ms = -1;                       // below 0: none
+  std::vector<FieldViolation> fields = {};
 };
 
 // The status with these details added (those of a kind that is already there are replaced). An OK
@@ -46,10 +46,10 @@ bool IsRetryable(absl::StatusCode code);
 // The fields of OpenAI's error object and its HTTP status.
 struct HttpError {
   int http_status = 500;
-  std::string type;   // "invalid_request_error", ...
-  std::string code;   // the reason in lower case, "context_length_exceeded"; empty: null
-  std::string param;  // the first field violation's field; empty: null
-  std::string message;
+  std::string type = {};   // "invalid_request_error", ...
+  std::string code = {};   // the reason in lower case, "context_length_exceeded"; empty: null
+  std::string param = {};  // the first field violation's field; empty: null
+  std::string message = {};
   int64_t retry_after_s = 0;  // for the Retry-After header, rounded up; 0: no header
 };
 // Precondition: not OK.
