@@ -2,22 +2,36 @@
 
 #include <cstring>
 
+#include "kernels/cpu/rows_avx512.h"
 #include "kernels/ref/rows.h"
+#include "kernels/row_grain.h"
 
 namespace conclave::kernels {
 
 void Add(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> output,
-         Context& /*context*/) {
-  for (int64_t r = 0; r < output.rows; ++r) {
-    const float* x = a.Row(r);
-    const float* y = b.Row(r);
-    float* z = output.Row(r);
-    for (int64_t i = 0; i < output.cols; ++i) z[i] = x[i] + y[i];
+         Context& context) {
+  if (context.level() == CpuLevel::kReference) {
+    ref::Add(a, b, output);
+    return;
   }
+  context.pool().ParallelFor(output.rows, RowGrain(output.cols),
+                             [&](int64_t begin, int64_t end, int) {
+                               for (int64_t r = begin; r < end; ++r) {
+                                 cpu::AddRows(a.Row(r), b.Row(r), output.cols, output.Row(r));
+                               }
+                             });
 }
 
-void ScaleBySigmoid(std::span<const float> scores, MatrixView<float> rows, Context& /*context*/) {
-  ref::ScaleBySigmoid(scores, rows);
+void ScaleBySigmoid(std::span<const float> scores, MatrixView<float> rows, Context& context) {
+  if (context.level() == CpuLevel::kReference) {
+    ref::ScaleBySigmoid(scores, rows);
+    return;
+  }
+  context.pool().ParallelFor(rows.rows, RowGrain(rows.cols), [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) {
+      cpu::ScaleRowBySigmoid(scores[static_cast<size_t>(r)], rows.cols, rows.Row(r));
+    }
+  });
 }
 
 RowType RowTypeOf(NumericsClass numerics) {

@@ -1,12 +1,23 @@
 #include "kernels/norm.h"
 
+#include "kernels/cpu/rows_avx512.h"
 #include "kernels/ref/rows.h"
+#include "kernels/row_grain.h"
 
 namespace conclave::kernels {
 
 void RmsNorm(MatrixView<const float> input, const float* weight, float epsilon,
-             MatrixView<float> output, Context& /*context*/) {
-  ref::RmsNorm(input, weight, epsilon, output);
+             MatrixView<float> output, Context& context) {
+  if (context.level() == CpuLevel::kReference) {
+    ref::RmsNorm(input, weight, epsilon, output);
+    return;
+  }
+  context.pool().ParallelFor(
+      input.rows, RowGrain(input.cols), [&](int64_t begin, int64_t end, int) {
+        for (int64_t r = begin; r < end; ++r) {
+          cpu::NormRow(input.Row(r), weight, epsilon, input.cols, output.Row(r));
+        }
+      });
 }
 
 }  // namespace conclave::kernels

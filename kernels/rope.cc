@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cpu/rows_avx512.h"
 #include "kernels/functions.h"
 #include "kernels/ref/rows.h"
+#include "kernels/row_grain.h"
 
 namespace conclave::kernels {
 namespace {
@@ -73,9 +75,23 @@ RopeTable MakeRopeTable(std::span<const double> inverse_frequencies, int64_t num
 }
 
 void ApplyRope(const RopeTable& table, RopePairing pairing, std::span<const int32_t> positions,
-               int64_t num_heads, int64_t head_stride, MatrixView<float> rows,
-               Context& /*context*/) {
-  ref::ApplyRope(table, pairing, positions, num_heads, head_stride, rows);
+               int64_t num_heads, int64_t head_stride, MatrixView<float> rows, Context& context) {
+  if (context.level() == CpuLevel::kReference) {
+    ref::ApplyRope(table, pairing, positions, num_heads, head_stride, rows);
+    return;
+  }
+  const auto rotate =
+      pairing == RopePairing::kInterleaved ? cpu::RotateInterleaved : cpu::RotateHalves;
+  const int64_t grain = RowGrain(num_heads * table.num_pairs * 2);
+  context.pool().ParallelFor(rows.rows, grain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t first = positions[static_cast<size_t>(r)] * table.num_pairs;
+      for (int64_t h = 0; h < num_heads; ++h) {
+        rotate(table.cos.data() + first, table.sin.data() + first, table.num_pairs,
+               rows.Row(r) + h * head_stride);
+      }
+    }
+  });
 }
 
 }  // namespace conclave::kernels

@@ -1,15 +1,9 @@
 #include "kernels/cpu/rounded_rows.h"
 
 #include "kernels/cpu/rows_avx512.h"
+#include "kernels/row_grain.h"
 
 namespace conclave::kernels::cpu {
-namespace {
-
-// Rows that one thread rounds at least: less is not worth waking another.
-constexpr int64_t kGrainElements = 32768;
-
-}  // namespace
-
 size_t RoundedBytes(WeightFormat format, int64_t num_rows, int64_t num_inputs) {
   return static_cast<size_t>(num_rows * NumSteps(format, num_inputs)) * sizeof(float);
 }
@@ -24,7 +18,7 @@ RoundedRows RoundRowsFor(WeightFormat format, MatrixView<const float> input, Scr
   bf16* rounded =
       reinterpret_cast<bf16*>(context.Scratch(slot, RoundedBytes(format, input.rows, input.cols)));
   context.pool().ParallelFor(
-      input.rows, kGrainElements / (input.cols + 1) + 1, [&](int64_t begin, int64_t end, int) {
+      input.rows, RowGrain(input.cols), [&](int64_t begin, int64_t end, int) {
         for (int64_t r = begin; r < end; ++r) {
           RoundRow(input.Row(r), input.cols, 2 * steps, rounded + r * 2 * steps);
         }

@@ -18,4 +18,29 @@ void SiluMultiply(const float* gate, const float* up, int64_t count, bf16* outpu
 // row[i] += bias[i].
 void AddTo(const float* bias, int64_t count, float* row);
 
+// output[i] = a[i] + b[i]; output may be a or b.
+void AddRows(const float* a, const float* b, int64_t count, float* output);
+
+// row[i] *= sigmoid(score).
+void ScaleRowBySigmoid(float score, int64_t count, float* row);
+
+// kernels/norm.h, one row.
+void NormRow(const float* input, const float* weight, float epsilon, int64_t count, float* output);
+
+// kernels/rope.h, one head, in place: pairs (2i, 2i+1), or (i, i + num_pairs).
+void RotateInterleaved(const float* cos, const float* sin, int64_t num_pairs, float* head);
+void RotateHalves(const float* cos, const float* sin, int64_t num_pairs, float* head);
+
+// accumulator[i] = fma(weights[j], rows[j * stride + i], accumulator[i]) for j ascending.
+void CombineRows(const float* rows, int64_t stride, const float* weights, int64_t num_rows,
+                 int64_t count, float* accumulator);
+
+// kernels/gate.h, step 1. scores: [count], may be logits.
+void SoftmaxScores(const float* logits, int64_t count, float* scores);
+void SigmoidScores(const float* logits, int64_t count, float* scores);
+
+// The first index of the largest of values[0, count), a NaN being none of them. Precondition: not
+// all are NaN.
+int64_t IndexOfMax(const float* values, int64_t count);
+
 }  // namespace conclave::kernels::cpu

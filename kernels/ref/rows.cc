@@ -102,6 +102,12 @@ void ApplyRope(const RopeTable& table, RopePairing pairing, std::span<const int3
   }
 }
 
+void Add(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> output) {
+  for (int64_t r = 0; r < output.rows; ++r) {
+    for (int64_t i = 0; i < output.cols; ++i) output.Row(r)[i] = a.Row(r)[i] + b.Row(r)[i];
+  }
+}
+
 void ScaleBySigmoid(std::span<const float> scores, MatrixView<float> rows) {
   for (int64_t r = 0; r < rows.rows; ++r) {
     const float factor = Sigmoid(scores[r]);

@@ -17,6 +17,8 @@ void RmsNorm(MatrixView<const float> input, const float* weight, float epsilon,
 void ApplyRope(const RopeTable& table, RopePairing pairing, std::span<const int32_t> positions,
                int64_t num_heads, int64_t head_stride, MatrixView<float> rows);
 
+void Add(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> output);
+
 void ScaleBySigmoid(std::span<const float> scores, MatrixView<float> rows);
 
 void Gate(const GateParameters& parameters, MatrixView<const float> logits, MatrixView<int32_t> ids,
