@@ -1,5 +1,5 @@
-// A queue of at most `capacity` items between threads: producers are refused when it is full, consumers wait with a
-// deadline. Closing wakes every waiter.
+// A queue of at most `capacity` items between threads: producers are refused when it is full,
+// consumers wait with a deadline. Closing wakes every waiter.
 #pragma once
 
 #include <cstddef>
@@ -46,12 +46,14 @@ class BoundedQueue {
   // Takes everything that is there, without waiting.
   std::vector<T> PopAll() EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
-    std::vector<T> all(std::make_move_iterator(items_.begin()), std::make_move_iterator(items_.end()));
+    std::vector<T> all(std::make_move_iterator(items_.begin()),
+                       std::make_move_iterator(items_.end()));
     items_.clear();
     return all;
   }
 
-  // Waits until an item is there or the timeout passed, without taking it. False on timeout or close.
+  // Waits until an item is there or the timeout passed, without taking it. False on timeout or
+  // close.
   bool WaitNotEmpty(Duration timeout) EXCLUDES(mutex_) {
     const auto deadline = std::chrono::steady_clock::now() + timeout;
     MutexLock lock(mutex_);

@@ -1,6 +1,7 @@
 // std::mutex and std::condition_variable with Clang's thread-safety annotations.
 //
-// Used everywhere instead of absl::Mutex: ThreadSanitizer reports false races on Debian's build of the latter.
+// Used everywhere instead of absl::Mutex: ThreadSanitizer reports false races on Debian's build of
+// the latter.
 #pragma once
 
 #include <chrono>
@@ -46,7 +47,8 @@ class SCOPED_CAPABILITY MutexLock {
   Mutex& mutex_;
 };
 
-// Waits release the mutex and hold it again on return. Every wait has a deadline (docs/architecture.md, "Threads").
+// Waits release the mutex and hold it again on return. Every wait has a deadline
+// (docs/architecture.md, "Threads").
 class CondVar {
  public:
   // Returns false if the deadline passed. May wake spuriously: wait in a loop on a condition.

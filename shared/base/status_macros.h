@@ -7,11 +7,11 @@
 #include "absl/status/statusor.h"
 
 // Returns from the enclosing function when the expression yields an error.
-#define RETURN_IF_ERROR(expression)                                      \
-  do {                                                                   \
+#define RETURN_IF_ERROR(expression)                                             \
+  do {                                                                          \
     if (::absl::Status conclave_status = (expression); !conclave_status.ok()) { \
-      return conclave_status;                                            \
-    }                                                                    \
+      return conclave_status;                                                   \
+    }                                                                           \
   } while (false)
 
 // ASSIGN_OR_RETURN(auto value, Function()): declares or assigns `value`, or returns the error.

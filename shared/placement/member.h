@@ -1,7 +1,8 @@
 // A process' membership: reports to the controller under a lease, and receives the topology.
 //
-// One per process. Owns one thread ("member") and, while connected, a second that reads. Callbacks run on the reading thread, one at a time;
-// they must not block. Without a controller the last topology, kept on disk, goes on; the thread tries to reconnect for ever.
+// One per process. Owns one thread ("member") and, while connected, a second that reads. Callbacks
+// run on the reading thread, one at a time; they must not block. Without a controller the last
+// topology, kept on disk, goes on; the thread tries to reconnect for ever.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "shared/placement/topology.h"
+#include "shared/rpc/cluster_secret.h"
 
 namespace conclave::placement {
 
@@ -75,20 +77,22 @@ struct ClusterView {
 class Membership {
  public:
   struct Options {
-    std::string controller;      // host:port
-    std::string cluster_secret;  // empty: none
-    std::string name;            // "engine-0"
+    std::string controller;  // host:port
+    rpc::ClusterSecret secret;
+    std::string name;  // "engine-0"
     MemberKind kind = MemberKind::kEngine;
-    std::string address;         // host:port of the gRPC port, as others reach it
-    std::string ops_address;     // host:port of the HTTP port
-    std::string state_dir;       // topology-<name>.json is kept here; empty: not kept
+    std::string address;      // host:port of the gRPC port, as others reach it
+    std::string ops_address;  // host:port of the HTTP port
+    std::string state_dir;    // topology-<name>.json is kept here; empty: not kept
     // Called before each report, on the member thread; thread-safe and quick.
     std::function<MemberStatus()> status;
-    // Called with each newer topology (first the one from disk, if there is one), in order. May be null.
+    // Called with each newer topology (first the one from disk, if there is one), in order. May be
+    // null.
     std::function<void(std::shared_ptr<const Topology>)> on_topology;
     // Gateways: called at every report period. May be null.
     std::function<void(const ClusterView&)> on_cluster;
-    // Called once when the controller refuses this member for good (its name is taken, a wrong secret); default: logs. May be null.
+    // Called once when the controller refuses this member for good (its name is taken, a wrong
+    // secret); default: logs. May be null.
     std::function<void(const absl::Status&)> on_refused;
   };
 
@@ -97,12 +101,13 @@ class Membership {
   ~Membership();  // leaves, joins
 
   std::shared_ptr<const Topology> topology() const;  // null before the first
-  bool connected() const;  // to a controller, now
+  bool connected() const;                            // to a controller, now
 
   // Sends a report soon instead of at the next period: after a change of state or holdings.
   void ReportNow();
 
-  // Tells the controller that this member is going, so that its lease ends at once. Idempotent; waits at most a second.
+  // Tells the controller that this member is going, so that its lease ends at once. Idempotent;
+  // waits at most a second.
   void Leave();
 
  private:

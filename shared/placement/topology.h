@@ -27,7 +27,8 @@ struct ExpertKey {
 };
 using ExpertKeys = std::set<ExpertKey>;
 
-// What a member serves. Members with equal fingerprints belong together, whatever their paths are called.
+// What a member serves. Members with equal fingerprints belong together, whatever their paths are
+// called.
 struct ModelIdentity {
   std::string fingerprint;  // 64 hex digits
   std::string served_name;
@@ -46,8 +47,9 @@ struct TopologyWorker {
   std::string address;  // host:port
   std::string host;     // failure domain
   bool live = false;    // holds its lease
-  ExpertKeys hold;      // what the worker is to have loaded: it loads what is missing and releases the rest
-  ExpertKeys serve;     // what engines send it: loaded, and this worker's by the placement
+  ExpertKeys
+      hold;  // what the worker is to have loaded: it loads what is missing and releases the rest
+  ExpertKeys serve;  // what engines send it: loaded, and this worker's by the placement
   friend bool operator==(const TopologyWorker&, const TopologyWorker&) = default;
 };
 
@@ -68,7 +70,7 @@ struct Topology {
   const ModelTopology* Find(std::string_view fingerprint) const;
 };
 
-// "layers 1-4: experts 0-7" for messages and `ps`; empty for none.
+// "layers 1-4 experts 0-7; layer 5 expert 3" for messages; empty for none.
 std::string DescribeExperts(const ExpertKeys& experts);
 
 }  // namespace conclave::placement

@@ -1,0 +1,336 @@
+#include "services/controller/cluster.h"
+
+#include <algorithm>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+
+namespace conclave::controller {
+
+using placement::Epoch;
+using placement::ExpertKey;
+using placement::ExpertKeys;
+using placement::MemberKind;
+using placement::MemberState;
+using placement::ModelTopology;
+using placement::TopologyWorker;
+
+namespace {
+
+int64_t UnixMs() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+absl::Status ValidateReport(const Report& report) {
+  if (report.name.empty() || report.incarnation.empty() || report.address.empty()) {
+    return absl::InvalidArgumentError("a member's report needs name, incarnation and address");
+  }
+  if (!report.status.model) return absl::OkStatus();
+  const placement::ModelIdentity& model = *report.status.model;
+  if (model.fingerprint.empty() || model.num_experts <= 0 ||
+      !std::is_sorted(model.moe_layers.begin(), model.moe_layers.end())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(report.name,
+                     ": model identity without fingerprint or experts, or with "
+                     "unordered layers"));
+  }
+  const ExpertKeys all = model.AllExperts();
+  for (const ExpertKey& key : report.status.holds) {
+    if (!all.contains(key)) {
+      return absl::InvalidArgumentError(absl::StrCat(report.name, ": holds layer ", key.layer,
+                                                     " expert ", key.expert,
+                                                     ", which its model does not have"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+bool ServesModel(const Report& report, MemberKind kind, const std::string& fingerprint) {
+  return report.kind == kind && report.status.model &&
+         report.status.model->fingerprint == fingerprint;
+}
+
+}  // namespace
+
+Cluster::Cluster(const Options& options, uint64_t term, const Clock* clock)
+    : options_(options), clock_(clock), started_at_(clock->Now()), term_(term) {
+  topology_.epoch = {term_, 0};
+}
+
+void Cluster::Tell(const std::string& member, std::string text) {
+  events_.push_back({UnixMs(), member, std::move(text)});
+  if (events_.size() > options_.max_events) events_.pop_front();
+}
+
+void Cluster::MarkReplan(const std::string& fingerprint) {
+  Model& model = models_[fingerprint];
+  model.replan = true;
+  model.changed_at = clock_->Now();
+}
+
+absl::Status Cluster::OnReport(Report report) {
+  if (absl::Status valid = ValidateReport(report); !valid.ok()) return valid;
+  const auto known = members_.find(report.name);
+  if (known != members_.end() && known->second.live && known->second.connected &&
+      known->second.report.incarnation != report.incarnation) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("the name ", report.name, " belongs to process ", known->second.report.pid,
+                     " at ", known->second.report.address, "; start this one with another --name"));
+  }
+  if (report.highest_term > 0) members_know_topologies_ = true;
+  if (report.highest_term > term_) {
+    term_ = report.highest_term + 1;
+    topology_.epoch = {term_, topology_.epoch.number + 1};
+    Tell("controller", absl::StrCat("took term ", term_, ": ", report.name, " has seen term ",
+                                    report.highest_term));
+  }
+
+  const bool is_new = known == members_.end() || !known->second.live ||
+                      known->second.report.incarnation != report.incarnation;
+  const std::optional<placement::ModelIdentity> model_before =
+      is_new ? std::nullopt : known->second.report.status.model;
+  const MemberState state_before =
+      is_new ? MemberState::kLoading : known->second.report.status.state;
+  Member& member = members_[report.name];
+  if (report.status.model) {
+    models_[report.status.model->fingerprint].identity = *report.status.model;
+  }
+  if (report.last_topology || is_new) AdoptOwners(report);
+  member.report = std::move(report);
+  member.report.last_topology.reset();
+  member.last_report = clock_->Now();
+  member.live = true;
+  member.connected = true;
+
+  const Report& now = member.report;
+  if (is_new) {
+    Tell(now.name, absl::StrCat("joined as process ", now.pid, " at ", now.address));
+  }
+  if (now.kind == MemberKind::kExpert && now.status.model && now.status.model != model_before) {
+    MarkReplan(now.status.model->fingerprint);
+  }
+  if (now.status.state != state_before) {
+    Tell(now.name, now.status.state == MemberState::kReady      ? "ready"
+                   : now.status.state == MemberState::kDraining ? "draining"
+                                                                : "loading");
+  }
+  if (now.leaving) Lose(member, "left");
+  Publish();
+  return absl::OkStatus();
+}
+
+void Cluster::AdoptOwners(const Report& report) {
+  // Only what has no owner yet: after a controller restart the first to report decides, and members
+  // hold the same topology.
+  if (report.last_topology) {
+    for (const ModelTopology& model : report.last_topology->models) {
+      Model& mine = models_[model.model.fingerprint];
+      if (mine.identity.fingerprint.empty()) mine.identity = model.model;
+      for (const TopologyWorker& worker : model.workers) {
+        for (const ExpertKey& key : worker.serve) mine.owners.emplace(key, worker.name);
+      }
+    }
+  }
+  if (report.kind == MemberKind::kExpert && report.status.model) {
+    Model& mine = models_[report.status.model->fingerprint];
+    for (const ExpertKey& key : report.status.holds) mine.owners.emplace(key, report.name);
+  }
+}
+
+void Cluster::OnDisconnected(const std::string& name, const std::string& incarnation) {
+  const auto it = members_.find(name);
+  if (it == members_.end() || it->second.report.incarnation != incarnation) return;
+  it->second.connected = false;
+}
+
+void Cluster::Lose(Member& member, const std::string& why) {
+  member.live = false;
+  member.connected = false;
+  const ExpertKeys& holds = member.report.status.holds;
+  Tell(member.report.name,
+       absl::StrCat(why,
+                    holds.empty() ? "" : absl::StrCat("; ", holds.size(), " experts wait for it")));
+}
+
+void Cluster::Tick() {
+  const TimePoint now = clock_->Now();
+  for (auto it = members_.begin(); it != members_.end();) {
+    Member& member = it->second;
+    if (member.live && now - member.last_report > options_.lease)
+      Lose(member, "lost: its lease ran out");
+    if (!member.live && now - member.last_report > options_.remember) {
+      it = members_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+  PlanDueModels();
+  Publish();
+}
+
+void Cluster::PlanDueModels() {
+  const TimePoint now = clock_->Now();
+  const bool settling = members_know_topologies_ && now - started_at_ < options_.lease;
+  for (auto& [fingerprint, model] : models_) {
+    if (model.identity.fingerprint.empty()) continue;
+    // Workers that are gone for a short while keep what they own: they usually come back.
+    std::vector<placement::PlannerWorker> workers;
+    std::set<std::string> names;
+    for (const auto& [name, member] : members_) {
+      if (!ServesModel(member.report, MemberKind::kExpert, fingerprint)) continue;
+      if (member.live || now - member.last_report < options_.reassign_after) {
+        workers.push_back({name, member.report.status.capacity_bytes});
+        names.insert(name);
+      }
+    }
+    for (const auto& [key, owner] : model.owners) {
+      if (names.contains(owner)) continue;
+      if (!members_.contains(owner) && now - started_at_ < options_.reassign_after) {
+        // Known from a topology before this controller's time: its owner may still report.
+        workers.push_back({owner, 0});
+        names.insert(owner);
+      } else {
+        model.replan = true;
+      }
+    }
+    std::sort(workers.begin(), workers.end(),
+              [](const auto& a, const auto& b) { return a.name < b.name; });
+    if (!model.replan || settling || workers.empty()) continue;
+    if (now - model.changed_at < options_.quiet) continue;
+    model.replan = false;
+    placement::Plan plan = placement::PlanPlacement(model.identity, workers, model.owners);
+    if (plan.owners != model.owners) {
+      int64_t moved = 0;
+      for (const auto& [key, owner] : plan.owners) {
+        const auto before = model.owners.find(key);
+        if (before != model.owners.end() && before->second != owner) ++moved;
+      }
+      Tell("controller",
+           absl::StrCat("placed ", plan.owners.size(), " experts of ", model.identity.served_name,
+                        " on ", workers.size(), workers.size() == 1 ? " worker" : " workers",
+                        moved > 0 ? absl::StrCat(", ", moved, " moved") : ""));
+    }
+    if (!plan.unplaced.empty() && plan.unplaced != model.unplaced_told) {
+      Tell("controller",
+           absl::StrCat(plan.unplaced.size(), " experts of ", model.identity.served_name,
+                        " fit on no worker (", placement::DescribeExperts(plan.unplaced),
+                        "): add workers or raise their --memory"));
+    }
+    model.unplaced_told = std::move(plan.unplaced);
+    model.owners = std::move(plan.owners);
+  }
+}
+
+ModelTopology Cluster::TopologyOf(Model& model) const {
+  ModelTopology topology;
+  topology.model = model.identity;
+  std::map<std::string, ExpertKeys> owned;
+  for (const auto& [key, owner] : model.owners) owned[owner].insert(key);
+
+  std::map<std::string, const Member*> workers;
+  for (const auto& [name, member] : members_) {
+    if (!ServesModel(member.report, MemberKind::kExpert, model.identity.fingerprint)) continue;
+    if (member.live || owned.contains(name)) workers[name] = &member;
+  }
+  // Each expert is served by its owner once loaded there; until then by whoever still holds it.
+  std::map<ExpertKey, std::string> server;
+  for (const bool owners_turn : {true, false}) {
+    for (const auto& [name, member] : workers) {
+      for (const ExpertKey& key : member->report.status.holds) {
+        const auto owner = model.owners.find(key);
+        const bool owns = owner != model.owners.end() && owner->second == name;
+        if (owns == owners_turn && (member->live || owns)) server.emplace(key, name);
+      }
+    }
+  }
+  for (const auto& [name, member] : workers) {
+    TopologyWorker& worker = topology.workers.emplace_back();
+    worker.name = name;
+    worker.address = member->report.address;
+    worker.host = member->report.host;
+    worker.live = member->live;
+    worker.hold = owned[name];
+    for (const ExpertKey& key : member->report.status.holds) {
+      if (server[key] == name) {
+        worker.serve.insert(key);
+        worker.hold.insert(key);
+      } else if (model.retained.contains({key, name})) {
+        worker.hold.insert(key);
+      }
+    }
+  }
+  return topology;
+}
+
+bool Cluster::AllEnginesHaveSeen(const std::string& fingerprint, Epoch epoch) const {
+  for (const auto& [name, member] : members_) {
+    if (member.live && ServesModel(member.report, MemberKind::kEngine, fingerprint) &&
+        member.report.seen_epoch < epoch) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void Cluster::Publish() {
+  std::vector<ModelTopology> models;
+  const Epoch next{term_, topology_.epoch.number + 1};
+  for (auto& [fingerprint, model] : models_) {
+    if (model.identity.fingerprint.empty()) continue;
+    std::erase_if(model.retained, [&](const auto& entry) {
+      return entry.second <= topology_.epoch && AllEnginesHaveSeen(fingerprint, entry.second);
+    });
+    // What a worker served in the published topology and does not serve in the next stays loaded
+    // for now.
+    ModelTopology candidate = TopologyOf(model);
+    if (const ModelTopology* published = topology_.Find(fingerprint); published != nullptr) {
+      for (const TopologyWorker& before : published->workers) {
+        const TopologyWorker* after = candidate.FindWorker(before.name);
+        if (after == nullptr) continue;
+        for (const ExpertKey& key : before.serve) {
+          if (!after->serve.contains(key))
+            model.retained.emplace(std::pair{key, before.name}, next);
+        }
+      }
+      candidate = TopologyOf(model);
+    }
+    if (!candidate.workers.empty()) models.push_back(std::move(candidate));
+  }
+  if (models == topology_.models && topology_.epoch.term == term_) return;
+  topology_ = {next, std::move(models)};
+}
+
+placement::ClusterView Cluster::view() const {
+  placement::ClusterView view;
+  for (const auto& [name, member] : members_) {
+    const Report& report = member.report;
+    if (!member.live || report.kind != MemberKind::kEngine || !report.status.model) continue;
+    view.engines.push_back({name, report.address, report.status.model->fingerprint,
+                            report.status.model->served_name, report.status.state,
+                            report.status.engine});
+  }
+  for (const ModelTopology& model : topology_.models) {
+    ExpertKeys missing = model.Missing();
+    if (!missing.empty()) view.missing.push_back({model.model.fingerprint, std::move(missing)});
+  }
+  return view;
+}
+
+std::vector<MemberRow> Cluster::members() const {
+  std::vector<MemberRow> rows;
+  for (const auto& [name, member] : members_) {
+    rows.push_back(
+        {member.report, member.live,
+         member.live ? options_.lease - (clock_->Now() - member.last_report) : Duration(0)});
+  }
+  return rows;
+}
+
+std::vector<ClusterEvent> Cluster::events(size_t last) const {
+  const size_t count = last == 0 ? events_.size() : std::min(last, events_.size());
+  return {events_.end() - static_cast<ptrdiff_t>(count), events_.end()};
+}
+
+}  // namespace conclave::controller

@@ -1,0 +1,129 @@
+// What the controller knows: members under leases, who owns which expert, and the topology that
+// follows.
+//
+// Pure: no I/O and no threads; time comes from a Clock. The controller's service calls it under one
+// mutex. Soft state only: everything but the term can be rebuilt from what members report.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "shared/base/clock.h"
+#include "shared/placement/member.h"
+#include "shared/placement/planner.h"
+#include "shared/placement/topology.h"
+
+namespace conclave::controller {
+
+// One report, as it came.
+struct Report {
+  std::string name;
+  std::string incarnation;
+  placement::MemberKind kind = placement::MemberKind::kEngine;
+  placement::MemberStatus status;
+  std::string address;
+  std::string ops_address;
+  std::string host;
+  std::string version;
+  int64_t pid = 0;
+  int64_t resident_bytes = 0;
+  bool leaving = false;
+  placement::Epoch seen_epoch;
+  uint64_t highest_term = 0;
+  std::optional<placement::Topology> last_topology;  // in a stream's first report
+};
+
+struct MemberRow {
+  Report report;  // the newest
+  bool live = false;
+  Duration lease_remaining{0};
+};
+
+struct ClusterEvent {
+  int64_t unix_ms = 0;
+  std::string member;
+  std::string text;
+};
+
+class Cluster {
+ public:
+  struct Options {
+    Duration lease = std::chrono::milliseconds(2000);
+    // A first placement waits until no worker has joined for this long, so that workers started
+    // together share from the start.
+    Duration quiet = std::chrono::milliseconds(250);
+    // A worker that is gone for this long loses its experts to the others.
+    Duration reassign_after = std::chrono::seconds(10);
+    // Members that are gone are listed for this long.
+    Duration remember = std::chrono::seconds(60);
+    size_t max_events = 1000;
+  };
+
+  // `term`: above that of the state file. Nothing is moved for one lease time from now if a member
+  // has seen a topology before.
+  Cluster(const Options& options, uint64_t term, const Clock* clock);
+
+  // Takes a report and renews the member's lease. ALREADY_EXISTS when the name belongs to another
+  // live process; INVALID_ARGUMENT for a report that makes no sense. Nothing changes on an error.
+  absl::Status OnReport(Report report);
+
+  // The member's stream broke: its lease runs on, but another process may take its name.
+  void OnDisconnected(const std::string& name, const std::string& incarnation);
+
+  // Ends leases that ran out and plans what is due. Called at least every 100 ms.
+  void Tick();
+
+  // The newest topology; its epoch's number grows with each change of content.
+  const placement::Topology& topology() const { return topology_; }
+  uint64_t term() const {
+    return term_;
+  }  // grows when a member has seen a higher one: to be written to the state file
+
+  placement::ClusterView view() const;
+  std::vector<MemberRow> members() const;               // ascending by name; lost ones for a while
+  std::vector<ClusterEvent> events(size_t last) const;  // oldest first; 0: all
+
+ private:
+  struct Member {
+    Report report;
+    TimePoint last_report;
+    bool live = false;
+    bool connected = false;
+  };
+  struct Model {
+    placement::ModelIdentity identity;
+    placement::Owners owners;
+    bool replan = false;   // the set of workers changed
+    TimePoint changed_at;  // when it last did
+    // An expert that a worker no longer serves stays loaded until every live engine has seen this
+    // epoch.
+    std::map<std::pair<placement::ExpertKey, std::string>, placement::Epoch> retained;
+    placement::ExpertKeys unplaced_told;
+  };
+
+  void Lose(Member& member, const std::string& why);
+  void AdoptOwners(const Report& report);
+  void MarkReplan(const std::string& fingerprint);
+  void PlanDueModels();
+  void Publish();
+  placement::ModelTopology TopologyOf(Model& model) const;
+  bool AllEnginesHaveSeen(const std::string& fingerprint, placement::Epoch epoch) const;
+  void Tell(const std::string& member, std::string text);
+
+  const Options options_;
+  const Clock* const clock_;
+  const TimePoint started_at_;
+  uint64_t term_;
+  bool members_know_topologies_ = false;
+  std::map<std::string, Member> members_;
+  std::map<std::string, Model> models_;  // by fingerprint
+  placement::Topology topology_;
+  std::deque<ClusterEvent> events_;
+};
+
+}  // namespace conclave::controller

@@ -1,0 +1,254 @@
+#include "services/controller/cluster.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace conclave::controller {
+namespace {
+
+using placement::Epoch;
+using placement::ExpertKeys;
+using placement::MemberKind;
+using placement::MemberState;
+using placement::ModelTopology;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+placement::ModelIdentity MakeModel() {
+  placement::ModelIdentity model;
+  model.fingerprint = std::string(64, 'a');
+  model.served_name = "tales";
+  model.numerics_class = "bf16";
+  model.num_layers = 3;
+  model.moe_layers = {1, 2};
+  model.num_experts = 4;
+  model.expert_bytes = 100;
+  return model;
+}
+
+Report MakeReport(const std::string& name, MemberKind kind) {
+  Report report;
+  report.name = name;
+  report.incarnation = name + "-first";
+  report.kind = kind;
+  report.status.state = MemberState::kReady;
+  if (kind != MemberKind::kGateway) report.status.model = MakeModel();
+  report.address = "127.0.0.1:1";
+  report.pid = 1;
+  return report;
+}
+
+class ClusterTest : public testing::Test {
+ protected:
+  ClusterTest() : cluster_(Cluster::Options{}, /*term=*/1, &clock_) {}
+
+  void Send(const Report& report) { ASSERT_TRUE(cluster_.OnReport(report).ok()); }
+
+  // Lets time pass while the members that are given keep reporting.
+  void Pass(Duration time, const std::vector<Report*>& reporting) {
+    for (Duration passed{0}; passed < time; passed += milliseconds(50)) {
+      clock_.Advance(milliseconds(50));
+      for (const Report* report : reporting) Send(*report);
+      cluster_.Tick();
+    }
+  }
+
+  const ModelTopology& Model() { return cluster_.topology().models.at(0); }
+  const ExpertKeys& Hold(const std::string& name) { return Model().FindWorker(name)->hold; }
+  const ExpertKeys& Serve(const std::string& name) { return Model().FindWorker(name)->serve; }
+
+  // The worker loads what it is told to hold and releases the rest.
+  void Obey(Report& worker) {
+    worker.status.holds = Hold(worker.name);
+    Send(worker);
+  }
+
+  SimulatedClock clock_;
+  Cluster cluster_;
+  Report engine_ = MakeReport("engine-0", MemberKind::kEngine);
+  Report first_ = MakeReport("expert-0", MemberKind::kExpert);
+  Report second_ = MakeReport("expert-1", MemberKind::kExpert);
+};
+
+TEST_F(ClusterTest, WorkersStartedTogetherShareTheExperts) {
+  Send(first_);
+  clock_.Advance(milliseconds(100));
+  Send(second_);
+  Pass(milliseconds(400), {&first_, &second_});
+  EXPECT_EQ(Hold("expert-0").size(), 4u);
+  EXPECT_EQ(Hold("expert-1").size(), 4u);
+  EXPECT_TRUE(Serve("expert-0").empty());
+  EXPECT_EQ(Model().Missing().size(), 8u);
+  Obey(first_);
+  Obey(second_);
+  EXPECT_EQ(Serve("expert-0"), Hold("expert-0"));
+  EXPECT_TRUE(Model().Missing().empty());
+}
+
+TEST_F(ClusterTest, EpochGrowsOnlyWhenSomethingChanges) {
+  Send(first_);
+  Pass(milliseconds(400), {&first_});
+  Obey(first_);
+  const Epoch before = cluster_.topology().epoch;
+  Pass(seconds(3), {&first_});
+  EXPECT_EQ(cluster_.topology().epoch, before);
+}
+
+TEST_F(ClusterTest, AJoiningWorkerTakesOverWithoutAGap) {
+  Send(engine_);
+  Send(first_);
+  Pass(milliseconds(400), {&engine_, &first_});
+  Obey(first_);
+  Send(second_);
+  Pass(milliseconds(400), {&engine_, &first_, &second_});
+  // Half of it is to move; until it is loaded there, the first worker serves all.
+  EXPECT_EQ(Hold("expert-1").size(), 4u);
+  EXPECT_EQ(Serve("expert-0").size(), 8u);
+  EXPECT_TRUE(Model().Missing().empty());
+  Obey(second_);
+  EXPECT_EQ(Serve("expert-0").size(), 4u);
+  EXPECT_EQ(Serve("expert-1").size(), 4u);
+  EXPECT_TRUE(Model().Missing().empty());
+  // The moved ones stay loaded until the engine knows.
+  EXPECT_EQ(Hold("expert-0").size(), 8u);
+  engine_.seen_epoch = cluster_.topology().epoch;
+  Send(engine_);
+  EXPECT_EQ(Hold("expert-0").size(), 4u);
+}
+
+TEST_F(ClusterTest, AnEngineThatIsGoneDelaysNoRelease) {
+  Send(engine_);
+  Send(first_);
+  Pass(milliseconds(400), {&engine_, &first_});
+  Obey(first_);
+  Send(second_);
+  Pass(milliseconds(400), {&engine_, &first_, &second_});
+  Obey(second_);
+  EXPECT_EQ(Hold("expert-0").size(), 8u);
+  Pass(milliseconds(2100), {&first_, &second_});
+  EXPECT_EQ(Hold("expert-0").size(), 4u);
+}
+
+TEST_F(ClusterTest, ALostWorkerKeepsItsExpertsForAWhile) {
+  Send(first_);
+  Send(second_);
+  Pass(milliseconds(400), {&first_, &second_});
+  Obey(first_);
+  Obey(second_);
+  Pass(milliseconds(2100), {&first_});
+  EXPECT_FALSE(Model().FindWorker("expert-1")->live);
+  EXPECT_EQ(Model().Missing().size(), 4u);
+  EXPECT_EQ(Hold("expert-0").size(), 4u);
+  ASSERT_EQ(cluster_.view().missing.size(), 1u);
+  EXPECT_EQ(cluster_.view().missing[0].experts.size(), 4u);
+  // Back with empty hands: the same experts are its own again.
+  second_.incarnation = "another";
+  second_.status.holds.clear();
+  Send(second_);
+  EXPECT_EQ(Hold("expert-1").size(), 4u);
+  Obey(second_);
+  EXPECT_TRUE(Model().Missing().empty());
+}
+
+TEST_F(ClusterTest, AWorkerGoneForLongLosesItsExperts) {
+  Send(first_);
+  Send(second_);
+  Pass(milliseconds(400), {&first_, &second_});
+  Obey(first_);
+  Obey(second_);
+  Pass(seconds(11), {&first_});
+  EXPECT_EQ(Hold("expert-0").size(), 8u);
+  Obey(first_);
+  EXPECT_TRUE(Model().Missing().empty());
+}
+
+TEST_F(ClusterTest, ANameInUseIsRefused) {
+  Send(first_);
+  Report intruder = first_;
+  intruder.incarnation = "other";
+  const absl::Status status = cluster_.OnReport(intruder);
+  EXPECT_EQ(status.code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("--name"));
+  // Once the first one's stream broke, a restarted process takes the name.
+  cluster_.OnDisconnected("expert-0", first_.incarnation);
+  EXPECT_TRUE(cluster_.OnReport(intruder).ok());
+}
+
+TEST_F(ClusterTest, LeavingEndsTheLeaseAtOnce) {
+  Send(engine_);
+  EXPECT_EQ(cluster_.view().engines.size(), 1u);
+  engine_.leaving = true;
+  Send(engine_);
+  EXPECT_TRUE(cluster_.view().engines.empty());
+  EXPECT_FALSE(cluster_.members().at(0).live);
+}
+
+TEST_F(ClusterTest, TakesATermAboveTheMembers) {
+  engine_.highest_term = 41;
+  Send(engine_);
+  EXPECT_EQ(cluster_.term(), 42u);
+  EXPECT_EQ(cluster_.topology().epoch.term, 42u);
+}
+
+TEST_F(ClusterTest, ARestartedControllerMovesNothing) {
+  // Before: the second worker owns everything, which a fresh plan would not choose.
+  placement::Topology last;
+  last.epoch = {1, 5};
+  ModelTopology& model = last.models.emplace_back();
+  model.model = MakeModel();
+  model.workers.push_back(
+      {"expert-1", "127.0.0.1:1", "", true, model.model.AllExperts(), model.model.AllExperts()});
+  engine_.last_topology = last;
+  engine_.highest_term = 1;
+  Send(engine_);
+  engine_.last_topology.reset();
+  Send(first_);
+  Pass(milliseconds(900), {&engine_, &first_});
+  EXPECT_TRUE(Hold("expert-0").empty());
+  second_.status.holds = MakeModel().AllExperts();
+  Send(second_);
+  Pass(milliseconds(900), {&engine_, &first_, &second_});
+  EXPECT_EQ(Serve("expert-1").size(), 8u);
+  EXPECT_TRUE(Hold("expert-0").empty());
+  // After a lease time it balances.
+  Pass(milliseconds(600), {&engine_, &first_, &second_});
+  EXPECT_EQ(Hold("expert-0").size(), 4u);
+  EXPECT_EQ(Serve("expert-1").size(), 8u);
+}
+
+TEST_F(ClusterTest, ModelsAreToldApartByFingerprint) {
+  Report other = second_;
+  other.status.model->fingerprint = std::string(64, 'b');
+  Send(first_);
+  Send(other);
+  Pass(milliseconds(400), {&first_, &other});
+  ASSERT_EQ(cluster_.topology().models.size(), 2u);
+  EXPECT_EQ(cluster_.topology().models[0].workers.size(), 1u);
+  EXPECT_EQ(cluster_.topology().models[1].workers.size(), 1u);
+}
+
+TEST_F(ClusterTest, ExpertsThatFitNowhereAreTold) {
+  first_.status.capacity_bytes = 300;
+  Send(first_);
+  Pass(milliseconds(400), {&first_});
+  EXPECT_EQ(Hold("expert-0").size(), 3u);
+  EXPECT_THAT(cluster_.events(0).back().text, testing::HasSubstr("--memory"));
+}
+
+TEST_F(ClusterTest, AHoldingTheModelDoesNotHaveIsRefused) {
+  first_.status.holds = {{0, 0}};  // a dense layer
+  EXPECT_EQ(cluster_.OnReport(first_).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(cluster_.members().empty());
+}
+
+TEST_F(ClusterTest, EventsAreBoundedAndOrdered) {
+  for (int i = 0; i < 2000; ++i) {
+    engine_.status.state = i % 2 == 0 ? MemberState::kReady : MemberState::kLoading;
+    Send(engine_);
+  }
+  EXPECT_EQ(cluster_.events(0).size(), 1000u);
+  EXPECT_EQ(cluster_.events(3).size(), 3u);
+}
+
+}  // namespace
+}  // namespace conclave::controller
