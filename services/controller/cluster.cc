@@ -110,6 +110,7 @@ absl::Status Cluster::OnReport(Report report) {
   }
   if (now.kind == MemberKind::kExpert && now.status.model && now.status.model != model_before) {
     MarkReplan(now.status.model->fingerprint);
+    TellOfOtherCheckpoint(now);
   }
   if (now.status.state != state_before) {
     Tell(now.name, now.status.state == MemberState::kReady      ? "ready"
@@ -119,6 +120,22 @@ absl::Status Cluster::OnReport(Report report) {
   if (now.leaving) Lose(member, "left");
   Publish();
   return absl::OkStatus();
+}
+
+void Cluster::TellOfOtherCheckpoint(const Report& worker) {
+  const std::string& mine = worker.status.model->fingerprint;
+  const Report* other = nullptr;
+  for (const auto& [name, member] : members_) {
+    const Report& report = member.report;
+    if (!member.live || report.kind != MemberKind::kEngine || !report.status.model) continue;
+    if (report.status.model->fingerprint == mine) return;
+    other = &report;
+  }
+  if (other == nullptr) return;
+  Tell(worker.name,
+       absl::StrCat("serves fingerprint ", mine.substr(0, 12), ", but ", other->name, " serves ",
+                    other->status.model->fingerprint.substr(0, 12),
+                    ": it gets no work until an engine serves the same checkpoint and numerics"));
 }
 
 void Cluster::AdoptOwners(const Report& report) {

@@ -108,6 +108,7 @@ class Cluster {
 
   void Lose(Member& member, const std::string& why);
   void AdoptOwners(const Report& report);
+  void TellOfOtherCheckpoint(const Report& worker);
   void MarkReplan(const std::string& fingerprint);
   void PlanDueModels();
   void Publish();

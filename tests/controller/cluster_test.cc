@@ -227,6 +227,19 @@ TEST_F(ClusterTest, ModelsAreToldApartByFingerprint) {
   EXPECT_EQ(cluster_.topology().models[1].workers.size(), 1u);
 }
 
+TEST_F(ClusterTest, AWorkerOfAnotherCheckpointIsTold) {
+  Send(engine_);
+  Send(first_);
+  EXPECT_THAT(cluster_.events(1)[0].text, testing::HasSubstr("ready"));
+  second_.status.model->fingerprint = std::string(64, 'b');
+  Send(second_);
+  const std::vector<ClusterEvent> events = cluster_.events(0);
+  EXPECT_TRUE(std::any_of(events.begin(), events.end(), [](const ClusterEvent& event) {
+    return event.member == "expert-1" && event.text.find("bbbbbbbbbbbb") != std::string::npos &&
+           event.text.find("aaaaaaaaaaaa") != std::string::npos;
+  }));
+}
+
 TEST_F(ClusterTest, ExpertsThatFitNowhereAreTold) {
   first_.status.capacity_bytes = 300;
   Send(first_);

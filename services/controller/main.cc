@@ -1,0 +1,73 @@
+// conclave-controller: keeps the members' leases and publishes the topology.
+#include <cstdio>
+#include <string>
+
+#include "services/controller/controller_service.h"
+#include "shared/base/log.h"
+#include "shared/base/signals.h"
+#include "shared/base/status_macros.h"
+#include "shared/http/ops_server.h"
+#include "shared/options/options.h"
+#include "shared/rpc/server.h"
+
+namespace conclave {
+namespace {
+
+absl::Status Run(int argc, char** argv) {
+  StopSignals signals;
+  AllOptions options;
+  Settings settings("conclave-controller", "controller",
+                    "Keeps the members' leases and decides which worker holds which expert.");
+  options.Bind(settings);
+  bool exit_now = false;
+  RETURN_IF_ERROR(settings.Parse(argc, argv, &exit_now));
+  if (exit_now) return absl::OkStatus();
+  RETURN_IF_ERROR(options.Validate("controller"));
+  RETURN_IF_ERROR(StartLog("controller", options.common.log_level, options.common.log_format));
+
+  SteadyClock clock;
+  metrics::Registry registry;
+  controller::ControllerService::Options service_options;
+  service_options.cluster.lease = std::chrono::milliseconds(options.controller.lease_ms);
+  service_options.report_period = std::chrono::milliseconds(options.controller.report_period_ms);
+  service_options.state_dir = StateDir(options.common);
+  ASSIGN_OR_RETURN(service_options.secret,
+                   rpc::ClusterSecret::Load(options.common.cluster_secret_file));
+  service_options.registry = &registry;
+  ASSIGN_OR_RETURN(const std::unique_ptr<controller::ControllerService> service,
+                   controller::ControllerService::Create(service_options, &clock));
+
+  rpc::ServerOptions server_options;
+  server_options.name = "controller";
+  server_options.listen = options.controller.listen;
+  server_options.secret = service_options.secret;
+  server_options.insecure = options.common.insecure;
+  grpc::Service* const services[] = {service.get()};
+  ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> server,
+                   rpc::Server::Start(server_options, services));
+  http::OpsServer::Options ops_options;
+  ops_options.listen = options.controller.ops_listen;
+  ops_options.readiness = [] { return http::Readiness{true, {}}; };
+  ops_options.registry = &registry;
+  ASSIGN_OR_RETURN(const std::unique_ptr<http::OpsServer> ops,
+                   http::OpsServer::Start(std::move(ops_options)));
+  server->SetServing(true);
+  LogInfo("serving", {{"grpc", server->address()}, {"http", ops->address()}});
+
+  while (!signals.WaitFor(std::chrono::seconds(3600))) {
+  }
+  LogInfo("stopping", {{"members", service->num_live_members()}});
+  service->Shutdown();
+  server->Drain(std::chrono::seconds(1));
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace conclave
+
+int main(int argc, char** argv) {
+  const absl::Status status = conclave::Run(argc, argv);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "conclave-controller: error: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
