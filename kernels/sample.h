@@ -61,8 +61,12 @@ struct SampleScratch {
     uint64_t weight = 0;  // exp((logit - maximum) / temperature) in units of 2^-40
   };
   CpuLevel level = BestCpuLevel();
-  std::vector<float> logits;
-  std::vector<uint64_t> weights;
+  std::vector<float> logits;       // [vocab_size] after bias, penalties and bans
+  std::vector<float> raw;          // [vocab_size] of the model, for log-probabilities
+  std::vector<float> maxima;       // of runs of the vocabulary
+  std::vector<int32_t> ids;        // of what may stay, ascending
+  std::vector<float> kept_logits;  // beside ids
+  std::vector<uint64_t> weights;   // beside ids
   std::vector<Candidate> candidates;
 };
 

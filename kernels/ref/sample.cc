@@ -56,11 +56,9 @@ void Penalise(const SampleParameters& parameters, std::span<const TokenCount> co
 int32_t Draw(const SampleParameters& parameters, uint64_t bits, const std::vector<float>& logits,
              const std::vector<int32_t>& order) {
   const float largest = logits[order[0]];
-  std::vector<float> exponentials(logits.size());
   std::vector<uint64_t> weights(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) {
-    exponentials[i] = Exp((logits[i] - largest) / parameters.temperature);
-    weights[i] = Weight(exponentials[i]);
+    weights[i] = Weight(Exp((logits[i] - largest) / parameters.temperature));
   }
   std::vector<int32_t> staying = order;
   if (parameters.top_k > 0 && parameters.top_k < static_cast<int64_t>(staying.size())) {
@@ -81,9 +79,8 @@ int32_t Draw(const SampleParameters& parameters, uint64_t bits, const std::vecto
     while (running < target) running += weights[staying[length++]];
     staying.resize(length);
   }
-  if (parameters.min_p > 0.0f) {
-    std::erase_if(staying, [&](int32_t id) { return exponentials[id] < parameters.min_p; });
-  }
+  const uint64_t least = Weight(parameters.min_p);
+  std::erase_if(staying, [&](int32_t id) { return weights[id] < least; });
   std::sort(staying.begin(), staying.end());
   const uint64_t r = static_cast<uint64_t>(static_cast<unsigned __int128>(bits) * sum() >> 64);
   uint64_t running = 0;
