@@ -1,0 +1,382 @@
+#include "services/engine/scheduler.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "kernels/attention.h"
+#include "shared/base/check.h"
+
+namespace conclave::engine {
+namespace {
+
+// How long a sequence without a deadline is served after those whose deadline is earlier.
+constexpr Duration kPatience = std::chrono::seconds(30);
+// A parked sequence is tried again after this long.
+constexpr Duration kParkedRetry = std::chrono::milliseconds(50);
+// A stream of a lower class gets a row at least in every so manyth step, however busy the classes
+// above are.
+constexpr uint64_t kMostSkippedSteps = 4;
+// The first prefill of a step gets at least this many tokens, so that a budget below the cost of
+// one still makes progress.
+constexpr int64_t kLeastChunk = 16;
+
+// What `count` rows from position `first` on attend to in all.
+int64_t ContextOf(int64_t first, int64_t count) { return count * first + count * (count + 1) / 2; }
+
+StepShape WithDecode(StepShape shape, const Sequence& sequence) {
+  ++shape.decode_rows;
+  shape.context_tokens += ContextOf(sequence.num_computed, 1);
+  return shape;
+}
+
+StepShape WithPrefill(StepShape shape, const Sequence& sequence, int64_t count) {
+  shape.prefill_tokens += static_cast<int32_t>(count);
+  shape.context_tokens += ContextOf(sequence.num_computed, count);
+  return shape;
+}
+
+double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+}  // namespace
+
+bool Scheduler::InOrder::operator()(const Sequence* a, const Sequence* b) const {
+  return std::tuple(a->request.qos, a->order_time, a->arrival) <
+         std::tuple(b->request.qos, b->order_time, b->arrival);
+}
+
+Scheduler::Scheduler(SchedulerOptions options, KvCache* cache, const StepTimeModel* step_time,
+                     const Clock* clock)
+    : options_(std::move(options)), cache_(cache), step_time_(step_time), clock_(clock) {
+  CONCLAVE_CHECK(options_.max_batch > 0 && options_.max_step_tokens > 0 &&
+                 options_.context_tokens > 1);
+}
+
+Scheduler::~Scheduler() {
+  for (auto& [key, sequence] : sequences_) FreeBlocks(sequence.get());
+}
+
+absl::Status Scheduler::Add(SequenceRequest request) {
+  now_ = clock_->Now();
+  if (sequences_.contains(request.key)) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        "sequence ", request.key.id,
+        " is running already on this stream: this start is refused, the first one goes on"));
+  }
+  const int64_t num_ids =
+      static_cast<int64_t>(request.prompt_ids.size() + request.generated_ids.size());
+  if (num_ids > options_.context_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the sequence has ", num_ids, " tokens and the context ", options_.context_tokens));
+  }
+  if (num_ids > cache_->capacity_tokens()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the sequence has ", num_ids, " tokens and the KV cache holds ",
+                     cache_->capacity_tokens(), ": raise kv_memory"));
+  }
+  const int64_t room = options_.max_waiting + std::max(0, options_.max_batch - num_running());
+  if (num_waiting() >= room) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(num_waiting(), " sequences are waiting and at most ", options_.max_waiting,
+                     " may: try again later"));
+  }
+
+  auto sequence = std::make_unique<Sequence>();
+  sequence->ids = request.prompt_ids;
+  sequence->ids.insert(sequence->ids.end(), request.generated_ids.begin(),
+                       request.generated_ids.end());
+  const int64_t num_prompt = static_cast<int64_t>(request.prompt_ids.size());
+  const int64_t most = std::min(options_.context_tokens, cache_->capacity_tokens());
+  sequence->length_limit =
+      request.max_tokens < most - num_prompt ? num_prompt + request.max_tokens : most;
+  sequence->arrival = next_arrival_++;
+  sequence->order_time = request.arrived + kPatience;
+  if (request.remaining.has_value()) {
+    sequence->deadline = request.arrived + *request.remaining;
+    sequence->order_time = std::min(sequence->order_time, sequence->deadline);
+  }
+  sequence->last_step = step_;
+  sequence->last_address = RootAddress(options_.fingerprint, request.tenant_salt);
+  sequence->request = std::move(request);
+  waiting_.insert(sequence.get());
+  sequences_.emplace(sequence->request.key, std::move(sequence));
+  return absl::OkStatus();
+}
+
+std::unique_ptr<Sequence> Scheduler::Remove(const SequenceKey& key) {
+  const auto at = sequences_.find(key);
+  if (at == sequences_.end()) return nullptr;
+  now_ = clock_->Now();
+  std::unique_ptr<Sequence> sequence = std::move(at->second);
+  sequences_.erase(at);
+  (sequence->running ? running_ : waiting_).erase(sequence.get());
+  FreeBlocks(sequence.get());
+  return sequence;
+}
+
+std::vector<SequenceKey> Scheduler::Keys() const {
+  std::vector<SequenceKey> keys;
+  for (const auto& [key, sequence] : sequences_) keys.push_back(key);
+  return keys;
+}
+
+std::vector<SequenceKey> Scheduler::KeysOfStream(uint64_t stream) const {
+  std::vector<SequenceKey> keys;
+  for (auto at = sequences_.lower_bound({stream, 0});
+       at != sequences_.end() && at->first.stream == stream; ++at) {
+    keys.push_back(at->first);
+  }
+  return keys;
+}
+
+Sequence* Scheduler::Find(const SequenceKey& key) const {
+  const auto at = sequences_.find(key);
+  return at == sequences_.end() ? nullptr : at->second.get();
+}
+
+std::vector<EndedSequence> Scheduler::TakeExpired() {
+  now_ = clock_->Now();
+  std::vector<std::pair<SequenceKey, absl::Status>> expired;
+  for (const auto& [key, sequence] : sequences_) {
+    if (sequence->deadline <= now_) {
+      expired.emplace_back(
+          key, absl::DeadlineExceededError(absl::StrCat(
+                   "the deadline passed after ", sequence->num_generated(), " generated tokens")));
+    } else if (sequence->missing_since &&
+               now_ - *sequence->missing_since >= options_.missing_expert_wait) {
+      expired.emplace_back(key, sequence->missing);
+    }
+  }
+  std::vector<EndedSequence> ended;
+  for (auto& [key, status] : expired) ended.push_back({Remove(key), std::move(status)});
+  return ended;
+}
+
+StepPlan Scheduler::Plan() {
+  now_ = clock_->Now();
+  GiveDecodeBlocks();
+  StepPlan plan;
+  bool may_admit = true;
+  bool first_class = true;
+  for (Qos qos : {Qos::kRealtime, Qos::kInteractive, Qos::kBatch, Qos::kSheddable}) {
+    PlanDecodes(qos, first_class, &plan);
+    may_admit = PlanPrefills(qos, may_admit, &plan);
+    if (!plan.sequences.empty()) first_class = false;
+  }
+  if (!plan.sequences.empty()) {
+    ++step_;
+    for (PlannedSequence& planned : plan.sequences) {
+      planned.sequence->last_step = step_;
+      planned.first = !planned.sequence->started;
+      planned.sequence->started = true;
+    }
+  }
+  plan.predicted_ms = step_time_->PredictMs(plan.shape);
+  return plan;
+}
+
+// Blocks for the next row of every sequence that could have one, in the order of service: whoever
+// is last makes room.
+void Scheduler::GiveDecodeBlocks() {
+  const std::vector<Sequence*> in_order(running_.begin(), running_.end());
+  for (Sequence* sequence : in_order) {
+    if (!sequence->running || !Runnable(*sequence)) continue;
+    const int32_t missing = BlocksFor(static_cast<int64_t>(sequence->ids.size())) -
+                            static_cast<int32_t>(sequence->blocks.size());
+    if (missing <= 0) continue;
+    CountBlocks(sequence);
+    while (sequence->running && !cache_->Allocate(missing, &sequence->blocks))
+      Preempt(*running_.rbegin());
+  }
+}
+
+void Scheduler::PlanDecodes(Qos qos, bool all, StepPlan* plan) {
+  std::vector<Sequence*> rows;
+  for (Sequence* sequence : running_) {
+    if (sequence->request.qos == qos && sequence->num_to_compute() == 1 && Runnable(*sequence))
+      rows.push_back(sequence);
+  }
+  // Who was served longest ago goes first, so that a budget that some of them exceed is shared.
+  std::stable_sort(rows.begin(), rows.end(), [](const Sequence* a, const Sequence* b) {
+    return a->last_step < b->last_step;
+  });
+  for (Sequence* sequence : rows) {
+    const StepShape shape = WithDecode(plan->shape, *sequence);
+    const bool due = step_ - sequence->last_step >= kMostSkippedSteps;
+    if (!all && !due && !plan->sequences.empty() &&
+        step_time_->PredictMs(shape) > options_.step_budget_ms)
+      continue;
+    plan->shape = shape;
+    plan->sequences.push_back({.sequence = sequence, .num_tokens = 1, .samples = true});
+  }
+}
+
+// Returns whether later classes may admit: not after a sequence that had to wait for blocks.
+bool Scheduler::PlanPrefills(Qos qos, bool may_admit, StepPlan* plan) {
+  std::vector<Sequence*> candidates;
+  for (const Ordered* ordered : {&running_, &waiting_}) {
+    for (Sequence* sequence : *ordered) {
+      if (sequence->request.qos != qos || !Runnable(*sequence)) continue;
+      if (sequence->running && sequence->num_to_compute() == 1) continue;
+      candidates.push_back(sequence);
+    }
+  }
+  std::sort(candidates.begin(), candidates.end(), InOrder());
+  for (Sequence* sequence : candidates) {
+    const int64_t chunk = ChunkOf(*sequence, *plan);
+    if (chunk == 0) break;
+    if (!sequence->running && !(may_admit && Admit(sequence))) {
+      may_admit = false;
+      continue;  // those that hold blocks already go on
+    }
+    plan->shape = WithPrefill(plan->shape, *sequence, chunk);
+    plan->sequences.push_back({.sequence = sequence,
+                               .num_tokens = chunk,
+                               .samples = chunk == sequence->num_to_compute()});
+  }
+  return may_admit;
+}
+
+// The longest chunk that keeps the step within its budget, and not below what pays for the step's
+// fixed cost.
+int64_t Scheduler::ChunkOf(const Sequence& sequence, const StepPlan& plan) const {
+  const int64_t most =
+      std::min(sequence.num_to_compute(), options_.max_step_tokens - plan.shape.prefill_tokens);
+  if (most <= 0) return 0;
+  const bool first = plan.shape.prefill_tokens == 0;
+  double limit_ms = options_.step_budget_ms;
+  if (first)
+    limit_ms = std::max(limit_ms, step_time_->PredictMs(plan.shape) + step_time_->costs().fixed_ms);
+  int64_t fits = first ? std::min(most, kLeastChunk) : 0;
+  int64_t too_many = most + 1;
+  while (fits + 1 < too_many) {
+    const int64_t middle = fits + (too_many - fits) / 2;
+    if (step_time_->PredictMs(WithPrefill(plan.shape, sequence, middle)) <= limit_ms) {
+      fits = middle;
+    } else {
+      too_many = middle;
+    }
+  }
+  return fits;
+}
+
+// Gives a waiting sequence all its blocks, if need be those of lower classes. One block a running
+// sequence stays free, so that an admission is not undone by the next few tokens of the others.
+bool Scheduler::Admit(Sequence* sequence) {
+  const int32_t needed = BlocksFor(static_cast<int64_t>(sequence->ids.size()));
+  int32_t free = cache_->free_blocks();
+  int32_t running = num_running();
+  std::vector<Sequence*> victims;
+  for (auto at = running_.rbegin(); at != running_.rend(); ++at) {
+    if (free >= needed + running && running < options_.max_batch) break;
+    if ((*at)->request.qos <= sequence->request.qos) break;
+    victims.push_back(*at);
+    free += static_cast<int32_t>((*at)->blocks.size());
+    --running;
+  }
+  if (running >= options_.max_batch || free < needed + running) return false;
+  for (Sequence* victim : victims) Preempt(victim);
+  waiting_.erase(sequence);
+  CountBlocks(sequence);
+  CONCLAVE_CHECK(cache_->Allocate(needed, &sequence->blocks));
+  sequence->running = true;
+  running_.insert(sequence);
+  return true;
+}
+
+void Scheduler::Preempt(Sequence* sequence) {
+  running_.erase(sequence);
+  FreeBlocks(sequence);
+  sequence->missing_since.reset();
+  sequence->last_step = step_;
+  ++sequence->preemptions;
+  ++num_preemptions_;
+  waiting_.insert(sequence);
+}
+
+void Scheduler::FreeBlocks(Sequence* sequence) {
+  CountBlocks(sequence);
+  for (int32_t block : sequence->blocks) cache_->Release(block);
+  sequence->blocks.clear();
+  sequence->running = false;
+  sequence->num_computed = 0;
+  sequence->num_sealed = 0;
+  sequence->last_address = RootAddress(options_.fingerprint, sequence->request.tenant_salt);
+}
+
+// Adds up what the blocks held until now; called before their number changes.
+void Scheduler::CountBlocks(Sequence* sequence) {
+  if (!sequence->blocks.empty()) {
+    sequence->kv_block_seconds +=
+        static_cast<double>(sequence->blocks.size()) * Seconds(now_ - sequence->blocks_changed);
+  }
+  sequence->blocks_changed = now_;
+}
+
+void Scheduler::Computed(Sequence* sequence, int64_t num_tokens) {
+  sequence->num_computed += num_tokens;
+  sequence->missing_since.reset();
+  CONCLAVE_CHECK(sequence->num_computed <= static_cast<int64_t>(sequence->ids.size()));
+  while ((sequence->num_sealed + 1) * kernels::kBlockTokens <= sequence->num_computed) {
+    const std::span<const int32_t> ids(
+        sequence->ids.data() + sequence->num_sealed * kernels::kBlockTokens, kernels::kBlockTokens);
+    sequence->last_address = NextAddress(sequence->last_address, ids);
+    cache_->Seal(sequence->blocks[sequence->num_sealed], sequence->last_address);
+    ++sequence->num_sealed;
+  }
+}
+
+void Scheduler::Append(Sequence* sequence, int32_t id) {
+  sequence->ids.push_back(id);
+  if (sequence->request.sampling.pace <= 0) return;
+  // Due times are a period apart; after a stall the sequence does not run after what it missed.
+  now_ = clock_->Now();
+  const Duration period(static_cast<int64_t>(1e9 / sequence->request.sampling.pace));
+  sequence->due =
+      sequence->due == TimePoint() ? now_ + period : std::max(sequence->due + period, now_);
+}
+
+void Scheduler::Park(Sequence* sequence, const absl::Status& missing) {
+  now_ = clock_->Now();
+  if (!sequence->missing_since) sequence->missing_since = now_;
+  sequence->missing = missing;
+  sequence->retry_at = now_ + kParkedRetry;
+}
+
+void Scheduler::RetryParked() {
+  for (auto& [key, sequence] : sequences_) sequence->retry_at = TimePoint();
+}
+
+bool Scheduler::Runnable(const Sequence& sequence) const {
+  return sequence.due <= now_ && sequence.retry_at <= now_;
+}
+
+TimePoint Scheduler::NextWake() const {
+  const TimePoint now = clock_->Now();
+  TimePoint wake = TimePoint::max();
+  for (const auto& [key, sequence] : sequences_) {
+    wake = std::min(wake, sequence->deadline);
+    if (sequence->missing_since)
+      wake = std::min(wake, *sequence->missing_since + options_.missing_expert_wait);
+    const TimePoint runnable = std::max(sequence->due, sequence->retry_at);
+    if (runnable > now) wake = std::min(wake, runnable);
+  }
+  return wake;
+}
+
+int32_t Scheduler::num_parked() const {
+  return static_cast<int32_t>(
+      std::count_if(running_.begin(), running_.end(),
+                    [](const Sequence* s) { return s->missing_since.has_value(); }));
+}
+
+int64_t Scheduler::queued_tokens() const {
+  int64_t tokens = 0;
+  for (const auto& [key, sequence] : sequences_) {
+    if (sequence->num_to_compute() > 1) tokens += sequence->num_to_compute();
+  }
+  return tokens;
+}
+
+}  // namespace conclave::engine

@@ -1,0 +1,140 @@
+// Which sequences run in the next step, and who holds the KV blocks: continuous batching of decode
+// rows and prefill chunks.
+//
+// Pure but for the KvCache that it accounts; owned by the step thread. It never runs the model: the
+// step loop asks for a Plan, computes it, and tells what came out.
+//
+// Order of service: QoS class; inside a class the earliest deadline, where a sequence without one
+// counts as due kPatience after its arrival, so that nobody waits for ever behind newcomers; then
+// arrival. In a step, class by class: first the decode rows, then prefill in chunks cut to the
+// step's budget of predicted milliseconds.
+//
+// Blocks are given for all known ids at admission, and one by one afterwards. When none is free,
+// the last running sequence in the order of service loses its blocks and waits again: its ids are
+// computed anew later, to the same bits and the same tokens.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "services/engine/kv_cache.h"
+#include "services/engine/sequence.h"
+#include "services/engine/step_time.h"
+#include "shared/base/clock.h"
+
+namespace conclave::engine {
+
+struct SchedulerOptions {
+  double step_budget_ms = 50;
+  int32_t max_batch = 256;         // sequences running at once
+  int32_t max_waiting = 1024;      // sequences queued beside those
+  int64_t max_step_tokens = 1024;  // rows of one step: bounds the memory of activations
+  int64_t context_tokens = 0;      // longest prompt + output
+  Duration missing_expert_wait = std::chrono::milliseconds(2000);
+  std::string fingerprint{};  // of the model, for the addresses of blocks
+};
+
+// One sequence's part of a step.
+struct PlannedSequence {
+  Sequence* sequence = nullptr;
+  int64_t num_tokens = 0;  // ids [num_computed, num_computed + num_tokens)
+  bool samples = false;    // the last of them is the newest id: a token comes out
+  bool first = false;      // its first step ever
+};
+
+struct StepPlan {
+  std::vector<PlannedSequence> sequences;
+  StepShape shape;
+  double predicted_ms = 0;
+};
+
+// A sequence that left the scheduler, and why.
+struct EndedSequence {
+  std::unique_ptr<Sequence> sequence;
+  absl::Status status;
+};
+
+class Scheduler {
+ public:
+  // The cache, the model and the clock outlive the scheduler.
+  Scheduler(SchedulerOptions options, KvCache* cache, const StepTimeModel* step_time,
+            const Clock* clock);
+  ~Scheduler();  // frees all blocks
+
+  // Queues a validated request. ALREADY_EXISTS: its key is in use; INVALID_ARGUMENT: longer than
+  // the context; RESOURCE_EXHAUSTED: it can never fit the cache, or the queue is full (a later try
+  // may do better).
+  absl::Status Add(SequenceRequest request);
+
+  // Takes a sequence out and frees its blocks: cancelled, finished or failed. Null when there is
+  // none.
+  std::unique_ptr<Sequence> Remove(const SequenceKey& key);
+  std::vector<SequenceKey> Keys() const;
+  std::vector<SequenceKey> KeysOfStream(uint64_t stream) const;
+  Sequence* Find(const SequenceKey& key) const;
+
+  // Takes out what ran out of time: DEADLINE_EXCEEDED, or UNAVAILABLE naming the layer and expert
+  // that was missing too long.
+  std::vector<EndedSequence> TakeExpired();
+
+  // The next step; empty when nothing can run now. Gives and takes blocks. The plan is valid until
+  // any other call but Computed, Append and Park of its own sequences.
+  StepPlan Plan();
+
+  // What came out of the plan. Computed: `num_tokens` more ids are in the cache. Append: the next
+  // id, which is to be computed. Park: the step is void for this sequence; it is tried again soon.
+  void Computed(Sequence* sequence, int64_t num_tokens);
+  void Append(Sequence* sequence, int32_t id);
+  void Park(Sequence* sequence, const absl::Status& missing);
+
+  // Tries all parked sequences in the next step: the experts within reach have changed.
+  void RetryParked();
+
+  // When Plan or TakeExpired may have something to do that they have not now; TimePoint::max() when
+  // only a command can change it.
+  TimePoint NextWake() const;
+
+  int64_t context_tokens() const { return options_.context_tokens; }
+  int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
+  int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
+  int32_t num_parked() const;
+  int64_t queued_tokens() const;  // ids that are not computed yet, decode rows apart
+  int64_t num_preemptions() const { return num_preemptions_; }
+  bool empty() const { return sequences_.empty(); }
+
+ private:
+  struct InOrder {
+    bool operator()(const Sequence* a, const Sequence* b) const;
+  };
+  using Ordered = std::set<Sequence*, InOrder>;
+
+  bool Runnable(const Sequence& sequence) const;
+  void CountBlocks(Sequence* sequence);
+  void FreeBlocks(Sequence* sequence);
+  void Preempt(Sequence* sequence);
+  void GiveDecodeBlocks();
+  bool Admit(Sequence* sequence);
+  void PlanDecodes(Qos qos, bool all, StepPlan* plan);
+  bool PlanPrefills(Qos qos, bool may_admit, StepPlan* plan);
+  int64_t ChunkOf(const Sequence& sequence, const StepPlan& plan) const;
+
+  const SchedulerOptions options_;
+  KvCache* const cache_;
+  const StepTimeModel* const step_time_;
+  const Clock* const clock_;
+
+  std::map<SequenceKey, std::unique_ptr<Sequence>> sequences_;
+  Ordered running_;
+  Ordered waiting_;
+  TimePoint now_;  // of the call in progress
+  uint64_t next_arrival_ = 0;
+  uint64_t step_ = 0;
+  int64_t num_preemptions_ = 0;
+};
+
+}  // namespace conclave::engine
