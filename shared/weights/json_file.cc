@@ -44,7 +44,8 @@ absl::StatusOr<nlohmann::json> ReadJsonObject(const std::filesystem::path& path,
     return true;
   };
   nlohmann::json object = nlohmann::json::parse(text, watch, /*allow_exceptions=*/false);
-  if (object.is_discarded() || !object.is_object()) {
+  // The parser takes a zero byte for the end of the text and ignores what follows.
+  if (object.is_discarded() || !object.is_object() || text.find('\0') != std::string::npos) {
     return absl::InvalidArgumentError(
         absl::StrCat(path.string(), " is not a JSON object; download it again"));
   }

@@ -248,6 +248,10 @@ absl::StatusOr<std::vector<TensorInfo>> ParseHeader(std::string_view json, uint6
   if (json.empty() || json.front() != '{') {
     return Damaged(file, "the header does not begin with {");
   }
+  if (const size_t zero = json.find('\0'); zero != std::string_view::npos) {
+    // The parser would take it for the end and ignore what follows.
+    return Damaged(file, absl::StrCat("the header is not JSON at byte ", zero));
+  }
   HeaderHandler handler;
   if (!nlohmann::json::sax_parse(json.begin(), json.end(), &handler)) {
     return Damaged(file, handler.error().empty() ? "the header is not JSON" : handler.error());

@@ -1,0 +1,5 @@
+#include "tests/fuzz/corpus_test.h"
+
+TEST(SafetensorsHeaderCorpusTest, NeverCrashes) {
+  conclave::testing::ReplayCorpus("safetensors_header");
+}
