@@ -165,5 +165,10 @@ size_t EncodeRequest(const RequestHeader& header, std::span<const RowReference> 
 size_t ResultsFrameBytes(const ResultsHeader& header, size_t num_answers);
 size_t EncodeResults(const ResultsHeader& header, std::span<const Answer> answers,
                      std::span<std::byte> frame);
+// The same frame without its rows, which follow as further pieces of the message: `head` is
+// ResultsHeadBytes long.
+size_t ResultsHeadBytes(size_t num_answers);
+void EncodeResultsHead(const ResultsHeader& header, std::span<const Answer> answers,
+                       std::span<std::byte> head);
 
 }  // namespace conclave::rpc

@@ -1,7 +1,6 @@
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 
+#include "shared/base/check.h"
 #include "shared/rpc/row_frame.h"
 #include "shared/rpc/row_frame_layout.h"
 
@@ -10,20 +9,14 @@ namespace {
 
 using layout::Store;
 
-void CheckSize(size_t found, size_t wanted) {
-  if (found == wanted) return;
-  std::fprintf(stderr, "a frame buffer has %zu bytes, wanted %zu\n", found, wanted);
-  std::abort();
-}
-
-void StoreCommon(std::span<std::byte> frame, layout::Kind kind, uint8_t flags, size_t header_bytes,
-                 uint64_t call_id) {
+void StoreCommon(std::span<std::byte> frame, size_t frame_bytes, layout::Kind kind, uint8_t flags,
+                 size_t header_bytes, uint64_t call_id) {
   std::fill_n(frame.begin(), header_bytes, std::byte{0});
   Store<uint32_t>(&frame[layout::kMagicAt], layout::kMagic);
   Store<uint16_t>(&frame[layout::kVersionAt], kRowFrameVersion);
   Store<uint8_t>(&frame[layout::kKindAt], static_cast<uint8_t>(kind));
   Store<uint8_t>(&frame[layout::kFlagsAt], flags);
-  Store<uint32_t>(&frame[layout::kFrameBytesAt], static_cast<uint32_t>(frame.size()));
+  Store<uint32_t>(&frame[layout::kFrameBytesAt], static_cast<uint32_t>(frame_bytes));
   Store<uint32_t>(&frame[layout::kHeaderBytesAt], static_cast<uint32_t>(header_bytes));
   Store<uint64_t>(&frame[layout::kCallIdAt], call_id);
 }
@@ -48,7 +41,7 @@ size_t RowsOffset(size_t header_bytes, size_t num_entries, size_t trace_bytes) {
 std::vector<std::byte> EncodeHello(const HelloFrame& hello) {
   const std::string_view name = Cut(hello.name);
   std::vector<std::byte> frame(layout::kHelloBytes + name.size());
-  StoreCommon(frame, layout::Kind::kHello, 0, layout::kHelloBytes, 0);
+  StoreCommon(frame, frame.size(), layout::Kind::kHello, 0, layout::kHelloBytes, 0);
   std::memcpy(&frame[layout::kHelloFingerprintAt], hello.fingerprint.data(),
               hello.fingerprint.size());
   Store<uint8_t>(&frame[layout::kHelloNumericsAt], static_cast<uint8_t>(hello.numerics));
@@ -62,7 +55,7 @@ std::vector<std::byte> EncodeHello(const HelloFrame& hello) {
 std::vector<std::byte> EncodeError(const ErrorFrame& error) {
   const std::string_view message = Cut(error.message);
   std::vector<std::byte> frame(layout::kErrorBytes + message.size());
-  StoreCommon(frame, layout::Kind::kError, 0, layout::kErrorBytes, error.call_id);
+  StoreCommon(frame, frame.size(), layout::Kind::kError, 0, layout::kErrorBytes, error.call_id);
   Store<uint32_t>(&frame[layout::kErrorCodeAt], static_cast<uint32_t>(error.code));
   Store<uint32_t>(&frame[layout::kErrorMessageBytesAt], static_cast<uint32_t>(message.size()));
   std::memcpy(frame.data() + layout::kErrorBytes, message.data(), message.size());
@@ -71,7 +64,7 @@ std::vector<std::byte> EncodeError(const ErrorFrame& error) {
 
 std::vector<std::byte> EncodeCancel(const CancelFrame& cancel) {
   std::vector<std::byte> frame(layout::kCommonBytes);
-  StoreCommon(frame, layout::Kind::kCancel, 0, layout::kCommonBytes, cancel.call_id);
+  StoreCommon(frame, frame.size(), layout::Kind::kCancel, 0, layout::kCommonBytes, cancel.call_id);
   return frame;
 }
 
@@ -82,9 +75,10 @@ size_t RequestFrameBytes(const RequestHeader& header, size_t num_references) {
 
 size_t EncodeRequest(const RequestHeader& header, std::span<const RowReference> references,
                      std::span<std::byte> frame) {
-  CheckSize(frame.size(), RequestFrameBytes(header, references.size()));
+  CONCLAVE_CHECK(frame.size() == RequestFrameBytes(header, references.size()));
   const std::string_view trace = TraceOf(header);
-  StoreCommon(frame, layout::Kind::kRequest, 0, layout::kRequestBytes, header.call_id);
+  StoreCommon(frame, frame.size(), layout::Kind::kRequest, 0, layout::kRequestBytes,
+              header.call_id);
   std::memcpy(&frame[layout::kRequestFingerprintAt], header.fingerprint.data(),
               header.fingerprint.size());
   Store<uint8_t>(&frame[layout::kRequestNumericsAt], static_cast<uint8_t>(header.numerics));
@@ -105,25 +99,36 @@ size_t EncodeRequest(const RequestHeader& header, std::span<const RowReference> 
   return rows_at;
 }
 
+size_t ResultsHeadBytes(size_t num_answers) {
+  return RowsOffset(layout::kResultsBytes, num_answers, 0);
+}
+
 size_t ResultsFrameBytes(const ResultsHeader& header, size_t num_answers) {
-  return RowsOffset(layout::kResultsBytes, num_answers, 0) +
+  return ResultsHeadBytes(num_answers) +
          size_t{header.num_rows} * header.hidden * kernels::RowTypeBytes(header.row_type);
 }
 
 size_t EncodeResults(const ResultsHeader& header, std::span<const Answer> answers,
                      std::span<std::byte> frame) {
-  CheckSize(frame.size(), ResultsFrameBytes(header, answers.size()));
-  StoreCommon(frame, layout::Kind::kResults, header.last ? layout::kResultsLastFlag : 0,
-              layout::kResultsBytes, header.call_id);
-  Store<uint32_t>(&frame[layout::kResultsLayerAt], header.layer);
-  Store<uint32_t>(&frame[layout::kResultsHiddenAt], header.hidden);
-  Store<uint8_t>(&frame[layout::kResultsRowTypeAt], static_cast<uint8_t>(header.row_type));
-  Store<uint32_t>(&frame[layout::kResultsAnswersAt], static_cast<uint32_t>(answers.size()));
-  Store<uint32_t>(&frame[layout::kResultsRowsAt], header.num_rows);
-  Store<uint64_t>(&frame[layout::kResultsComputeAt], header.compute_ns);
-  Store<uint64_t>(&frame[layout::kResultsQueueAt], header.queue_ns);
-  StoreTable(frame, layout::kResultsBytes, answers);
-  return RowsOffset(layout::kResultsBytes, answers.size(), 0);
+  CONCLAVE_CHECK(frame.size() == ResultsFrameBytes(header, answers.size()));
+  const size_t head_bytes = ResultsHeadBytes(answers.size());
+  EncodeResultsHead(header, answers, frame.first(head_bytes));
+  return head_bytes;
+}
+
+void EncodeResultsHead(const ResultsHeader& header, std::span<const Answer> answers,
+                       std::span<std::byte> head) {
+  CONCLAVE_CHECK(head.size() == ResultsHeadBytes(answers.size()));
+  StoreCommon(head, ResultsFrameBytes(header, answers.size()), layout::Kind::kResults,
+              header.last ? layout::kResultsLastFlag : 0, layout::kResultsBytes, header.call_id);
+  Store<uint32_t>(&head[layout::kResultsLayerAt], header.layer);
+  Store<uint32_t>(&head[layout::kResultsHiddenAt], header.hidden);
+  Store<uint8_t>(&head[layout::kResultsRowTypeAt], static_cast<uint8_t>(header.row_type));
+  Store<uint32_t>(&head[layout::kResultsAnswersAt], static_cast<uint32_t>(answers.size()));
+  Store<uint32_t>(&head[layout::kResultsRowsAt], header.num_rows);
+  Store<uint64_t>(&head[layout::kResultsComputeAt], header.compute_ns);
+  Store<uint64_t>(&head[layout::kResultsQueueAt], header.queue_ns);
+  StoreTable(head, layout::kResultsBytes, answers);
 }
 
 }  // namespace conclave::rpc

@@ -309,7 +309,7 @@ TEST(RowFrameTest, FingerprintsAreHexDigits) {
 
 TEST(RowFrameDeathTest, ABufferOfAnotherSizeIsAProgrammingError) {
   Bytes frame(10);
-  EXPECT_DEATH(EncodeRequest(SomeHeader(), kReferences, frame), "wanted");
+  EXPECT_DEATH(EncodeRequest(SomeHeader(), kReferences, frame), "check failed");
 }
 
 }  // namespace

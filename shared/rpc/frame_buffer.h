@@ -1,0 +1,33 @@
+// Bytes of a frame on its way out: owned, and not zeroed first, because they are about to be
+// written.
+//
+// A value; knows nothing of gRPC.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace conclave::rpc {
+
+struct FrameBuffer {
+  std::unique_ptr<std::byte[]> data;  // [size]
+  size_t size = 0;
+
+  FrameBuffer() = default;
+  explicit FrameBuffer(size_t bytes) : data(new std::byte[bytes]), size(bytes) {}
+  static FrameBuffer CopyOf(std::span<const std::byte> bytes) {
+    FrameBuffer copy(bytes.size());
+    std::memcpy(copy.data.get(), bytes.data(), bytes.size());
+    return copy;
+  }
+
+  std::span<std::byte> span() { return {data.get(), size}; }
+};
+
+// One frame in pieces, in order.
+using OutgoingFrame = std::vector<FrameBuffer>;
+
+}  // namespace conclave::rpc
