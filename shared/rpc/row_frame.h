@@ -146,10 +146,10 @@ using ParsedFrame = std::variant<HelloFrame, ParsedRequest, ParsedResults, Error
 // `message` afterwards but offsets.
 absl::StatusOr<ParsedFrame> ParseRowFrame(const ScatteredBytes& message);
 
-// Row `index` where it lies if that is in one piece and aligned to the row type, else copied to
-// `copy` (row_bytes long).
-const std::byte* RowAt(const ScatteredBytes& message, const RowArea& rows, uint32_t index,
-                       size_t alignment, std::byte* copy);
+// Row `index` where it lies, or null if it is in two pieces or not aligned to `alignment`: then
+// copy it with CopyTo.
+const std::byte* RowInPlace(const ScatteredBytes& message, const RowArea& rows, uint32_t index,
+                            size_t alignment);
 
 // Whole frames.
 std::vector<std::byte> EncodeHello(const HelloFrame& hello);

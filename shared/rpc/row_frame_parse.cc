@@ -294,13 +294,11 @@ const std::byte* ScatteredBytes::Contiguous(size_t offset, size_t bytes) const {
   return inside + bytes <= pieces_[piece].size() ? pieces_[piece].data() + inside : nullptr;
 }
 
-const std::byte* RowAt(const ScatteredBytes& message, const RowArea& rows, uint32_t index,
-                       size_t alignment, std::byte* copy) {
-  const size_t offset = rows.offset + size_t{index} * rows.row_bytes;
-  const std::byte* row = message.Contiguous(offset, rows.row_bytes);
-  if (row != nullptr && reinterpret_cast<uintptr_t>(row) % alignment == 0) return row;
-  message.CopyTo(offset, std::span(copy, rows.row_bytes));
-  return copy;
+const std::byte* RowInPlace(const ScatteredBytes& message, const RowArea& rows, uint32_t index,
+                            size_t alignment) {
+  const std::byte* row =
+      message.Contiguous(rows.offset + size_t{index} * rows.row_bytes, rows.row_bytes);
+  return reinterpret_cast<uintptr_t>(row) % alignment == 0 ? row : nullptr;
 }
 
 absl::StatusOr<ParsedFrame> ParseRowFrame(const ScatteredBytes& message) {

@@ -161,22 +161,29 @@ TEST(RowFrameTest, PiecesOfAnySizeGiveTheSameFrameAndRows) {
     ASSERT_TRUE(parsed.ok()) << piece << ": " << parsed.status();
     EXPECT_EQ(std::get<ParsedRequest>(*parsed).references, kReferences);
     for (uint32_t row = 0; row < 2; ++row) {
-      alignas(4) std::byte copy[10];
-      const std::byte* found = RowAt(message, rows, row, 2, copy);
-      EXPECT_EQ(reinterpret_cast<uintptr_t>(found) % 2, 0u);
-      EXPECT_EQ(std::memcmp(found, &frame[rows.offset + row * 10], 10), 0)
-          << "piece " << piece << " row " << row;
+      const std::byte* found = RowInPlace(message, rows, row, 1);
+      std::byte copy[10];
+      message.CopyTo(rows.offset + row * 10, copy);
+      EXPECT_EQ(std::memcmp(copy, &frame[rows.offset + row * 10], 10), 0);
+      if (found != nullptr) {
+        EXPECT_EQ(std::memcmp(found, copy, 10), 0);
+      } else {
+        EXPECT_NE((rows.offset + row * 10) / piece, (rows.offset + row * 10 + 9) / piece);
+      }
     }
   }
 }
 
-TEST(RowFrameTest, RowsInOnePieceAreNotCopied) {
+TEST(RowFrameTest, OnlyAlignedRowsAreUsedInPlace) {
   const Bytes frame = SomeRequest();
   const auto parsed = ParseRowFrame(Whole(frame));
   ASSERT_TRUE(parsed.ok());
-  std::byte copy[10];
   const RowArea rows = std::get<ParsedRequest>(*parsed).rows;
-  EXPECT_EQ(RowAt(Whole(frame), rows, 1, 2, copy), &frame[rows.offset + 10]);
+  EXPECT_EQ(RowInPlace(Whole(frame), rows, 1, 2), &frame[rows.offset + 10]);
+  Bytes shifted(1);
+  shifted.insert(shifted.end(), frame.begin(), frame.end());
+  const ScatteredBytes odd({std::span<const std::byte>(shifted).subspan(1)});
+  EXPECT_EQ(RowInPlace(odd, rows, 1, 2), nullptr);
 }
 
 TEST(RowFrameTest, EveryTruncationIsRefused) {
@@ -289,7 +296,7 @@ TEST(RowFrameTest, RandomChangesNeverCrash) {
     if (const auto* request = std::get_if<ParsedRequest>(&*parsed)) {
       Bytes copy(request->rows.row_bytes);
       for (const RowReference& reference : request->references) {
-        ASSERT_NE(RowAt(message, request->rows, reference.row, 4, copy.data()), nullptr);
+        message.CopyTo(request->rows.offset + reference.row * copy.size(), copy);
       }
     }
   }

@@ -1,0 +1,131 @@
+#include "services/expert/holdings.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "shared/base/log.h"
+#include "shared/base/thread_name.h"
+
+namespace conclave::expert {
+namespace {
+
+constexpr std::chrono::milliseconds kIdleWait{500};
+constexpr std::chrono::milliseconds kReportPeriod{100};
+// An expert that could not be loaded is tried again after this.
+constexpr std::chrono::milliseconds kRetryDelay{1000};
+
+weights::ExpertId IdOf(const placement::ExpertKey& key) { return {key.layer, key.expert}; }
+
+}  // namespace
+
+Holdings::Holdings(Options options, experts::ExpertSet* experts) : options_(std::move(options)), experts_(*experts) {
+  thread_ = std::thread([this] { Run(); });
+}
+
+Holdings::~Holdings() {
+  {
+    MutexLock lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.NotifyAll();
+  thread_.join();
+}
+
+void Holdings::SetTarget(placement::ExpertKeys target) {
+  {
+    MutexLock lock(mutex_);
+    if (has_target_ && target == target_) return;
+    target_ = std::move(target);
+    has_target_ = true;
+    settled_ = false;
+  }
+  changed_.NotifyAll();
+}
+
+placement::ExpertKeys Holdings::Held() const {
+  placement::ExpertKeys held;
+  for (const weights::ExpertId& id : experts_.Held()) held.insert({id.layer, id.expert});
+  return held;
+}
+
+bool Holdings::settled() const {
+  MutexLock lock(mutex_);
+  return has_target_ && settled_;
+}
+
+std::string Holdings::Note() const {
+  const size_t held = experts_.Held().size();
+  MutexLock lock(mutex_);
+  if (!problem_.empty()) return problem_;
+  if (!has_target_) return "waiting for a placement";
+  if (settled_ || target_.empty()) return "";
+  return absl::StrCat("loading ", std::min<size_t>(100, held * 100 / target_.size()), " %");
+}
+
+bool Holdings::Step(const placement::ExpertKeys& target) {
+  const placement::ExpertKeys held = Held();
+  // Releasing first makes room.
+  for (const placement::ExpertKey& key : held) {
+    if (target.contains(key)) continue;
+    experts_.Release(IdOf(key));
+    return true;
+  }
+  for (const placement::ExpertKey& key : target) {
+    if (held.contains(key)) continue;
+    absl::Status loaded;
+    if (options_.capacity_bytes > 0 &&
+        static_cast<int64_t>(experts_.bytes()) + options_.expert_bytes > options_.capacity_bytes) {
+      loaded = absl::ResourceExhaustedError(absl::StrCat("layer ", key.layer, " expert ", key.expert, " does not fit: ",
+                                                         experts_.bytes(), " of ", options_.capacity_bytes,
+                                                         " bytes are taken; raise --memory or add a worker"));
+    } else {
+      loaded = experts_.Load(IdOf(key));
+    }
+    MutexLock lock(mutex_);
+    if (!loaded.ok() && problem_.empty()) LogError("cannot load an expert", {{"reason", loaded.message()}});
+    problem_ = std::string(loaded.message());
+    return loaded.ok();
+  }
+  return false;
+}
+
+void Holdings::Run() {
+  SetThreadName("expert-loader");
+  auto reported = std::chrono::steady_clock::now();
+  bool unreported = false;
+  while (true) {
+    placement::ExpertKeys target;
+    {
+      MutexLock lock(mutex_);
+      if (stopping_) return;
+      if (!has_target_ || settled_) {
+        changed_.WaitFor(mutex_, kIdleWait);
+        continue;
+      }
+      target = target_;
+    }
+    const bool changed = Step(target);
+    unreported |= changed;
+    bool failed = false;
+    if (!changed) {
+      MutexLock lock(mutex_);
+      failed = !problem_.empty();
+      settled_ = !failed && target == target_;
+    }
+    const auto now = std::chrono::steady_clock::now();
+    if (unreported && (!changed || now - reported >= kReportPeriod)) {
+      if (options_.on_change) options_.on_change();
+      reported = now;
+      unreported = false;
+    }
+    if (failed) {
+      MutexLock lock(mutex_);
+      if (!stopping_ && target == target_) changed_.WaitFor(mutex_, kRetryDelay);
+    }
+  }
+}
+
+}  // namespace conclave::expert
