@@ -21,7 +21,8 @@ weights::ExpertId IdOf(const placement::ExpertKey& key) { return {key.layer, key
 
 }  // namespace
 
-Holdings::Holdings(Options options, experts::ExpertSet* experts) : options_(std::move(options)), experts_(*experts) {
+Holdings::Holdings(Options options, experts::ExpertSet* experts)
+    : options_(std::move(options)), experts_(*experts) {
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -78,14 +79,15 @@ bool Holdings::Step(const placement::ExpertKeys& target) {
     absl::Status loaded;
     if (options_.capacity_bytes > 0 &&
         static_cast<int64_t>(experts_.bytes()) + options_.expert_bytes > options_.capacity_bytes) {
-      loaded = absl::ResourceExhaustedError(absl::StrCat("layer ", key.layer, " expert ", key.expert, " does not fit: ",
-                                                         experts_.bytes(), " of ", options_.capacity_bytes,
-                                                         " bytes are taken; raise --memory or add a worker"));
+      loaded = absl::ResourceExhaustedError(absl::StrCat(
+          "layer ", key.layer, " expert ", key.expert, " does not fit: ", experts_.bytes(), " of ",
+          options_.capacity_bytes, " bytes are taken; raise --memory or add a worker"));
     } else {
       loaded = experts_.Load(IdOf(key));
     }
     MutexLock lock(mutex_);
-    if (!loaded.ok() && problem_.empty()) LogError("cannot load an expert", {{"reason", loaded.message()}});
+    if (!loaded.ok() && problem_.empty())
+      LogError("cannot load an expert", {{"reason", std::string(loaded.message())}});
     problem_ = std::string(loaded.message());
     return loaded.ok();
   }

@@ -1,7 +1,8 @@
 // Keeps the experts that the topology names loaded, and nothing else.
 //
-// Owns one thread ("expert-loader") that loads and releases; SetTarget is called on the membership's thread. What to release and when
-// is the controller's decision: it names an expert until no engine asks this worker for it any more.
+// Owns one thread ("expert-loader") that loads and releases; SetTarget is called on the
+// membership's thread. What to release and when is the controller's decision: it names an expert
+// until no engine asks this worker for it any more.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +19,10 @@ namespace conclave::expert {
 class Holdings {
  public:
   struct Options {
-    int64_t capacity_bytes = 0;  // experts beyond it are not loaded; 0: no limit
-    int64_t expert_bytes = 0;    // of one expert
-    std::function<void()> on_change;  // after holdings changed, on the loader thread; at most about ten times a second
+    int64_t capacity_bytes = 0;       // experts beyond it are not loaded; 0: no limit
+    int64_t expert_bytes = 0;         // of one expert
+    std::function<void()> on_change;  // after holdings changed, on the loader thread; at most about
+                                      // ten times a second
   };
 
   // Borrows the set, which outlives it.
@@ -30,8 +32,9 @@ class Holdings {
   void SetTarget(placement::ExpertKeys target) EXCLUDES(mutex_);
 
   placement::ExpertKeys Held() const;
-  bool settled() const EXCLUDES(mutex_);      // a target is set, and it is what is held
-  std::string Note() const EXCLUDES(mutex_);  // "loading 41 %", why something cannot be loaded, or empty
+  bool settled() const EXCLUDES(mutex_);  // a target is set, and it is what is held
+  std::string Note() const
+      EXCLUDES(mutex_);  // "loading 41 %", why something cannot be loaded, or empty
 
  private:
   void Run();

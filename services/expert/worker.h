@@ -1,4 +1,5 @@
-// An expert worker: checkpoint, loaded experts, compute thread, gRPC server, ops port and membership, wired together.
+// An expert worker: checkpoint, loaded experts, compute thread, gRPC server, ops port and
+// membership, wired together.
 //
 // Made and ended on the main thread. Everything it needs from the outside comes in the options.
 #pragma once
@@ -14,18 +15,20 @@ namespace conclave::expert {
 
 class Worker {
  public:
-  // Opens the checkpoint, checks it and starts serving; experts are loaded when the topology names some. Errors say what to change.
-  static absl::StatusOr<std::unique_ptr<Worker>> Start(const CommonOptions& common, const ExpertOptions& options);
+  // Opens the checkpoint, checks it and starts serving; experts are loaded when the topology names
+  // some. Errors say what to change.
+  static absl::StatusOr<std::unique_ptr<Worker>> Start(const CommonOptions& common,
+                                                       const ExpertOptions& options);
   ~Worker();  // Drain without grace
 
-  const std::string& address() const;      // of the gRPC port, as others reach it
-  const std::string& ops_address() const;
+  const std::string& address() const;  // of the gRPC port, as others reach it
+  std::string ops_address() const;
   const std::string& fingerprint() const;
   // Why this worker cannot go on: the controller refused it for good. OK otherwise.
   absl::Status Failure() const;
 
-  // Leaves the cluster, serves what still arrives until no frame has come for a while or the grace is over, then ends all streams.
-  // Idempotent.
+  // Leaves the cluster, serves what still arrives until no frame has come for a while or the grace
+  // is over, then ends all streams. Idempotent.
   void Drain(std::chrono::milliseconds grace);
 
  private:

@@ -1,0 +1,280 @@
+#include "services/expert/worker.h"
+
+#include <atomic>
+#include <filesystem>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/context.h"
+#include "services/expert/compute_loop.h"
+#include "services/expert/expert_service.h"
+#include "services/expert/holdings.h"
+#include "services/expert/in_flight_limit.h"
+#include "services/expert/worker_metrics.h"
+#include "shared/base/clock.h"
+#include "shared/base/limits.h"
+#include "shared/base/log.h"
+#include "shared/base/mutex.h"
+#include "shared/base/status_macros.h"
+#include "shared/experts/expert_set.h"
+#include "shared/http/ops_server.h"
+#include "shared/metrics/registry.h"
+#include "shared/placement/member.h"
+#include "shared/rpc/advertise.h"
+#include "shared/rpc/server.h"
+#include "shared/weights/checkpoint.h"
+#include "shared/weights/expert_weights.h"
+
+namespace conclave::expert {
+namespace {
+
+// Request and answer bytes that one engine may have inside the worker before it is read no further:
+// some of the longest frames, and their answers.
+constexpr uint64_t kStreamWindowBytes = 32 << 20;
+// A worker that leaves is done when no frame has waited for so long.
+constexpr std::chrono::milliseconds kQuietTime{50};
+constexpr std::chrono::milliseconds kQuietCheck{10};
+
+absl::StatusOr<kernels::NumericsClass> ParseNumerics(const std::string& name) {
+  if (name == "auto" || name == "bf16") return kernels::NumericsClass::kBf16;
+  if (name == "f32") return kernels::NumericsClass::kF32;
+  return absl::InvalidArgumentError(
+      absl::StrCat("numerics is \"", name, "\"; it may be auto, f32 or bf16"));
+}
+
+absl::StatusOr<kernels::CpuLevel> ParseLevel(const std::string& name) {
+  if (name == "auto") return kernels::BestCpuLevel();
+  const auto level = kernels::ParseCpuLevel(name);
+  if (!level.has_value()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "expert.cpu_level is \"", name, "\"; it may be auto, reference, avx512 or avx512_bf16"));
+  }
+  if (!kernels::CpuSupports(*level)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "expert.cpu_level is ", name, ", which this processor does not have; use auto"));
+  }
+  return *level;
+}
+
+placement::ModelIdentity IdentityOf(const weights::Checkpoint& checkpoint,
+                                    const CommonOptions& common, kernels::NumericsClass numerics) {
+  const weights::ModelConfig& config = checkpoint.config();
+  placement::ModelIdentity identity;
+  identity.numerics_class = std::string(kernels::NumericsClassName(numerics));
+  identity.fingerprint = checkpoint.Fingerprint(identity.numerics_class);
+  identity.served_name =
+      common.served_name.empty() ? checkpoint.dir().filename().string() : common.served_name;
+  identity.num_layers = config.num_layers;
+  for (int32_t layer = 0; layer < config.num_layers; ++layer) {
+    if (config.IsMoe(layer)) identity.moe_layers.push_back(layer);
+  }
+  identity.num_experts = config.moe.num_experts;
+  identity.expert_bytes = static_cast<int64_t>(weights::ExpertBytes(config, numerics));
+  return identity;
+}
+
+}  // namespace
+
+struct Worker::State {
+  explicit State(int64_t max_queue_bytes)
+      : metrics(&registry), limit(static_cast<size_t>(max_queue_bytes)) {}
+  ~State() {
+    // The loader outlives the membership, which it tells of changes.
+    MutexLock lock(mutex);
+    reporter = nullptr;
+  }
+
+  absl::Status Open(const CommonOptions& common, const ExpertOptions& options);
+  absl::Status Serve(const CommonOptions& common, const ExpertOptions& options);
+  absl::Status Join(const CommonOptions& common, const ExpertOptions& options);
+  placement::MemberStatus Status() const;
+  http::Readiness Ready() const;
+  void HoldingsChanged();
+
+  // In the order of construction; destruction goes backwards: first whoever calls, last what is
+  // called.
+  SteadyClock clock;
+  metrics::Registry registry;
+  WorkerMetrics metrics;
+  InFlightLimit limit;
+  rpc::ClusterSecret secret;
+  std::string name;
+  int64_t capacity_bytes = 0;
+  placement::ModelIdentity identity;
+  std::unique_ptr<experts::ExpertSet> experts;
+  std::unique_ptr<ExpertService> service;
+  std::unique_ptr<ComputeLoop> compute;
+  std::unique_ptr<rpc::Server> server;
+  std::string address;
+  std::atomic<bool> draining{false};
+  std::unique_ptr<Holdings> holdings;
+  std::unique_ptr<http::OpsServer> ops;
+  mutable Mutex mutex;
+  absl::Status failure GUARDED_BY(mutex);
+  placement::Membership* reporter GUARDED_BY(mutex) = nullptr;  // `membership` while it lives
+  std::unique_ptr<placement::Membership> membership;
+};
+
+absl::Status Worker::State::Open(const CommonOptions& common, const ExpertOptions& options) {
+  if (common.model.empty()) {
+    return absl::InvalidArgumentError(
+        "model is not set: pass --model with the checkpoint's folder or org/name");
+  }
+  name = options.name;
+  capacity_bytes = options.memory.bytes;
+  ASSIGN_OR_RETURN(secret, rpc::ClusterSecret::Load(common.cluster_secret_file));
+  ASSIGN_OR_RETURN(const kernels::NumericsClass numerics, ParseNumerics(common.numerics));
+  ASSIGN_OR_RETURN(const std::filesystem::path dir, weights::ResolveModelDir(common.model));
+  ASSIGN_OR_RETURN(std::shared_ptr<const weights::Checkpoint> checkpoint,
+                   weights::Checkpoint::Open(dir, {.config = {.strict = common.strict_config}}));
+  for (const std::string& warning : checkpoint->warnings()) LogWarning(warning);
+  identity = IdentityOf(*checkpoint, common, numerics);
+  experts = std::make_unique<experts::ExpertSet>(checkpoint, numerics);
+  return absl::OkStatus();
+}
+
+absl::Status Worker::State::Serve(const CommonOptions& common, const ExpertOptions& options) {
+  ComputeOptions compute_options;
+  ASSIGN_OR_RETURN(compute_options.cpu_level, ParseLevel(options.cpu_level));
+  compute_options.num_threads = options.threads > 0 ? options.threads : ReadCpuLimit().cores;
+  compute = std::make_unique<ComputeLoop>(compute_options, experts.get(), &clock, &metrics);
+
+  const weights::ModelConfig& config = experts->config();
+  StreamContext context;
+  ASSIGN_OR_RETURN(context.hello.fingerprint, rpc::ParseFingerprint(identity.fingerprint));
+  context.hello.numerics = experts->numerics();
+  context.hello.row_type = kernels::RowTypeOf(experts->numerics());
+  context.hello.window_bytes = kStreamWindowBytes;
+  context.hello.name = options.name;
+  context.hidden = static_cast<uint32_t>(config.hidden);
+  context.num_layers = static_cast<uint32_t>(config.num_layers);
+  context.num_experts = static_cast<uint32_t>(config.moe.num_experts);
+  context.compute = compute.get();
+  context.limit = &limit;
+  context.clock = &clock;
+  service = std::make_unique<ExpertService>(std::move(context), secret);
+  grpc::Service* const services[] = {service.get()};
+  ASSIGN_OR_RETURN(server,
+                   rpc::Server::Start({.name = absl::StrCat("expert worker ", options.name),
+                                       .listen = options.listen,
+                                       .secret = secret,
+                                       .insecure = common.insecure,
+                                       .health_names = {v1::ExpertService::service_full_name()}},
+                                      services));
+  ASSIGN_OR_RETURN(address,
+                   rpc::AdvertisedAddress(server->address(), options.advertise, common.controller));
+  holdings =
+      std::make_unique<Holdings>(Holdings::Options{.capacity_bytes = capacity_bytes,
+                                                   .expert_bytes = identity.expert_bytes,
+                                                   .on_change = [this] { HoldingsChanged(); }},
+                                 experts.get());
+  ASSIGN_OR_RETURN(ops, http::OpsServer::Start({.listen = options.ops_listen,
+                                                .readiness = [this] { return Ready(); },
+                                                .registry = &registry}));
+  return absl::OkStatus();
+}
+
+absl::Status Worker::State::Join(const CommonOptions& common, const ExpertOptions& options) {
+  placement::Membership::Options membership_options;
+  membership_options.controller = common.controller;
+  membership_options.secret = secret;
+  membership_options.name = options.name;
+  membership_options.kind = placement::MemberKind::kExpert;
+  membership_options.address = address;
+  ASSIGN_OR_RETURN(membership_options.ops_address,
+                   rpc::AdvertisedAddress(ops->address(), options.advertise, common.controller));
+  membership_options.state_dir = StateDir(common);
+  membership_options.status = [this] { return Status(); };
+  membership_options.on_topology = [this](std::shared_ptr<const placement::Topology> topology) {
+    const placement::ModelTopology* model = topology->Find(identity.fingerprint);
+    const placement::TopologyWorker* self = model != nullptr ? model->FindWorker(name) : nullptr;
+    // A topology that does not know this worker gives it no order; what is loaded stays.
+    if (self != nullptr) holdings->SetTarget(self->hold);
+  };
+  membership_options.on_refused = [this](const absl::Status& status) {
+    MutexLock lock(mutex);
+    failure = status;
+  };
+  ASSIGN_OR_RETURN(membership, placement::Membership::Start(std::move(membership_options)));
+  MutexLock lock(mutex);
+  reporter = membership.get();
+  return absl::OkStatus();
+}
+
+placement::MemberStatus Worker::State::Status() const {
+  placement::MemberStatus status;
+  status.state = draining              ? placement::MemberState::kDraining
+                 : holdings->settled() ? placement::MemberState::kReady
+                                       : placement::MemberState::kLoading;
+  status.model = identity;
+  status.holds = holdings->Held();
+  status.capacity_bytes = capacity_bytes;
+  status.note = holdings->Note();
+  status.expert = {compute->rows_per_second(), compute->queue_ms()};
+  return status;
+}
+
+http::Readiness Worker::State::Ready() const {
+  http::Readiness readiness;
+  if (draining) readiness.missing.push_back("the worker is leaving");
+  if (!holdings->settled()) readiness.missing.push_back(holdings->Note());
+  readiness.ready = readiness.missing.empty();
+  return readiness;
+}
+
+void Worker::State::HoldingsChanged() {
+  metrics.experts.Set(static_cast<double>(experts->Held().size()));
+  metrics.resident_bytes.Set(static_cast<double>(experts->bytes()));
+  const bool settled = holdings->settled();
+  server->SetServing(settled && !draining);
+  if (settled) {
+    LogInfo("holds its experts",
+            {{"experts", experts->Held().size()}, {"bytes", experts->bytes()}});
+  }
+  MutexLock lock(mutex);
+  if (reporter != nullptr) reporter->ReportNow();
+}
+
+absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const CommonOptions& common,
+                                                      const ExpertOptions& options) {
+  auto state = std::make_unique<State>(int64_t{options.max_queue_mib} << 20);
+  RETURN_IF_ERROR(state->Open(common, options));
+  RETURN_IF_ERROR(state->Serve(common, options));
+  RETURN_IF_ERROR(state->Join(common, options));
+  LogInfo("expert worker started", {{"address", state->address},
+                                    {"ops_address", state->ops->address()},
+                                    {"model", state->identity.served_name},
+                                    {"numerics", state->identity.numerics_class},
+                                    {"fingerprint", state->identity.fingerprint}});
+  return std::unique_ptr<Worker>(new Worker(std::move(state)));
+}
+
+Worker::Worker(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+Worker::~Worker() { Drain(std::chrono::milliseconds(0)); }
+
+const std::string& Worker::address() const { return state_->address; }
+const std::string& Worker::fingerprint() const { return state_->identity.fingerprint; }
+std::string Worker::ops_address() const { return state_->ops->address(); }
+
+absl::Status Worker::Failure() const {
+  MutexLock lock(state_->mutex);
+  return state_->failure;
+}
+
+void Worker::Drain(std::chrono::milliseconds grace) {
+  if (state_->draining.exchange(true)) return;
+  state_->server->SetServing(false);
+  state_->membership->Leave();
+  const auto end = std::chrono::steady_clock::now() + grace;
+  auto quiet_since = std::chrono::steady_clock::now();
+  while (std::chrono::steady_clock::now() < end &&
+         std::chrono::steady_clock::now() - quiet_since < kQuietTime) {
+    std::this_thread::sleep_for(kQuietCheck);
+    if (state_->compute->pending() > 0) quiet_since = std::chrono::steady_clock::now();
+  }
+  state_->server->Drain(std::chrono::milliseconds(0));
+}
+
+}  // namespace conclave::expert
