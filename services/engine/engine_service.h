@@ -1,0 +1,71 @@
+// EngineService on gRPC: one reactor a gateway's stream, between protobuf and the step loop.
+//
+// Registered with the process' rpc::Server, which it outlives. Until Open the engine is loading and
+// streams are refused. Reactors run on gRPC's threads and never block; Deliver runs on the step
+// thread. A gateway that does not read is cut off when its unsent events pass a bound: it stalls
+// nobody else.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "conclave/v1/engine.grpc.pb.h"
+#include "services/engine/sequence.h"
+#include "services/engine/sequence_event.h"
+#include "services/engine/step_loop.h"
+#include "shared/base/clock.h"
+#include "shared/base/mutex.h"
+#include "shared/rpc/cluster_secret.h"
+
+namespace conclave::engine {
+
+// What a gateway is told first.
+struct EngineIdentity {
+  std::string fingerprint;
+  std::string served_name;
+  std::string numerics_class;
+  std::string system_fingerprint;
+};
+
+class EngineService final : public v1::EngineService::CallbackService, public EventSink {
+ public:
+  struct Options {
+    rpc::ClusterSecret secret;         // what gateways must show
+    size_t max_unsent_events = 65536;  // of one stream
+  };
+  // All borrowed, and outlive the service.
+  EngineService(const Options& options, EngineMetrics* metrics, const Clock* clock);
+  ~EngineService() override;
+
+  // Takes requests from now on. The loop outlives all streams (drain the server first).
+  void Open(const EngineIdentity& identity, const SequenceLimits& limits, StepLoop* loop);
+
+  grpc::ServerBidiReactor<v1::EngineCommand, v1::EngineEvents>* Connect(
+      grpc::CallbackServerContext* context) override;
+
+  void Deliver(uint64_t stream, std::vector<SequenceEvent> events) override;
+
+ private:
+  class GatewayStream;
+  // What every stream reads, fixed at Open.
+  struct Serving {
+    EngineIdentity identity;
+    SequenceLimits limits;
+    StepLoop* loop = nullptr;
+  };
+
+  void Forget(uint64_t stream);
+
+  const Options options_;
+  EngineMetrics& metrics_;
+  const Clock& clock_;
+  Mutex mutex_;
+  std::shared_ptr<const Serving> serving_ GUARDED_BY(mutex_);
+  std::map<uint64_t, std::shared_ptr<GatewayStream>> streams_ GUARDED_BY(mutex_);
+  uint64_t next_stream_ GUARDED_BY(mutex_) = kOwnStream + 1;
+};
+
+}  // namespace conclave::engine
