@@ -15,7 +15,7 @@ build_packages=(
   libboost-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libspdlog-dev prometheus-cpp-dev
 )
 test_packages=(
-  libgtest-dev libgmock-dev librapidcheck-dev clang-16 libclang-rt-16-dev clang-format-16
+  libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev clang-16 libclang-rt-16-dev clang-format-16
   python3 python3-venv curl jq iproute2 procps
 )
 rust_minimum=1.82  # of the text crates
