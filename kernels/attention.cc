@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cpu/attention_tile.h"
+#include "kernels/grain.h"
 #include "kernels/kv_layout.h"
 #include "kernels/ref/attention.h"
 
@@ -35,7 +36,11 @@ void Attention(const AttentionParameters& parameters, const KvLayer& layer,
   const int64_t kv_heads = parameters.kv.num_kv_heads;
   const int64_t group = parameters.num_heads / kv_heads;
   int64_t total_queries = 0;  // of one KV head
-  for (const SequenceRows& sequence : sequences) total_queries += sequence.num_rows * group;
+  int64_t total_context = 0;  // positions that they see, at most
+  for (const SequenceRows& sequence : sequences) {
+    total_queries += sequence.num_rows * group;
+    total_context += sequence.num_rows * group * (sequence.first_position + sequence.num_rows);
+  }
   const int64_t tile_queries = TileQueries(total_queries * kv_heads, context.pool().num_threads());
   int64_t num_tiles = 0;
   for (const SequenceRows& sequence : sequences) {
@@ -59,13 +64,17 @@ void Attention(const AttentionParameters& parameters, const KvLayer& layer,
   const size_t tile_bytes = cpu::AttentionTileBytes(parameters.kv);
   std::byte* scratch = context.Scratch(
       ScratchSlot::kAccumulator, tile_bytes * static_cast<size_t>(context.pool().num_threads()));
-  context.pool().ParallelFor(num_tiles, 1, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t t = begin; t < end; ++t) {
-      cpu::AttendTile(context.level(), parameters, layout, layer,
-                      sequences[static_cast<size_t>(tiles[t].sequence)], tiles[t], queries, output,
-                      scratch + tile_bytes * static_cast<size_t>(thread));
-    }
-  });
+  const int64_t operations = 2 * total_context * kv_heads *
+                             (parameters.kv.key_dim + parameters.kv.value_dim) /
+                             std::max<int64_t>(1, num_tiles);
+  context.pool().ParallelFor(
+      num_tiles, Grain(0, operations), [&](int64_t begin, int64_t end, int thread) {
+        for (int64_t t = begin; t < end; ++t) {
+          cpu::AttendTile(context.level(), parameters, layout, layer,
+                          sequences[static_cast<size_t>(tiles[t].sequence)], tiles[t], queries,
+                          output, scratch + tile_bytes * static_cast<size_t>(thread));
+        }
+      });
 }
 
 }  // namespace conclave::kernels

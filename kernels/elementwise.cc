@@ -3,8 +3,8 @@
 #include <cstring>
 
 #include "kernels/cpu/rows_avx512.h"
+#include "kernels/grain.h"
 #include "kernels/ref/rows.h"
-#include "kernels/row_grain.h"
 
 namespace conclave::kernels {
 

@@ -5,6 +5,7 @@
 #include "kernels/cpu/chain.h"
 #include "kernels/cpu/rounded_rows.h"
 #include "kernels/cpu/rows_avx512.h"
+#include "kernels/grain.h"
 #include "kernels/panel.h"
 #include "kernels/ref/matmul.h"
 
@@ -145,23 +146,31 @@ void ExpertFfn(std::span<const FfnWeights> experts, const ExpertBatch& batch, Co
 
   const Units hidden_units(starts, batch, kHiddenPanels,
                            [&](size_t e) { return experts[e].gate.num_outputs; });
-  context.pool().ParallelFor(hidden_units.count(), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t u = begin; u < end; ++u) {
-      const Unit unit = hidden_units.At(u);
-      RunHidden(experts[unit.expert], chain, input, batch.first_row[unit.expert],
-                batch.first_row[unit.expert + 1], unit.group, hidden);
-    }
-  });
+  const auto grain = [&](int64_t inputs) {
+    const int64_t weights = inputs * cpu::kTilePanels * kPanelOutputs;
+    const int64_t rows_per_expert = batch.input.rows / std::ssize(experts) + 1;
+    return Grain(2 * weights, 2 * weights * rows_per_expert);
+  };
+  context.pool().ParallelFor(hidden_units.count(), grain(experts[0].gate.num_inputs),
+                             [&](int64_t begin, int64_t end, int) {
+                               for (int64_t u = begin; u < end; ++u) {
+                                 const Unit unit = hidden_units.At(u);
+                                 RunHidden(experts[unit.expert], chain, input,
+                                           batch.first_row[unit.expert],
+                                           batch.first_row[unit.expert + 1], unit.group, hidden);
+                               }
+                             });
 
   const Units down_units(starts, batch, cpu::kTilePanels,
                          [&](size_t e) { return experts[e].down.num_outputs; });
-  context.pool().ParallelFor(down_units.count(), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t u = begin; u < end; ++u) {
-      const Unit unit = down_units.At(u);
-      RunDown(experts[unit.expert].down, chain, hidden, batch.first_row[unit.expert],
-              batch.first_row[unit.expert + 1], unit.group, batch.output);
-    }
-  });
+  context.pool().ParallelFor(
+      down_units.count(), grain(intermediate), [&](int64_t begin, int64_t end, int) {
+        for (int64_t u = begin; u < end; ++u) {
+          const Unit unit = down_units.At(u);
+          RunDown(experts[unit.expert].down, chain, hidden, batch.first_row[unit.expert],
+                  batch.first_row[unit.expert + 1], unit.group, batch.output);
+        }
+      });
 }
 
 void FeedForward(const FfnWeights& weights, MatrixView<const float> input, MatrixView<float> output,

@@ -4,8 +4,8 @@
 #include <limits>
 
 #include "kernels/cpu/rows_avx512.h"
+#include "kernels/grain.h"
 #include "kernels/ref/rows.h"
-#include "kernels/row_grain.h"
 
 namespace conclave::kernels {
 namespace {

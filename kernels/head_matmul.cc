@@ -4,6 +4,7 @@
 #include "kernels/cpu/chain.h"
 #include "kernels/cpu/rounded_rows.h"
 #include "kernels/cpu/rows_avx512.h"
+#include "kernels/grain.h"
 #include "kernels/panel.h"
 #include "kernels/ref/matmul.h"
 
@@ -56,7 +57,9 @@ void HeadMatmul(std::span<const PackedMatrix> weights, MatrixView<const float> i
                               static_cast<size_t>(head_bytes * input.rows) * weights.size());
   }
   const int64_t num_heads = static_cast<int64_t>(weights.size());
-  context.pool().ParallelFor(num_heads, 1, [&](int64_t begin, int64_t end, int) {
+  const int64_t head_weights = weights[0].num_outputs * num_inputs;
+  const int64_t grain = Grain(2 * head_weights, 2 * head_weights * input.rows);
+  context.pool().ParallelFor(num_heads, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t head = begin; head < end; ++head) {
       const float* first = input.data + head * input_head_stride;
       const std::byte* rows = reinterpret_cast<const std::byte*>(first);

@@ -1,8 +1,8 @@
 #include "kernels/norm.h"
 
 #include "kernels/cpu/rows_avx512.h"
+#include "kernels/grain.h"
 #include "kernels/ref/rows.h"
-#include "kernels/row_grain.h"
 
 namespace conclave::kernels {
 

@@ -5,8 +5,8 @@
 
 #include "kernels/cpu/rows_avx512.h"
 #include "kernels/functions.h"
+#include "kernels/grain.h"
 #include "kernels/ref/rows.h"
-#include "kernels/row_grain.h"
 
 namespace conclave::kernels {
 namespace {

@@ -1,7 +1,7 @@
 #include "kernels/cpu/rounded_rows.h"
 
 #include "kernels/cpu/rows_avx512.h"
-#include "kernels/row_grain.h"
+#include "kernels/grain.h"
 
 namespace conclave::kernels::cpu {
 size_t RoundedBytes(WeightFormat format, int64_t num_rows, int64_t num_inputs) {

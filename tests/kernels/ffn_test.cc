@@ -29,7 +29,8 @@ struct Experts {
 TEST(ExpertFfnTest, LevelsAndThreadsGiveTheReferencesBits) {
   Rng rng(1);
   for (WeightFormat format : {WeightFormat::kF32, WeightFormat::kBf16}) {
-    for (auto [intermediate, hidden] : {std::pair<int64_t, int64_t>{1, 1}, {17, 33}, {130, 64}}) {
+    for (auto [intermediate, hidden] :
+         {std::pair<int64_t, int64_t>{1, 1}, {17, 33}, {130, 64}, {300, 256}}) {
       // Experts without rows, with one, with more than a block of 48.
       const std::vector<int32_t> first_row = {0, 0, 1, 4, 4, 11, 66, 66};
       const Experts experts(rng, format, 7, intermediate, hidden);

@@ -177,6 +177,14 @@ TEST(GateTest, RandomGatesGiveTheReferencesBits) {
   }
 }
 
+TEST(GateTest, ThreadsShareManyTokens) {
+  Rng rng(5);
+  GateParameters parameters;
+  parameters.num_experts = 64;
+  parameters.top_k = 6;
+  RouteTokens(parameters, rng.Normals(64 * 600));
+}
+
 TEST(CombineExpertsTest, LevelsAddInGateOrderWithTheReferencesBits) {
   Rng rng(4);
   for (int64_t width : {1, 16, 33, 257}) {

@@ -120,6 +120,24 @@ TEST(MatmulTest, EveryNumberOfRowsGivesARowTheSameBits) {
   }
 }
 
+// Enough work for every thread to get parts: smaller products run on the caller alone.
+TEST(MatmulTest, ThreadsShareALargeProduct) {
+  Rng rng(8);
+  for (WeightFormat format : kFormats) {
+    const OwnedMatrix weight = RandomMatrix(rng, format, 2500, 300);
+    const StridedRows input(rng, 5, 300);
+    const std::vector<float> bias = rng.Normals(2500);
+    const std::vector<float> expected = Reference(weight.view(), bias.data(), input.view);
+    for (CpuLevel level : SupportedLevels()) {
+      for (int threads : {1, 2, 3}) {
+        EXPECT_TRUE(
+            SameBits(RunMatmul(weight.view(), bias.data(), input.view, level, threads), expected))
+            << NameOf(format) << " " << CpuLevelName(level) << " " << threads;
+      }
+    }
+  }
+}
+
 // More steps than one run of RunChain, with enough rows for it to be cut: chains resume.
 TEST(MatmulTest, LongChainsResumeWithTheSameBits) {
   Rng rng(4);
