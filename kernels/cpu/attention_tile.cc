@@ -12,6 +12,7 @@ namespace conclave::kernels::cpu {
 namespace {
 
 constexpr int64_t kSegmentPanels = kSegmentTokens / kPanelOutputs;
+constexpr int64_t kSegmentBlocks = kSegmentTokens / kBlockTokens;
 
 int64_t RoundUp(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 
@@ -155,30 +156,32 @@ class TileRun {
     }
   }
 
-  // segment_values = probabilities x values, block by block: the chains resume.
+  // segment_values = probabilities x values, through the blocks that hold [begin, end).
   void SumValues(int64_t start, int64_t begin, int64_t end) {
     const int64_t num_panels = scratch_.columns / kPanelOutputs;
+    const int64_t first = begin / kBlockTokens;
+    const int64_t last = (end + kBlockTokens - 1) / kBlockTokens;
     for (int64_t panel = 0; panel < num_panels; panel += kTilePanels) {
-      const std::byte* panels[kTilePanels];
+      const std::byte* panels[kSegmentBlocks * kTilePanels];
       ChainBlock block;
+      block.input = scratch_.probabilities + first * kBlockTokens * probability_bytes_;
       block.input_stride = kSegmentTokens * probability_bytes_;
       block.num_rows = tile_.num_queries;
       block.steps = NumSteps(layout_.format, kBlockTokens);
       block.panels = panels;
       block.num_panels = std::min(kTilePanels, num_panels - panel);
+      block.num_runs = last - first;
       block.output = scratch_.segment_values + panel * kPanelOutputs;
       block.output_stride = scratch_.columns;
       block.num_outputs = block.num_panels * kPanelOutputs;
-      for (int64_t first = begin / kBlockTokens * kBlockTokens; first < end;
-           first += kBlockTokens) {
-        const int64_t id = sequence_.blocks[(start + first) / kBlockTokens];
+      for (int64_t run = 0; run < block.num_runs; ++run) {
+        const int64_t id = sequence_.blocks[start / kBlockTokens + first + run];
         for (int64_t p = 0; p < block.num_panels; ++p) {
-          panels[p] = layout_.ValuePanel(layer_, id, tile_.kv_head, panel + p);
+          panels[run * block.num_panels + p] =
+              layout_.ValuePanel(layer_, id, tile_.kv_head, panel + p);
         }
-        block.input = scratch_.probabilities + first * probability_bytes_;
-        chain_(block);
-        block.resume = true;
       }
+      chain_(block);
     }
   }
 

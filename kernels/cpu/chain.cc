@@ -17,7 +17,7 @@ ChainFunction ChainFor(CpuLevel level, WeightFormat format) {
 }
 
 void RunChain(ChainFunction chain, const ChainBlock& block) {
-  if (block.num_rows <= kTileRows || block.steps <= kRunSteps) {
+  if (block.num_rows <= kTileRows || block.steps <= kRunSteps || block.num_runs > 1) {
     chain(block);
     return;
   }

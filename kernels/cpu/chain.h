@@ -17,12 +17,13 @@ inline constexpr int64_t kStepInputBytes = 4;
 inline constexpr int64_t kStepPanelBytes = 64;
 
 struct ChainBlock {
-  const std::byte* input = nullptr;  // [num_rows][steps] of f32, or of pairs of bf16
+  const std::byte* input = nullptr;  // [num_rows][num_runs * steps] of f32, or of pairs of bf16
   int64_t input_stride = 0;          // bytes from row to row
   int64_t num_rows = 0;
-  int64_t steps = 0;
-  const std::byte* const* panels = nullptr;  // [num_panels]; each [steps][64 bytes]
+  int64_t steps = 0;                         // of a run
+  const std::byte* const* panels = nullptr;  // [num_runs][num_panels]; each [steps][64 bytes]
   int64_t num_panels = 0;
+  int64_t num_runs = 1;  // a chain goes through the runs one after the other: blocks of the cache
   float* output = nullptr;    // [num_rows][num_outputs]; panel p gives columns 16 p ...
   int64_t output_stride = 0;  // elements
   int64_t num_outputs =

@@ -36,20 +36,24 @@ template <typename Step, int kRows, int kPanels>
   const std::byte* rows[kRows];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) rows[r] = block.input + (row + r) * block.input_stride;
-  const std::byte* panels[kPanels];
-#pragma GCC unroll 8
-  for (int p = 0; p < kPanels; ++p) panels[p] = block.panels[panel + p];
 
-  for (int64_t s = 0; s < block.steps; ++s) {
-    typename Step::Input inputs[kRows];
+  for (int64_t run = 0; run < block.num_runs; ++run) {
+    const std::byte* panels[kPanels];
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) inputs[r] = Step::LoadInput(rows[r] + s * kStepInputBytes);
+    for (int p = 0; p < kPanels; ++p) panels[p] = block.panels[run * block.num_panels + panel + p];
+    for (int64_t s = 0; s < block.steps; ++s) {
+      typename Step::Input inputs[kRows];
 #pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) {
-      const typename Step::Weight weight = Step::LoadWeight(panels[p] + s * kStepPanelBytes);
+      for (int r = 0; r < kRows; ++r) inputs[r] = Step::LoadInput(rows[r] + s * kStepInputBytes);
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) sums[r][p] = Step::Apply(inputs[r], weight, sums[r][p]);
+      for (int p = 0; p < kPanels; ++p) {
+        const typename Step::Weight weight = Step::LoadWeight(panels[p] + s * kStepPanelBytes);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) sums[r][p] = Step::Apply(inputs[r], weight, sums[r][p]);
+      }
     }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) rows[r] += block.steps * kStepInputBytes;
   }
 
 #pragma GCC unroll 8
