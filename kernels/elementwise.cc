@@ -41,11 +41,16 @@ RowType RowTypeOf(NumericsClass numerics) {
 size_t RowTypeBytes(RowType type) { return type == RowType::kF32 ? sizeof(float) : sizeof(bf16); }
 
 void RoundRows(RowType type, MatrixView<const float> rows, std::byte* output) {
+  const bool avx512 = CpuSupports(CpuLevel::kAvx512);  // no context: the bits are the same
   const size_t row_bytes = static_cast<size_t>(rows.cols) * RowTypeBytes(type);
   for (int64_t r = 0; r < rows.rows; ++r, output += row_bytes) {
     const float* row = rows.Row(r);
     if (type == RowType::kF32) {
       std::memcpy(output, row, row_bytes);
+      continue;
+    }
+    if (avx512) {
+      cpu::RoundRow(row, rows.cols, rows.cols, output);
       continue;
     }
     for (int64_t i = 0; i < rows.cols; ++i) {

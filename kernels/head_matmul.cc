@@ -67,8 +67,7 @@ void HeadMatmul(std::span<const PackedMatrix> weights, MatrixView<const float> i
       if (format == WeightFormat::kBf16) {
         std::byte* own = rounded + head * input.rows * head_bytes;
         for (int64_t r = 0; r < input.rows; ++r) {
-          cpu::RoundRow(first + r * input.stride, num_inputs, head_bytes / 2,
-                        reinterpret_cast<bf16*>(own + r * head_bytes));
+          cpu::RoundRow(first + r * input.stride, num_inputs, head_bytes / 2, own + r * head_bytes);
         }
         rows = own;
         stride = head_bytes;

@@ -111,7 +111,7 @@ class TileRun {
       if (layout_.format == WeightFormat::kF32) {
         std::memcpy(row, query, static_cast<size_t>(key_dim) * sizeof(float));
       } else {
-        RoundRow(query, key_dim, 2 * scratch_.key_steps, reinterpret_cast<bf16*>(row));
+        RoundRow(query, key_dim, 2 * scratch_.key_steps, row);
       }
     }
   }

@@ -15,15 +15,14 @@ RoundedRows RoundRowsFor(WeightFormat format, MatrixView<const float> input, Scr
     return {reinterpret_cast<const std::byte*>(input.data),
             input.stride * static_cast<int64_t>(sizeof(float)), steps};
   }
-  bf16* rounded =
-      reinterpret_cast<bf16*>(context.Scratch(slot, RoundedBytes(format, input.rows, input.cols)));
+  std::byte* rounded = context.Scratch(slot, RoundedBytes(format, input.rows, input.cols));
   context.pool().ParallelFor(
       input.rows, RowGrain(input.cols), [&](int64_t begin, int64_t end, int) {
         for (int64_t r = begin; r < end; ++r) {
-          RoundRow(input.Row(r), input.cols, 2 * steps, rounded + r * 2 * steps);
+          RoundRow(input.Row(r), input.cols, 2 * steps, rounded + r * 4 * steps);
         }
       });
-  return {reinterpret_cast<const std::byte*>(rounded), steps * 4, steps};
+  return {rounded, steps * 4, steps};
 }
 
 }  // namespace conclave::kernels::cpu

@@ -20,11 +20,11 @@ float Max(const float* values, int64_t count) {
 
 }  // namespace
 
-void RoundRow(const float* input, int64_t count, int64_t padded, bf16* output) {
+void RoundRow(const float* input, int64_t count, int64_t padded, std::byte* output) {
   for (int64_t i = 0; i < padded; i += 16) {
     const __m512 x =
         i < count ? _mm512_maskz_loadu_ps(FirstLanes(count - i), input + i) : _mm512_setzero_ps();
-    _mm256_mask_storeu_epi16(output + i, FirstLanes(padded - i), ToBf16(x));
+    _mm256_mask_storeu_epi16(output + 2 * i, FirstLanes(padded - i), ToBf16(x));
   }
 }
 

@@ -2,14 +2,16 @@
 // them. Every one gives the bits of its reference. Pointers need no alignment; lengths are any.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/bf16.h"
 
 namespace conclave::kernels::cpu {
 
-// output[i] = bf16(input[i]) for i < count, and zeros up to `padded`.
-void RoundRow(const float* input, int64_t count, int64_t padded, bf16* output);
+// output[i] = bf16(input[i]) for i < count, and zeros up to `padded`. `output` may lie at an odd
+// address.
+void RoundRow(const float* input, int64_t count, int64_t padded, std::byte* output);
 
 // output[i] = silu(gate[i]) * up[i].
 void SiluMultiply(const float* gate, const float* up, int64_t count, float* output);

