@@ -22,6 +22,8 @@
 namespace conclave {
 namespace {
 
+constexpr int64_t kMiB = 1 << 20;
+
 using Field = std::variant<std::string*, int64_t*, int32_t*, double*, bool*, ByteSize*>;
 
 struct Setting {
@@ -100,7 +102,10 @@ struct Writer {
   std::string operator()(const double* field) const { return absl::StrCat(*field); }
   std::string operator()(const bool* field) const { return *field ? "true" : "false"; }
   std::string operator()(const ByteSize* field) const {
-    return field->bytes == 0 ? "auto" : FormatBytes(field->bytes);
+    // Exact, so that a value can be handed on.
+    if (field->bytes == 0) return "auto";
+    return field->bytes % kMiB == 0 ? absl::StrCat(field->bytes / kMiB, "MiB")
+                                    : absl::StrCat(field->bytes);
   }
 };
 
@@ -380,7 +385,12 @@ std::vector<Settings::Row> Settings::Rows() const {
   for (const Setting& setting : state_->settings) {
     std::string value = std::visit(Writer{}, setting.field);
     if (IsSecret(setting.name) && !value.empty()) value = "***";
-    rows.push_back({setting.key(), value, setting.source, setting.help});
+    rows.push_back({.key = setting.key(),
+                    .value = value,
+                    .source = setting.source,
+                    .help = setting.help,
+                    .flag = state_->IsFlag(setting) ? state_->Flag(setting) : std::string(),
+                    .is_switch = std::holds_alternative<bool*>(setting.field)});
   }
   return rows;
 }

@@ -56,6 +56,8 @@ class Settings {
   // which are settings whose name ends in secret, password or token, are shown as "***".
   struct Row {
     std::string key, value, source, help;
+    std::string flag;        // "--kv-memory", or empty when it is not a flag of this program
+    bool is_switch = false;  // a flag without a value
   };
   std::vector<Row> Rows() const;
 

@@ -1,0 +1,169 @@
+#include "services/cli/checks.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "services/cli/cluster_plan.h"
+#include "services/cli/cluster_state.h"
+#include "services/cli/table.h"
+#include "shared/base/byte_size.h"
+#include "shared/base/limits.h"
+#include "shared/base/version.h"
+
+namespace conclave::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Sockets of clients, peers and mapped shards; the usual soft limit is 1024.
+constexpr rlim_t kFilesWanted = 4096;
+constexpr rlim_t kFilesNeeded = 512;
+
+}  // namespace
+
+Check CheckCpu(const std::string& flags) {
+  const std::set<std::string> found = absl::StrSplit(flags, ' ', absl::SkipWhitespace());
+  const auto has = [&](std::initializer_list<const char*> names) {
+    for (const char* name : names) {
+      if (!found.contains(name)) return false;
+    }
+    return true;
+  };
+  Check check{.name = "cpu"};
+  if (has({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16"})) {
+    check.found = absl::StrCat("AVX-512 with BF16", has({"avx512_vnni"}) ? " and VNNI" : "");
+  } else if (has({"avx512f", "avx512bw", "avx512vl", "avx512dq"})) {
+    check.found = "AVX-512 without BF16: bf16 is computed with more instructions, to the same bits";
+  } else {
+    check.verdict = Verdict::kWarn;
+    check.found =
+        has({"avx2", "fma"})
+            ? "AVX2 without AVX-512: the scalar kernels are used, to the same bits but slowly"
+            : "no AVX-512: the scalar kernels are used, to the same bits but slowly";
+    check.remedy = "use a processor with AVX-512 (Intel since Ice Lake, AMD since Zen 4) for speed";
+  }
+  return check;
+}
+
+Check CheckCores() {
+  const CpuLimit limit = ReadCpuLimit();
+  Check check{.name = "cores",
+              .found = absl::StrCat(Count(limit.cores, "core"), " to use (", limit.reason, ")")};
+  if (limit.cores < 2) {
+    check.verdict = Verdict::kWarn;
+    check.remedy =
+        "give the container or the service at least 2 processors: engine and workers share one now";
+  }
+  return check;
+}
+
+Check CheckPorts(const Context& context) {
+  Check check{.name = "ports"};
+  if (const auto running = ReadRunningCluster(context.state_dir); running.ok()) {
+    check.found =
+        absl::StrCat("in use by the cluster that runs here: http://", running->http_address);
+    return check;
+  }
+  const auto plan = PlanCluster(context, 1);
+  if (!plan.ok()) {
+    check.verdict = Verdict::kFail;
+    const std::string message(plan.status().message());
+    const size_t end = message.find("; ");
+    check.found = message.substr(0, end);
+    check.remedy = end == std::string::npos ? "conclave up --auto-ports" : message.substr(end + 2);
+    return check;
+  }
+  check.found = absl::StrCat("free: HTTP ", plan->http_address, ", gRPC ", plan->grpc_address,
+                             " and those of ", plan->processes.size() - 1, " more processes");
+  return check;
+}
+
+Check CheckFileLimit() {
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  Check check{.name = "files", .found = absl::StrCat(limit.rlim_cur, " open files allowed")};
+  if (limit.rlim_cur < kFilesWanted) {
+    check.verdict = limit.rlim_cur < kFilesNeeded ? Verdict::kFail : Verdict::kWarn;
+    check.remedy = absl::StrCat("ulimit -n ", kFilesWanted, " (systemd: LimitNOFILE=", kFilesWanted,
+                                "), for many clients at once");
+  }
+  return check;
+}
+
+Check CheckPrograms() {
+  Check check{.name = "version",
+              .found = absl::StrCat(std::string(Version()), ", commit ", std::string(Commit()))};
+  std::error_code error;
+  const fs::path here = fs::read_symlink("/proc/self/exe", error).parent_path();
+  std::vector<std::string> missing, other;
+  for (const char* kind : {"controller", "gateway", "engine", "expert"}) {
+    const std::string name = absl::StrCat("conclave-", kind);
+    const std::string path = (here / name).string();
+    if (!fs::exists(path, error)) {
+      missing.push_back(name);
+      continue;
+    }
+    // The path is of this program's own folder; quotes keep its spaces.
+    FILE* const pipe = popen(absl::StrCat("'", path, "' --version 2>/dev/null").c_str(), "r");
+    char line[256] = "";
+    if (pipe != nullptr) {
+      if (fgets(line, sizeof(line), pipe) == nullptr) line[0] = '\0';
+      pclose(pipe);
+    }
+    const std::string wanted =
+        absl::StrCat(name, " ", std::string(Version()), " (commit ", std::string(Commit()), ")\n");
+    if (line != wanted) other.push_back(name);
+  }
+  if (!missing.empty()) {
+    check.verdict = Verdict::kFail;
+    absl::StrAppend(&check.found, "; not in ", here.string(), ": ", absl::StrJoin(missing, ", "));
+    check.remedy = "build all programs: ci/quickstart.sh, or cmake --build build";
+  } else if (!other.empty()) {
+    check.verdict = Verdict::kWarn;
+    absl::StrAppend(&check.found, "; of another build: ", absl::StrJoin(other, ", "));
+    check.remedy = "build all programs together: cmake --build build";
+  }
+  return check;
+}
+
+Check CheckStateDir(const std::string& state_dir) {
+  Check check{.name = "state", .found = state_dir};
+  std::error_code error;
+  fs::create_directories(state_dir, error);
+  if (error || access(state_dir.c_str(), W_OK) != 0) {
+    check.verdict = Verdict::kFail;
+    absl::StrAppend(&check.found, " cannot be written",
+                    error ? absl::StrCat(": ", error.message()) : std::string());
+    check.remedy = "choose another folder: --state-dir DIR";
+    return check;
+  }
+  const fs::space_info space = fs::space(state_dir, error);
+  absl::StrAppend(&check.found, ", ", FormatBytes(static_cast<int64_t>(space.available)), " free");
+  if (space.available < (100u << 20)) {
+    check.verdict = Verdict::kWarn;
+    check.remedy = "free some space: logs and the last topology lie there";
+  }
+  return check;
+}
+
+Check CheckMemory() {
+  const MemoryLimit limit = ReadMemoryLimit();
+  Check check{.name = "memory",
+              .found = absl::StrCat(FormatBytes(limit.available_bytes), " free of ",
+                                    FormatBytes(limit.total_bytes), " (", limit.reason, ")")};
+  if (limit.available_bytes < (int64_t{256} << 20)) {
+    check.verdict = Verdict::kFail;
+    check.remedy = "end other programs, or raise the limit of the container";
+  }
+  return check;
+}
+
+}  // namespace conclave::cli

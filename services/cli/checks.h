@@ -1,0 +1,54 @@
+// What `conclave doctor` looks at: each check is one line, with a remedy when it is not good.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "services/cli/command.h"
+
+namespace conclave::weights {
+struct ModelConfig;
+}
+
+namespace conclave::cli {
+
+enum class Verdict { kOk, kWarn, kFail };
+
+struct Check {
+  std::string name;
+  Verdict verdict = Verdict::kOk;
+  std::string found{};
+  std::string remedy{};  // what to do; empty when ok
+};
+
+// Processor features from the flags line of /proc/cpuinfo.
+Check CheckCpu(const std::string& flags);
+// How many threads, and why.
+Check CheckCores();
+// The ports that `conclave up` would take, but those that the cluster of this state folder holds.
+Check CheckPorts(const Context& context);
+Check CheckFileLimit();
+// The programs beside this one are of the same version and commit.
+Check CheckPrograms();
+Check CheckStateDir(const std::string& state_dir);
+
+// Parameters of a model, in all and of one routed expert.
+struct ModelSize {
+  int64_t parameters = 0;
+  int64_t expert_parameters = 0;      // of all routed experts together
+  int64_t kv_elements_per_token = 0;  // over all layers
+};
+ModelSize SizeOf(const weights::ModelConfig& config);
+
+// The checkpoint opens; and its weights and the KV cache of one full context fit into the memory
+// that this process may use.
+std::vector<Check> CheckModel(const Context& context);
+// Memory without a model.
+Check CheckMemory();
+
+// The memory check itself. `element_bytes` 4: f32, 2: bf16.
+Check CheckFits(const ModelSize& size, int64_t context_tokens, int64_t available_bytes,
+                int64_t total_bytes, const std::string& numerics);
+
+}  // namespace conclave::cli

@@ -1,0 +1,42 @@
+// A child with its output in a log file: starting, signalling and reaping it.
+//
+// Used by the supervisor's thread alone.
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace conclave::cli {
+
+struct ChildSpec {
+  std::string program;  // path
+  std::vector<std::string> flags;
+  std::string log;  // standard output and error are appended here
+};
+
+// Starts it in its own process group (so that a terminal's Ctrl-C reaches the supervisor alone,
+// which drains) with default signals and standard input from /dev/null. UNAVAILABLE names the
+// program and the system's reason.
+absl::StatusOr<pid_t> StartChild(const ChildSpec& spec);
+
+// How a child ended.
+struct ChildEnd {
+  int exit_code = 0;
+  int signal = 0;  // not 0: ended by it
+  bool clean() const { return exit_code == 0 && signal == 0; }
+  std::string ToString() const;  // "ended by SIGKILL", "ended with exit code 1"
+};
+
+// nullopt while it runs. Reaps it.
+std::optional<ChildEnd> PollChild(pid_t pid);
+
+// The last line that is not blank, without its end; at most 400 characters. Empty when there is
+// none.
+std::string LastLogLine(const std::string& path);
+
+}  // namespace conclave::cli

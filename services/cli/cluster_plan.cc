@@ -1,0 +1,165 @@
+#include "services/cli/cluster_plan.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "services/cli/port_owner.h"
+#include "shared/base/address.h"
+#include "shared/base/status_macros.h"
+
+namespace conclave::cli {
+namespace {
+
+// Distances from the base port, so that the default base gives the default ports of
+// docs/architecture.md.
+constexpr int kGrpcOffset = 1;
+constexpr int kControllerOffset = 10;
+constexpr int kEngineOffset = 20;
+constexpr int kExpertOffset = 30;
+constexpr int kOpsOffset = 1000;
+
+class Planner {
+ public:
+  Planner(const Context& context, int cores) : context_(context), cores_(cores) {}
+
+  absl::StatusOr<ClusterPlan> Plan();
+
+ private:
+  const Settings::Row& Row(const std::string& key) const {
+    return *std::find_if(context_.rows.begin(), context_.rows.end(),
+                         [&](const Settings::Row& row) { return row.key == key; });
+  }
+  bool IsSet(const std::string& key) const { return Row(key).source != "default"; }
+
+  // The address for the `index`th process: from the setting `key` if it is set, else from the base
+  // port.
+  absl::StatusOr<std::string> TakePort(const std::string& key, const std::string& purpose,
+                                       int offset, int index);
+
+  // The flags that every process of the section gets: those given to `up`, and the settings file.
+  std::vector<std::string> HandedOn(const std::string& section) const;
+
+  const Context& context_;
+  const int cores_;
+  std::set<int> taken_;
+};
+
+absl::StatusOr<std::string> Planner::TakePort(const std::string& key, const std::string& purpose,
+                                              int offset, int index) {
+  const UpOptions& up = context_.options.up;
+  Address address{"127.0.0.1", up.base_port + offset};
+  const bool set = IsSet(key);
+  if (set) {
+    ASSIGN_OR_RETURN(address, ParseAddress(Row(key).value));
+  }
+  // Port 0 would be unknown to the others before the process has started: a free one is taken now.
+  const bool any = address.port == 0;
+  if (any) address.port = up.base_port + offset;
+  address.port += index;
+  if (up.auto_ports || any) {
+    do {
+      ASSIGN_OR_RETURN(address.port, NearestFreePort(address));
+    } while (taken_.contains(address.port) && ++address.port);
+  } else if (taken_.contains(address.port) || !PortIsFree(address)) {
+    const std::string owner =
+        taken_.contains(address.port) ? "another process of this cluster" : PortOwner(address.port);
+    return absl::InvalidArgumentError(absl::StrCat(
+        "port ", address.port, " for ", purpose, " is ",
+        owner.empty() ? std::string("not to be had on ") + address.host : "in use by " + owner,
+        "; stop that, or let free ports be taken: conclave up --auto-ports, or choose others: ",
+        set ? absl::StrCat(Row(key).flag, " HOST:PORT") : std::string("--base-port PORT")));
+  }
+  taken_.insert(address.port);
+  return address.ToString();
+}
+
+std::vector<std::string> Planner::HandedOn(const std::string& section) const {
+  std::vector<std::string> flags;
+  if (!context_.config_file.empty()) {
+    flags.push_back("--config");
+    flags.push_back(std::filesystem::absolute(context_.config_file).string());
+  }
+  for (const Settings::Row& row : context_.rows) {
+    if (!absl::StartsWith(row.source, "flag ")) continue;
+    const size_t dot = row.key.find('.');
+    const std::string row_section = dot == std::string::npos ? "" : row.key.substr(0, dot);
+    if (!row_section.empty() && row_section != section) continue;
+    std::string name = dot == std::string::npos ? row.key : row.key.substr(dot + 1);
+    if (name == "listen" || name == "ops_listen" || name == "http_listen" ||
+        name == "grpc_listen" || name == "name" || row.key == "controller_address" ||
+        row.key == "state_dir") {
+      continue;  // decided here for each process
+    }
+    std::replace(name.begin(), name.end(), '_', '-');
+    flags.push_back(absl::StrCat("--", name, "=", row.value));
+  }
+  flags.push_back("--state-dir=" + context_.state_dir);
+  return flags;
+}
+
+absl::StatusOr<ClusterPlan> Planner::Plan() {
+  const UpOptions& up = context_.options.up;
+  ClusterPlan plan;
+  const auto add = [&](PlannedProcess process) {
+    const std::vector<std::string> handed_on = HandedOn(process.kind);
+    process.flags.insert(process.flags.begin(), handed_on.begin(), handed_on.end());
+    process.flags.push_back("--controller-address=" + plan.controller_address);
+    plan.processes.push_back(std::move(process));
+  };
+
+  ASSIGN_OR_RETURN(plan.http_address, TakePort("gateway.http_listen", "gateway HTTP", 0, 0));
+  ASSIGN_OR_RETURN(plan.grpc_address,
+                   TakePort("gateway.grpc_listen", "gateway gRPC", kGrpcOffset, 0));
+  ASSIGN_OR_RETURN(plan.controller_address,
+                   TakePort("controller.listen", "controller gRPC", kControllerOffset, 0));
+  ASSIGN_OR_RETURN(
+      const std::string controller_ops,
+      TakePort("controller.ops_listen", "controller HTTP", kControllerOffset + kOpsOffset, 0));
+  add({.name = "controller",
+       .kind = "controller",
+       .program = "conclave-controller",
+       .flags = {"--listen=" + plan.controller_address, "--ops-listen=" + controller_ops},
+       .address = plan.controller_address,
+       .ops_address = controller_ops});
+
+  const auto add_members = [&](const std::string& kind, int count, int offset) -> absl::Status {
+    for (int i = 0; i < count; ++i) {
+      PlannedProcess process;
+      process.name = absl::StrCat(kind, "-", i);
+      process.kind = kind;
+      process.program = "conclave-" + kind;
+      ASSIGN_OR_RETURN(process.address,
+                       TakePort(kind + ".listen", process.name + " gRPC", offset, i));
+      ASSIGN_OR_RETURN(process.ops_address, TakePort(kind + ".ops_listen", process.name + " HTTP",
+                                                     offset + kOpsOffset, i));
+      process.flags = {"--name=" + process.name, "--listen=" + process.address,
+                       "--ops-listen=" + process.ops_address};
+      if (!IsSet(kind + ".threads")) {
+        process.flags.push_back(absl::StrCat("--threads=", std::max(1, cores_ / count)));
+      }
+      if (kind == "engine" && up.workers == 0) process.flags.push_back("--experts=local");
+      add(std::move(process));
+    }
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(add_members("expert", up.workers, kExpertOffset));
+  RETURN_IF_ERROR(add_members("engine", up.engines, kEngineOffset));
+  add({.name = "gateway",
+       .kind = "gateway",
+       .program = "conclave-gateway",
+       .flags = {"--http-listen=" + plan.http_address, "--grpc-listen=" + plan.grpc_address},
+       .address = plan.http_address,
+       .ops_address = plan.http_address});
+  return plan;
+}
+
+}  // namespace
+
+absl::StatusOr<ClusterPlan> PlanCluster(const Context& context, int cores) {
+  return Planner(context, cores).Plan();
+}
+
+}  // namespace conclave::cli

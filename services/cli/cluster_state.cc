@@ -1,0 +1,153 @@
+#include "services/cli/cluster_state.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "nlohmann/json.hpp"
+#include "shared/base/json_file.h"
+#include "shared/base/status_macros.h"
+
+namespace conclave::cli {
+
+// Beside its type, where the JSON library looks for it.
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ProcessState, name, kind, pid, start_ticks, address,
+                                                ops_address, log, restarts, restart_at_unix_ms,
+                                                last_end)
+
+namespace {
+
+using nlohmann::json;
+
+json ToJson(const ClusterState& state) {
+  return {{"phase", state.phase},
+          {"model", state.model},
+          {"supervisor_pid", state.supervisor_pid},
+          {"supervisor_start_ticks", state.supervisor_start_ticks},
+          {"http_address", state.http_address},
+          {"grpc_address", state.grpc_address},
+          {"controller_address", state.controller_address},
+          {"processes", state.processes}};
+}
+
+std::string LockPath(const std::string& state_dir) { return state_dir + "/up.lock"; }
+
+}  // namespace
+
+std::string ClusterStatePath(const std::string& state_dir) { return state_dir + "/cluster.json"; }
+
+absl::Status WriteClusterState(const std::string& state_dir, const ClusterState& state) {
+  return WriteJsonFile(ClusterStatePath(state_dir), ToJson(state));
+}
+
+absl::StatusOr<ClusterState> ReadClusterState(const std::string& state_dir) {
+  const std::string path = ClusterStatePath(state_dir);
+  ASSIGN_OR_RETURN(const json value, ReadJsonFile(path));
+  try {
+    ClusterState state;
+    state.phase = value.at("phase");
+    state.model = value.at("model");
+    state.supervisor_pid = value.at("supervisor_pid");
+    state.supervisor_start_ticks = value.at("supervisor_start_ticks");
+    state.http_address = value.at("http_address");
+    state.grpc_address = value.at("grpc_address");
+    state.controller_address = value.at("controller_address");
+    state.processes = value.at("processes").get<std::vector<ProcessState>>();
+    return state;
+  } catch (const json::exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, " is not a cluster's state: ", error.what(), "; remove it if no cluster runs"));
+  }
+}
+
+int64_t StartTicks(int64_t pid) {
+  std::ifstream file(absl::StrCat("/proc/", pid, "/stat"));
+  std::string line;
+  if (!file || !std::getline(file, line)) return 0;
+  // The second field is the name in parentheses, which may hold spaces and parentheses itself.
+  const size_t end = line.rfind(')');
+  if (end == std::string::npos) return 0;
+  std::istringstream fields(line.substr(end + 1));
+  std::string field;
+  for (int i = 3; i <= 22; ++i) {
+    fields >> field;
+    if (i == 3 && (field == "Z" || field == "X")) return 0;  // dead, not yet waited for
+  }
+  return std::strtoll(field.c_str(), nullptr, 10);
+}
+
+bool IsAlive(int64_t pid, int64_t start_ticks) {
+  return pid > 0 && start_ticks > 0 && StartTicks(pid) == start_ticks;
+}
+
+absl::StatusOr<ClusterState> ReadRunningCluster(const std::string& state_dir) {
+  absl::StatusOr<ClusterState> state = ReadClusterState(state_dir);
+  if (state.ok() && IsAlive(state->supervisor_pid, state->supervisor_start_ticks)) return state;
+  if (!state.ok() && !absl::IsNotFound(state.status())) return state.status();
+  return absl::FailedPreconditionError(absl::StrCat("no cluster runs here (state folder ",
+                                                    state_dir,
+                                                    "); start one: conclave up -d --model DIR"));
+}
+
+absl::StatusOr<SupervisorLock> SupervisorLock::Take(const std::string& state_dir) {
+  std::error_code error;
+  std::filesystem::create_directories(state_dir, error);
+  const std::string path = LockPath(state_dir);
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot make ", path, ": ", std::strerror(errno),
+                                                   "; choose another --state-dir"));
+  }
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    close(fd);
+    return absl::FailedPreconditionError(absl::StrCat("another `conclave up` holds ", path));
+  }
+  return SupervisorLock(fd);
+}
+
+SupervisorLock::SupervisorLock(SupervisorLock&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)) {}
+
+SupervisorLock::~SupervisorLock() {
+  if (fd_ >= 0) close(fd_);
+}
+
+bool IsSupervised(const std::string& state_dir) {
+  const int fd = open(LockPath(state_dir).c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) return false;
+  const bool held = flock(fd, LOCK_SH | LOCK_NB) != 0;
+  close(fd);
+  return held;
+}
+
+absl::Status AppendEvent(const std::string& state_dir, const Event& event) {
+  std::ofstream file(state_dir + "/events.jsonl", std::ios::app);
+  const json line = {{"unix_ms", event.unix_ms}, {"member", event.member}, {"text", event.text}};
+  file << line.dump(-1, ' ', false, json::error_handler_t::replace) + "\n" << std::flush;
+  if (file) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("cannot write ", state_dir, "/events.jsonl"));
+}
+
+std::vector<Event> ReadEvents(const std::string& state_dir) {
+  std::vector<Event> events;
+  std::ifstream file(state_dir + "/events.jsonl");
+  std::string line;
+  while (std::getline(file, line)) {
+    const json value = json::parse(line, nullptr, false);
+    if (!value.is_object()) continue;
+    events.push_back({.unix_ms = value.value("unix_ms", int64_t{0}),
+                      .member = value.value("member", ""),
+                      .text = value.value("text", "")});
+  }
+  return events;
+}
+
+}  // namespace conclave::cli

@@ -1,0 +1,90 @@
+// What is known on disk of the local cluster: who supervises it, which processes it has, and where
+// they listen.
+//
+// <state_dir>/cluster.json is written by the supervisor (`conclave up`) alone and read by all other
+// commands; <state_dir>/up.lock is locked by the supervisor as long as it lives;
+// <state_dir>/events.jsonl holds what it saw.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace conclave::cli {
+
+struct ProcessState {
+  std::string name;  // "engine-0"
+  std::string kind;  // "controller", "gateway", "engine", "expert"
+  int64_t pid = 0;   // 0: does not run now
+  int64_t start_ticks =
+      0;  // field 22 of /proc/PID/stat: tells this process from a later one of the same PID
+  std::string address;      // host:port: HTTP of the gateway, gRPC of the others
+  std::string ops_address;  // host:port of /readyz and /metrics
+  std::string log;          // path
+  int64_t restarts = 0;
+  int64_t restart_at_unix_ms = 0;  // when it will be started again; 0: it runs
+  std::string last_end;            // "ended by SIGKILL"
+};
+
+struct ClusterState {
+  std::string phase;  // "starting", "ready", "draining"
+  std::string model;
+  int64_t supervisor_pid = 0;
+  int64_t supervisor_start_ticks = 0;
+  std::string http_address;
+  std::string grpc_address;
+  std::string controller_address;
+  std::vector<ProcessState> processes;
+};
+
+std::string ClusterStatePath(const std::string& state_dir);
+
+absl::Status WriteClusterState(const std::string& state_dir, const ClusterState& state);
+
+// NOT_FOUND when no cluster was ever started here; INVALID_ARGUMENT names a file that is not one of
+// ours.
+absl::StatusOr<ClusterState> ReadClusterState(const std::string& state_dir);
+
+// Whether this very process still lives (a zombie does not).
+bool IsAlive(int64_t pid, int64_t start_ticks);
+
+// Field 22 of /proc/PID/stat; 0 when there is no such process.
+int64_t StartTicks(int64_t pid);
+
+// The state if the supervisor lives now, else FAILED_PRECONDITION that says how to start a cluster.
+absl::StatusOr<ClusterState> ReadRunningCluster(const std::string& state_dir);
+
+// Held by the supervisor for life.
+class SupervisorLock {
+ public:
+  // FAILED_PRECONDITION when another supervisor holds it.
+  static absl::StatusOr<SupervisorLock> Take(const std::string& state_dir);
+  SupervisorLock(SupervisorLock&& other) noexcept;
+  SupervisorLock& operator=(SupervisorLock&&) = delete;
+  ~SupervisorLock();
+
+ private:
+  explicit SupervisorLock(int fd) : fd_(fd) {}
+  int fd_;
+};
+
+// Whether a supervisor holds the lock of this folder.
+bool IsSupervised(const std::string& state_dir);
+
+// One line of `conclave events`.
+struct Event {
+  int64_t unix_ms = 0;
+  std::string member;
+  std::string text;
+};
+
+absl::Status AppendEvent(const std::string& state_dir, const Event& event);
+// Oldest first; unreadable lines are left out.
+std::vector<Event> ReadEvents(const std::string& state_dir);
+
+}  // namespace conclave::cli

@@ -1,0 +1,25 @@
+#include "services/cli/command.h"
+
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+
+namespace conclave::cli {
+
+int Fail(const absl::Status& status) {
+  const bool local = status.code() == absl::StatusCode::kInvalidArgument ||
+                     status.code() == absl::StatusCode::kFailedPrecondition;
+  const std::string message(status.message().data(), status.message().size());
+  std::fflush(stdout);
+  if (local) {
+    std::fprintf(stderr, "error: %s\n", message.c_str());
+  } else {
+    std::fprintf(stderr, "error: %s: %s\n", absl::StatusCodeToString(status.code()).c_str(),
+                 message.c_str());
+  }
+  if (status.code() == absl::StatusCode::kInvalidArgument) return kExitUsage;
+  if (status.code() == absl::StatusCode::kFailedPrecondition) return kExitNotRunning;
+  return kExitFailed;
+}
+
+}  // namespace conclave::cli

@@ -1,0 +1,47 @@
+// `conclave config show`: every setting with its value and where it comes from.
+#include <cstdio>
+
+#include "CLI/CLI.hpp"
+#include "nlohmann/json.hpp"
+#include "services/cli/command.h"
+#include "services/cli/table.h"
+
+namespace conclave::cli {
+namespace {
+
+class ConfigCommand final : public Command {
+ public:
+  const char* name() const override { return "config"; }
+  const char* summary() const override { return "show the settings and where they come from"; }
+  void AddFlags(CLI::App& app) override {
+    app.add_option("what", what_, "show")->check(CLI::IsMember({"show"}));
+    app.add_flag("--json", json_, "print a JSON array");
+  }
+  int Run(const Context& context) override {
+    if (json_) {
+      nlohmann::json rows = nlohmann::json::array();
+      for (const Settings::Row& row : context.rows) {
+        rows.push_back(
+            {{"key", row.key}, {"value", row.value}, {"source", row.source}, {"help", row.help}});
+      }
+      std::printf("%s\n", rows.dump(2).c_str());
+      return kExitOk;
+    }
+    std::vector<std::vector<std::string>> table = {{"SETTING", "VALUE", "SOURCE"}};
+    for (const Settings::Row& row : context.rows) {
+      table.push_back({row.key, row.value.empty() ? "(empty)" : row.value, row.source});
+    }
+    std::printf("%s", FormatTable(table).c_str());
+    return kExitOk;
+  }
+
+ private:
+  std::string what_ = "show";
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> MakeConfigCommand() { return std::make_unique<ConfigCommand>(); }
+
+}  // namespace conclave::cli

@@ -1,0 +1,89 @@
+// `conclave down`: ends the local cluster in order.
+#include <signal.h>
+
+#include <cstdio>
+#include <thread>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "services/cli/cluster_state.h"
+#include "services/cli/command.h"
+#include "services/cli/controller_client.h"
+#include "services/cli/leftovers.h"
+#include "services/cli/table.h"
+
+namespace conclave::cli {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr auto kPoll = std::chrono::milliseconds(10);
+constexpr auto kTellAfter = std::chrono::seconds(2);
+// Beyond the drain time: what the supervisor itself may take for four kinds of processes.
+constexpr auto kMostBeyondDrain = std::chrono::seconds(60);
+
+// "no request was running", "2 requests were running"; empty when nobody could say.
+std::string RunningRequests(const ClusterState& state, const CommonOptions& common) {
+  const auto members =
+      ListMembers(state.controller_address, common, std::chrono::milliseconds(500));
+  if (!members.ok()) return "";
+  int64_t running = 0;
+  for (const MemberInfo& member : members->members) {
+    if (member.kind == "gateway" && member.live) running += member.running;
+  }
+  if (running == 0) return ", no request was running";
+  return absl::StrCat(", ", Count(running, "request"),
+                      running == 1 ? " was running" : " were running");
+}
+
+class DownCommand final : public Command {
+ public:
+  const char* name() const override { return "down"; }
+  const char* summary() const override { return "end the local cluster"; }
+  void AddFlags(CLI::App&) override {}
+  int Run(const Context& context) override;
+};
+
+int DownCommand::Run(const Context& context) {
+  const auto state = ReadRunningCluster(context.state_dir);
+  if (!state.ok()) {
+    const int ended = EndLeftovers(context.state_dir);
+    if (ended == 0) return Fail(state.status());
+    std::printf("%s of a cluster whose supervisor had died ended\n",
+                ended == 1 ? "1 process" : absl::StrCat(ended, " processes").c_str());
+    return kExitOk;
+  }
+  const std::string running = RunningRequests(*state, context.options.common);
+  const auto start = steady_clock::now();
+  if (kill(static_cast<pid_t>(state->supervisor_pid), SIGTERM) != 0) {
+    return Fail(absl::PermissionDeniedError(
+        absl::StrCat("the supervisor ", state->supervisor_pid, " belongs to another user")));
+  }
+  const auto deadline =
+      start + std::chrono::seconds(context.options.common.drain_seconds) + kMostBeyondDrain;
+  bool told = false;
+  while (IsAlive(state->supervisor_pid, state->supervisor_start_ticks)) {
+    if (steady_clock::now() > deadline) {
+      return Fail(absl::DeadlineExceededError(absl::StrCat(
+          "the supervisor ", state->supervisor_pid, " does not end; see ", context.state_dir,
+          "/logs/supervisor.log, then: kill -9 ", state->supervisor_pid, "; conclave down")));
+    }
+    if (!told && steady_clock::now() - start > kTellAfter) {
+      std::printf("draining, at most %d s for running requests\n",
+                  context.options.common.drain_seconds);
+      std::fflush(stdout);
+      told = true;
+    }
+    std::this_thread::sleep_for(kPoll);
+  }
+  const double seconds = std::chrono::duration<double>(steady_clock::now() - start).count();
+  std::printf("%zu processes ended in %s%s\n", state->processes.size(),
+              FormatSeconds(seconds).c_str(), running.c_str());
+  return kExitOk;
+}
+
+}  // namespace
+
+std::unique_ptr<Command> MakeDownCommand() { return std::make_unique<DownCommand>(); }
+
+}  // namespace conclave::cli

@@ -1,0 +1,168 @@
+#include "services/cli/gateway_client.h"
+
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "conclave/v1/inference.grpc.pb.h"
+#include "services/cli/cluster_state.h"
+#include "shared/base/clock.h"
+#include "shared/base/mutex.h"
+#include "shared/base/status_macros.h"
+#include "shared/base/thread_name.h"
+#include "shared/rpc/status.h"
+
+namespace conclave::cli {
+namespace {
+
+constexpr Duration kCancelPoll = std::chrono::milliseconds(50);
+
+v1::GenerateRequest ToProto(const GenerationRequest& request) {
+  v1::GenerateRequest proto;
+  if (request.chat.empty()) {
+    proto.set_text(request.text);
+  } else {
+    for (const ChatTurn& turn : request.chat) {
+      v1::ChatMessage* message = proto.mutable_chat()->add_messages();
+      message->set_role(turn.role);
+      message->set_content(turn.content);
+    }
+  }
+  const Parameters& from = request.parameters;
+  v1::SamplingParameters& to = *proto.mutable_sampling();
+  if (from.temperature) to.set_temperature(static_cast<float>(*from.temperature));
+  if (from.top_p) to.set_top_p(static_cast<float>(*from.top_p));
+  if (from.top_k) to.set_top_k(*from.top_k);
+  if (from.min_p) to.set_min_p(static_cast<float>(*from.min_p));
+  if (from.repetition_penalty) {
+    to.set_repetition_penalty(static_cast<float>(*from.repetition_penalty));
+  }
+  if (from.presence_penalty) to.set_presence_penalty(static_cast<float>(*from.presence_penalty));
+  if (from.frequency_penalty) to.set_frequency_penalty(static_cast<float>(*from.frequency_penalty));
+  if (from.seed) to.set_seed(*from.seed);
+  if (from.max_tokens) to.set_max_tokens(*from.max_tokens);
+  if (from.min_tokens) to.set_min_tokens(*from.min_tokens);
+  for (const std::string& stop : from.stop) to.add_stop(stop);
+  to.set_ignore_eos(from.ignore_eos);
+  if (from.pace) to.set_pace(*from.pace);
+  return proto;
+}
+
+const char* ReasonName(v1::FinishReason reason) {
+  switch (reason) {
+    case v1::FINISH_REASON_STOP:
+      return "stop";
+    case v1::FINISH_REASON_LENGTH:
+      return "length";
+    case v1::FINISH_REASON_CANCELLED:
+      return "cancelled";
+    default:
+      return "unknown";
+  }
+}
+
+// Cancels a call when a flag is set; a call that waits for its next message cannot look itself.
+class CancelWatch {
+ public:
+  CancelWatch(grpc::ClientContext& context, const std::atomic<bool>& cancelled)
+      : thread_([this, &context, &cancelled] {
+          SetThreadName("cancel-watch");
+          MutexLock lock(mutex_);
+          while (!done_) {
+            if (cancelled.load()) {
+              context.TryCancel();
+              return;
+            }
+            changed_.WaitFor(mutex_, kCancelPoll);
+          }
+        }) {}
+  ~CancelWatch() {
+    {
+      MutexLock lock(mutex_);
+      done_ = true;
+    }
+    changed_.NotifyAll();
+    thread_.join();
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  bool done_ GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+}  // namespace
+
+GatewayClient::GatewayClient(const std::string& address)
+    : channel_(rpc::ChannelOptions{.address = address, .secret = {}}) {}
+
+absl::StatusOr<GenerationResult> GatewayClient::Generate(
+    const GenerationRequest& request, const std::function<void(const std::string&)>& on_text,
+    const std::atomic<bool>& cancelled) const {
+  const v1::GenerateRequest proto = ToProto(request);
+  grpc::ClientContext context;
+  channel_.Prepare(&context, std::chrono::milliseconds(0));
+  GenerationResult result;
+  const auto start = std::chrono::steady_clock::now();
+  const auto stub = v1::InferenceService::NewStub(channel_.grpc());
+  const auto stream = stub->Generate(&context, proto);
+  grpc::Status status;
+  {
+    const CancelWatch watch(context, cancelled);
+    v1::GenerateEvent event;
+    while (stream->Read(&event)) {
+      switch (event.event_case()) {
+        case v1::GenerateEvent::kStarted:
+          result.request_id = event.started().request_id();
+          result.model = event.started().model();
+          result.fingerprint = event.started().fingerprint();
+          result.seed = event.started().seed();
+          result.prompt_ids.assign(event.started().prompt_ids().begin(),
+                                   event.started().prompt_ids().end());
+          break;
+        case v1::GenerateEvent::kTokens:
+          if (event.tokens().ids_size() > 0) {
+            result.arrivals.push_back(
+                {std::chrono::steady_clock::now() - start, event.tokens().ids_size()});
+          }
+          result.ids.insert(result.ids.end(), event.tokens().ids().begin(),
+                            event.tokens().ids().end());
+          result.text += event.tokens().text();
+          if (!event.tokens().text().empty()) on_text(event.tokens().text());
+          break;
+        case v1::GenerateEvent::kFinished:
+          result.finish_reason = ReasonName(event.finished().reason());
+          result.ids.assign(event.finished().ids().begin(), event.finished().ids().end());
+          result.text += event.finished().text();
+          if (!event.finished().text().empty()) on_text(event.finished().text());
+          break;
+        case v1::GenerateEvent::kUsage:
+          result.cached_tokens = event.usage().cached_tokens();
+          break;
+        case v1::GenerateEvent::EVENT_NOT_SET:
+          break;
+      }
+    }
+    status = stream->Finish();
+  }
+  result.total = std::chrono::steady_clock::now() - start;
+  if (cancelled.load()) {
+    result.finish_reason = "cancelled";
+    return result;
+  }
+  if (!status.ok()) return rpc::FromGrpc(status);
+  return result;
+}
+
+absl::StatusOr<std::string> FindGateway(const Context& context, const std::string& flag) {
+  if (!flag.empty()) return flag;
+  const auto running = ReadRunningCluster(context.state_dir);
+  if (running.ok()) return running->grpc_address;
+  for (const Settings::Row& row : context.rows) {
+    if (row.key == "gateway.grpc_listen" && row.source != "default") return row.value;
+  }
+  return absl::FailedPreconditionError(absl::StrCat(std::string(running.status().message()),
+                                                    ", or name a gateway: --gateway HOST:PORT"));
+}
+
+}  // namespace conclave::cli

@@ -1,0 +1,36 @@
+// A gateway's gRPC API, as `run`, `chat` and `bench` use it.
+//
+// Thread-safe: each call has a stream of its own on one shared connection.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "services/cli/command.h"
+#include "services/cli/generation.h"
+#include "shared/rpc/channel.h"
+
+namespace conclave::cli {
+
+class GatewayClient {
+ public:
+  explicit GatewayClient(const std::string& address);
+
+  // Streams one generation; `on_text` gets each piece of visible text. Setting `cancelled` from
+  // another thread ends the call within 50 ms; the result then holds what came until then and the
+  // finish reason "cancelled".
+  absl::StatusOr<GenerationResult> Generate(const GenerationRequest& request,
+                                            const std::function<void(const std::string&)>& on_text,
+                                            const std::atomic<bool>& cancelled) const;
+
+ private:
+  rpc::Channel channel_;
+};
+
+// Which gateway to talk to: `flag` if given, else the one of the cluster that runs here, else the
+// setting gateway.grpc_listen if it was set; FAILED_PRECONDITION when there is none.
+absl::StatusOr<std::string> FindGateway(const Context& context, const std::string& flag);
+
+}  // namespace conclave::cli

@@ -1,0 +1,142 @@
+// The program `conclave`: parses the command line, reads the settings, runs one command.
+#include <cstdio>
+#include <deque>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "services/cli/command.h"
+#include "shared/base/log.h"
+#include "shared/base/nearest.h"
+#include "shared/base/version.h"
+
+namespace conclave::cli {
+namespace {
+
+// A setting as a flag of one command: kept as text until Settings reads it.
+struct SettingFlag {
+  std::string flag;
+  CLI::Option* option = nullptr;
+  std::string text;
+};
+
+struct Entry {
+  std::unique_ptr<Command> command;
+  CLI::App* app = nullptr;
+  std::deque<SettingFlag> flags;  // CLI11 points into it
+  std::string config_file;
+};
+
+// Every command takes all settings as flags; those of the section "up" also without their prefix
+// where they belong.
+void AddSettingFlags(const std::vector<Settings::Row>& rows, Entry* entry) {
+  entry->app->add_option("--config", entry->config_file, "settings file, YAML");
+  for (const Settings::Row& row : rows) {
+    SettingFlag& flag = entry->flags.emplace_back();
+    flag.flag = row.flag;
+    std::string names = row.flag;
+    if (row.key.starts_with("up.") && std::string(entry->command->name()) == "up") {
+      names += ",--" + row.flag.substr(std::string("--up-").size());
+    }
+    flag.option = row.is_switch ? entry->app->add_flag(names, flag.text, row.help)
+                                : entry->app->add_option(names, flag.text, row.help);
+    flag.option->group("");  // known, but not in the command's short help
+  }
+}
+
+// "error: ..." for a word that no flag or argument takes.
+int RefuseExtras(const CLI::App& app, const std::vector<std::string>& extras) {
+  const std::string word = extras.front().substr(0, extras.front().find('='));
+  if (!word.starts_with("-")) {
+    return Fail(absl::InvalidArgumentError(
+        absl::StrCat("\"", word, "\" is one argument too many for conclave ", app.get_name(),
+                     "; quotes keep words together")));
+  }
+  std::vector<std::string> known;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+  }
+  return Fail(absl::InvalidArgumentError(absl::StrCat("flag ", word, " is unknown to conclave ",
+                                                      app.get_name(), "; the nearest known one is ",
+                                                      NearestOf(word, known))));
+}
+
+int RunEntry(Entry& entry) {
+  if (const std::vector<std::string> extras = entry.app->remaining(); !extras.empty()) {
+    return RefuseExtras(*entry.app, extras);
+  }
+  Context context;
+  Settings settings(absl::StrCat("conclave ", entry.command->name()), "*",
+                    entry.command->summary());
+  context.options.Bind(settings);
+  std::vector<std::string> words = {"conclave"};
+  if (!entry.config_file.empty()) words.push_back("--config=" + entry.config_file);
+  for (const SettingFlag& flag : entry.flags) {
+    if (flag.option->count() > 0) words.push_back(flag.flag + "=" + flag.text);
+  }
+  std::vector<const char*> argv;
+  for (const std::string& word : words) argv.push_back(word.c_str());
+  bool exit_now = false;
+  absl::Status status = settings.Parse(static_cast<int>(argv.size()), argv.data(), &exit_now);
+  if (status.ok()) status = context.options.common.Validate();
+  if (!status.ok()) return Fail(status);
+  context.rows = settings.Rows();
+  context.config_file = settings.config_file();
+  context.state_dir = StateDir(context.options.common);
+  // The commands speak to people; the libraries' notes stay quiet.
+  status = StartLog("conclave", "warning", context.options.common.log_format);
+  if (!status.ok()) return Fail(status);
+  return entry.command->Run(context);
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Conclave serves Mixture-of-Experts models from a cluster of processes.",
+               "conclave");
+  app.set_version_flag("--version", absl::StrCat("conclave ", std::string(Version()), " (commit ",
+                                                 std::string(Commit()), ")"));
+  app.require_subcommand(1);
+  app.footer(
+      "conclave COMMAND --help says more. Exit codes: 0 good, 1 failed, 2 wrong usage, 3 no "
+      "cluster runs.");
+  AllOptions defaults;
+  Settings declared("conclave", "*", "");
+  defaults.Bind(declared);
+  const std::vector<Settings::Row> rows = declared.Rows();
+
+  std::deque<Entry> entries;
+  for (auto* make :
+       {MakeUpCommand, MakeDownCommand, MakePsCommand, MakeLogsCommand, MakeEventsCommand,
+        MakeRunCommand, MakeChatCommand, MakeDoctorCommand, MakeBenchCommand, MakeConfigCommand}) {
+    Entry& entry = entries.emplace_back();
+    entry.command = make();
+    entry.app = app.add_subcommand(entry.command->name(), entry.command->summary());
+    entry.app->allow_extras();
+    entry.command->AddFlags(*entry.app);
+    AddSettingFlags(rows, &entry);
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp& help) {
+    return app.exit(help);
+  } catch (const CLI::CallForVersion& version) {
+    return app.exit(version);
+  } catch (const CLI::ParseError& error) {
+    std::string message = error.what();
+    if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
+      std::vector<std::string> names;
+      for (const Entry& entry : entries) names.emplace_back(entry.command->name());
+      message = absl::StrCat("\"", argv[1], "\" is not a command; the nearest is ",
+                             NearestOf(argv[1], names), ", all are ", absl::StrJoin(names, ", "));
+    }
+    return Fail(absl::InvalidArgumentError(message));
+  }
+  for (Entry& entry : entries) {
+    if (entry.app->parsed()) return RunEntry(entry);
+  }
+  return kExitUsage;
+}
+
+}  // namespace
+}  // namespace conclave::cli
+
+int main(int argc, char** argv) { return conclave::cli::Main(argc, argv); }

@@ -1,0 +1,63 @@
+#include "services/cli/port_owner.h"
+
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace conclave::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kListening = "0A";  // TCP_LISTEN in /proc/net/tcp
+
+// The inodes of sockets that listen on `port`.
+std::set<std::string> ListeningInodes(int port) {
+  std::set<std::string> inodes;
+  for (const char* path : {"/proc/net/tcp", "/proc/net/tcp6"}) {
+    std::ifstream file(path);
+    std::string line;
+    std::getline(file, line);
+    while (std::getline(file, line)) {
+      std::istringstream words(line);
+      std::string slot, local, remote, state, queues, timer, retries, user, timeout, inode;
+      words >> slot >> local >> remote >> state >> queues >> timer >> retries >> user >> timeout >>
+          inode;
+      const size_t colon = local.rfind(':');
+      if (state == kListening && colon != std::string::npos &&
+          std::strtol(local.c_str() + colon + 1, nullptr, 16) == port) {
+        inodes.insert(inode);
+      }
+    }
+  }
+  return inodes;
+}
+
+}  // namespace
+
+std::string PortOwner(int port) {
+  const std::set<std::string> inodes = ListeningInodes(port);
+  if (inodes.empty()) return "";
+  std::error_code error;
+  for (const auto& process : fs::directory_iterator("/proc", error)) {
+    int pid = 0;
+    if (!absl::SimpleAtoi(process.path().filename().string(), &pid)) continue;
+    for (const auto& entry : fs::directory_iterator(process.path() / "fd", error)) {
+      const std::string target = fs::read_symlink(entry.path(), error).string();
+      // "socket:[12345]"
+      if (target.starts_with("socket:[") && inodes.contains(target.substr(8, target.size() - 9))) {
+        std::string name;
+        std::ifstream comm(process.path() / "comm");
+        std::getline(comm, name);
+        return absl::StrCat("PID ", pid, " (", name, ")");
+      }
+    }
+  }
+  return "another user's process";
+}
+
+}  // namespace conclave::cli

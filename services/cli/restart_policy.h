@@ -1,0 +1,33 @@
+// When a dead process is started again: after 1, 2, 4, ... seconds, and at most five times a
+// minute. Pure: takes the time.
+#pragma once
+
+#include <deque>
+
+#include "shared/base/clock.h"
+
+namespace conclave::cli {
+
+// Of one process.
+class RestartPolicy {
+ public:
+  static constexpr int kMostPerMinute = 5;
+  // A request waits two seconds for an expert without a worker: a first restart within one second
+  // saves it.
+  static constexpr Duration kFirstDelay = std::chrono::seconds(1);
+  static constexpr Duration kMostDelay = std::chrono::seconds(30);
+
+  // The process died now: how long to wait before the next start.
+  Duration DelayAfterDeath(TimePoint now);
+
+  // The process was started again now. Returns how many restarts the last minute holds, this one
+  // included.
+  int Restarted(TimePoint now);
+
+ private:
+  void Forget(TimePoint now);
+
+  std::deque<TimePoint> restarts_;  // of the last minute, oldest first
+};
+
+}  // namespace conclave::cli

@@ -1,0 +1,244 @@
+#include "services/cli/supervisor.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "services/cli/controller_client.h"
+#include "services/cli/http_get.h"
+#include "services/cli/table.h"
+#include "shared/base/status_macros.h"
+
+namespace conclave::cli {
+namespace {
+
+constexpr Duration kTick = std::chrono::milliseconds(20);
+constexpr Duration kProgressPeriod = std::chrono::milliseconds(700);
+constexpr std::chrono::milliseconds kReadyTimeout{1000};
+// After its drain time a process still has to close files and leave the cluster.
+constexpr Duration kExitGrace = std::chrono::seconds(5);
+
+// A fresh log for each life of the cluster; the one before is kept beside it.
+void RotateLog(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::exists(path, error)) std::filesystem::rename(path, path + ".1", error);
+}
+
+}  // namespace
+
+Supervisor::Supervisor(Options options, StopSignals& signals)
+    : options_(std::move(options)), signals_(signals) {
+  state_.model = options_.model;
+  state_.supervisor_pid = getpid();
+  state_.supervisor_start_ticks = StartTicks(getpid());
+  state_.http_address = options_.plan.http_address;
+  state_.grpc_address = options_.plan.grpc_address;
+  state_.controller_address = options_.plan.controller_address;
+  for (const PlannedProcess& plan : options_.plan.processes) {
+    Child child;
+    child.plan = plan;
+    child.state.name = plan.name;
+    child.state.kind = plan.kind;
+    child.state.address = plan.address;
+    child.state.ops_address = plan.ops_address;
+    child.state.log = absl::StrCat(options_.state_dir, "/logs/", plan.name, ".log");
+    children_.push_back(std::move(child));
+  }
+}
+
+Supervisor::~Supervisor() {
+  for (const Child& child : children_) {
+    if (child.state.pid > 0) kill(static_cast<pid_t>(child.state.pid), SIGKILL);
+  }
+}
+
+void Supervisor::Tell(const std::string& member, const std::string& text) {
+  const Event event{UnixMs(), member, text};
+  // A full disk must not end the supervision.
+  (void)AppendEvent(options_.state_dir, event);
+  if (options_.on_event) options_.on_event(event);
+}
+
+void Supervisor::Save(const std::string& phase) {
+  state_.phase = phase;
+  state_.processes.clear();
+  for (const Child& child : children_) state_.processes.push_back(child.state);
+  if (const absl::Status status = WriteClusterState(options_.state_dir, state_); !status.ok()) {
+    Tell("supervisor", std::string(status.message()));
+  }
+}
+
+absl::Status Supervisor::StartOne(Child& child) {
+  ASSIGN_OR_RETURN(const pid_t pid,
+                   StartChild({.program = options_.programs_dir + "/" + child.plan.program,
+                               .flags = child.plan.flags,
+                               .log = child.state.log}));
+  child.state.pid = pid;
+  child.state.start_ticks = StartTicks(pid);
+  child.state.restart_at_unix_ms = 0;
+  return absl::OkStatus();
+}
+
+void Supervisor::Reap(const std::function<void(Child&, const ChildEnd&)>& on_end) {
+  for (Child& child : children_) {
+    if (child.state.pid == 0) continue;
+    const std::optional<ChildEnd> end = PollChild(static_cast<pid_t>(child.state.pid));
+    if (!end) continue;
+    child.state.last_end = end->ToString();
+    on_end(child, *end);
+    child.state.pid = 0;
+    child.state.start_ticks = 0;
+  }
+}
+
+std::string Supervisor::StartingLine() {
+  const auto members = ListMembers(options_.plan.controller_address, options_.common,
+                                   std::chrono::milliseconds(500));
+  std::vector<std::string> parts;
+  for (const Child& child : children_) {
+    if (child.plan.kind == "controller" && members.ok()) continue;
+    std::string doing = "starting";
+    if (members.ok()) {
+      for (const MemberInfo& member : members->members) {
+        if (member.name != child.plan.name) continue;
+        doing = member.note.empty() ? member.state : member.note;
+        if (member.state == "ready") doing.clear();
+      }
+    }
+    if (!doing.empty()) parts.push_back(absl::StrCat(child.plan.name, " ", doing));
+  }
+  return absl::StrJoin(parts, ", ");
+}
+
+absl::Status Supervisor::Start(Duration timeout) {
+  for (const Child& child : children_) RotateLog(child.state.log);
+  for (Child& child : children_) RETURN_IF_ERROR(StartOne(child));
+  Save("starting");
+  const TimePoint deadline = clock_.Now() + timeout;
+  TimePoint next_progress = clock_.Now() + kProgressPeriod;
+  std::string missing = "the gateway does not answer";
+  while (clock_.Now() < deadline) {
+    absl::Status failed;
+    Reap([&](Child& child, const ChildEnd& end) {
+      const std::string line = LastLogLine(child.state.log);
+      Tell(child.state.name, absl::StrCat("(", child.state.pid, ") ", end.ToString(), ": ", line));
+      if (end.signal == 0) {
+        failed.Update(
+            absl::AbortedError(absl::StrCat(child.state.name, " ", end.ToString(), ": ", line,
+                                            "\n  (its log: ", child.state.log, ")")));
+      } else {
+        child.restart_at = clock_.Now() + child.restarts.DelayAfterDeath(clock_.Now());
+      }
+    });
+    RETURN_IF_ERROR(failed);
+    RestartDue();
+    if (const auto ready = HttpGet(options_.plan.http_address, "/readyz", kReadyTimeout);
+        ready.ok()) {
+      if (ready->status == 200) {
+        Save("ready");
+        Tell("cluster",
+             absl::StrCat("ready: ", Count(static_cast<int64_t>(children_.size()), "process"),
+                          children_.size() == 1 ? "" : "es"));
+        return absl::OkStatus();
+      }
+      missing = ready->body;
+    }
+    if (clock_.Now() >= next_progress) {
+      if (options_.on_progress) options_.on_progress(StartingLine());
+      next_progress = clock_.Now() + kProgressPeriod;
+    }
+    if (signals_.WaitFor(kTick)) return absl::CancelledError("interrupted while starting");
+  }
+  return absl::DeadlineExceededError(
+      absl::StrCat("the cluster was not ready in ",
+                   FormatSeconds(std::chrono::duration<double>(timeout).count()), ": ", missing,
+                   "; see conclave logs, or allow more time: --up-start-timeout-s"));
+}
+
+void Supervisor::RestartDue() {
+  const TimePoint now = clock_.Now();
+  for (Child& child : children_) {
+    if (child.state.pid != 0 || child.restart_at == TimePoint{} || now < child.restart_at) continue;
+    child.restart_at = {};
+    const int in_a_minute = child.restarts.Restarted(now);
+    ++child.state.restarts;
+    const absl::Status status = StartOne(child);
+    if (!status.ok()) {
+      Tell(child.state.name, std::string(status.message()));
+      child.restart_at = now + child.restarts.DelayAfterDeath(now);
+      continue;
+    }
+    Tell(child.state.name,
+         absl::StrCat("restarted as ", child.state.pid, " (", in_a_minute, " of at most ",
+                      RestartPolicy::kMostPerMinute, " a minute)"));
+    Save("ready");
+  }
+}
+
+void Supervisor::Supervise() {
+  while (!signals_.WaitFor(kTick)) {
+    bool changed = false;
+    Reap([&](Child& child, const ChildEnd& end) {
+      const Duration delay = child.restarts.DelayAfterDeath(clock_.Now());
+      child.restart_at = clock_.Now() + delay;
+      const double seconds = std::chrono::duration<double>(delay).count();
+      child.state.restart_at_unix_ms = UnixMs() + static_cast<int64_t>(seconds * 1000);
+      const std::string line = end.signal == SIGKILL ? "" : LastLogLine(child.state.log);
+      Tell(child.state.name,
+           absl::StrCat("(", child.state.pid, ") ", end.ToString(), line.empty() ? "" : ": ", line,
+                        "; restarts in ", FormatSeconds(seconds)));
+      changed = true;
+    });
+    if (changed) Save("ready");
+    RestartDue();
+  }
+}
+
+bool Supervisor::WaitForEnd(const std::string& kind, Duration grace) {
+  const TimePoint deadline = clock_.Now() + grace;
+  for (;;) {
+    Reap([&](Child& child, const ChildEnd& end) {
+      if (!end.clean()) {
+        Tell(child.state.name, absl::StrCat("(", child.state.pid, ") ", end.ToString(),
+                                            " while draining: ", LastLogLine(child.state.log)));
+      }
+    });
+    const bool running = std::any_of(children_.begin(), children_.end(), [&](const Child& child) {
+      return child.state.pid != 0 && child.plan.kind == kind;
+    });
+    if (!running) return true;
+    if (clock_.Now() >= deadline || signals_.WaitFor(kTick)) return false;
+  }
+}
+
+int Supervisor::Stop() {
+  Save("draining");
+  int ended = 0;
+  for (const Child& child : children_) ended += child.state.pid != 0 ? 1 : 0;
+  const Duration drain = std::chrono::seconds(options_.common.drain_seconds) + kExitGrace;
+  bool graceful = true;
+  for (const char* kind : {"gateway", "engine", "expert", "controller"}) {
+    for (const Child& child : children_) {
+      if (child.plan.kind == kind && child.state.pid != 0) {
+        kill(static_cast<pid_t>(child.state.pid), graceful ? SIGTERM : SIGKILL);
+      }
+    }
+    if (WaitForEnd(kind, drain)) continue;
+    graceful = false;
+    for (const Child& child : children_) {
+      if (child.plan.kind != kind || child.state.pid == 0) continue;
+      Tell(child.state.name, "did not end in time and is killed");
+      kill(static_cast<pid_t>(child.state.pid), SIGKILL);
+    }
+    WaitForEnd(kind, kExitGrace);
+  }
+  state_.supervisor_pid = 0;
+  Save("ended");
+  return ended;
+}
+
+}  // namespace conclave::cli

@@ -1,0 +1,247 @@
+// `conclave up`: starts a local cluster and supervises it, in the foreground or (-d) in the
+// background.
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "services/cli/cluster_plan.h"
+#include "services/cli/command.h"
+#include "services/cli/leftovers.h"
+#include "services/cli/supervisor.h"
+#include "services/cli/table.h"
+#include "shared/base/json_file.h"
+#include "shared/base/limits.h"
+#include "shared/base/status_macros.h"
+
+namespace conclave::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string ProgramsDir() {
+  std::error_code error;
+  return fs::read_symlink("/proc/self/exe", error).parent_path().string();
+}
+
+// Says what is happening: on this terminal, or through a pipe to the process that the person
+// started.
+class Reporter {
+ public:
+  explicit Reporter(FILE* out) : out_(out), terminal_(isatty(fileno(out)) != 0) {}
+
+  void Progress(const std::string& line) {
+    if (line == last_) return;
+    last_ = line;
+    if (terminal_) {
+      std::fprintf(out_, "\r\033[K%s", line.substr(0, 120).c_str());
+    } else {
+      std::fprintf(out_, "%s\n", line.c_str());
+    }
+    std::fflush(out_);
+  }
+  void Line(const std::string& line) {
+    std::fprintf(out_, "%s%s\n", terminal_ && !last_.empty() ? "\r\033[K" : "", line.c_str());
+    last_.clear();
+    std::fflush(out_);
+  }
+
+ private:
+  FILE* const out_;
+  const bool terminal_;
+  std::string last_;
+};
+
+class UpCommand final : public Command {
+ public:
+  const char* name() const override { return "up"; }
+  const char* summary() const override { return "start a local cluster and supervise it"; }
+  void AddFlags(CLI::App& app) override {
+    app.add_flag("-d,--detach", detach_,
+                 "return when the cluster is ready; it goes on in the background");
+    app.footer(
+        "  --model DIR            checkpoint folder, or org/name in the Hugging Face cache\n"
+        "  --workers N            expert workers; 0: experts in the engines [2]\n"
+        "  --engines N            [1]\n"
+        "  --base-port PORT       gateway HTTP; the other ports lie above it [8000]\n"
+        "  --auto-ports           take the nearest free ports when some are busy\n"
+        "Settings of the services are flags here, with the section before the name, such as\n"
+        "  --engine-kv-memory 2GiB --gateway-http-listen 127.0.0.1:9000; conclave config show "
+        "lists all.");
+  }
+  int Run(const Context& context) override;
+
+ private:
+  absl::Status Prepare(const Context& context, ClusterPlan* plan);
+  int RunHere(const Context& context, const ClusterPlan& plan, Reporter& reporter, int ready_fd);
+  int RunDetached(const Context& context, const ClusterPlan& plan);
+
+  bool detach_ = false;
+};
+
+absl::Status UpCommand::Prepare(const Context& context, ClusterPlan* plan) {
+  const AllOptions& options = context.options;
+  RETURN_IF_ERROR(options.Validate("up"));
+  if (options.common.model.empty()) {
+    return absl::InvalidArgumentError(
+        "no model: give --model DIR (a checkpoint folder, or org/name in the Hugging Face cache)");
+  }
+  if (const auto running = ReadRunningCluster(context.state_dir); running.ok()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "a cluster runs here already: ", running->model, " at http://", running->http_address,
+        "/v1 (supervisor ", running->supervisor_pid,
+        "); look at it: conclave ps, stop it: conclave down, or start another: --state-dir DIR"));
+  }
+  if (const int ended = EndLeftovers(context.state_dir); ended > 0) {
+    std::fprintf(stderr, "ended %s of a cluster whose supervisor had died\n",
+                 Count(ended, "process").c_str());
+  }
+  std::error_code error;
+  fs::create_directories(context.state_dir + "/logs", error);
+  if (error) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot make ", context.state_dir,
+                                                   "/logs: ", error.message(),
+                                                   "; choose another --state-dir"));
+  }
+  ASSIGN_OR_RETURN(*plan, PlanCluster(context, ReadCpuLimit().cores));
+  return absl::OkStatus();
+}
+
+std::string ReadyLines(const ClusterPlan& plan, const Context& context, double seconds,
+                       bool foreground) {
+  const bool guarded = !context.options.common.cluster_secret_file.empty();
+  return absl::StrCat("Ready in ", FormatSeconds(seconds), ". ",
+                      guarded ? "Processes show each other a secret; clients need none."
+                              : "Loopback only, no authentication.",
+                      "\n  HTTP http://", plan.http_address, "/v1   gRPC ", plan.grpc_address,
+                      "   logs ", context.state_dir, "/logs",
+                      "\n  talk: conclave chat   look: conclave ps   stop: ",
+                      foreground ? "Ctrl-C" : "conclave down");
+}
+
+// Runs until stopped. `ready_fd`, if not -1, is closed when the start is over; what was reported
+// before is read by its other end.
+int UpCommand::RunHere(const Context& context, const ClusterPlan& plan, Reporter& reporter,
+                       int ready_fd) {
+  StopSignals signals;
+  const auto lock = SupervisorLock::Take(context.state_dir);
+  if (!lock.ok()) {
+    reporter.Line(absl::StrCat("error: ", std::string(lock.status().message())));
+    return kExitNotRunning;
+  }
+  const auto started = std::chrono::steady_clock::now();
+  const bool foreground = ready_fd < 0;
+  std::error_code error;
+  Supervisor supervisor({.plan = plan,
+                         .programs_dir = ProgramsDir(),
+                         .state_dir = context.state_dir,
+                         .model = fs::absolute(context.options.common.model, error).string(),
+                         .common = context.options.common,
+                         .on_event =
+                             [&](const Event& event) {
+                               if (foreground && event.member != "cluster") {
+                                 reporter.Line(absl::StrCat(FormatClock(event.unix_ms), " ",
+                                                            event.member, " ", event.text));
+                               }
+                             },
+                         .on_progress = [&](const std::string& line) { reporter.Progress(line); }},
+                        signals);
+  const absl::Status status =
+      supervisor.Start(std::chrono::seconds(context.options.up.start_timeout_s));
+  if (!status.ok()) {
+    reporter.Line(absl::StrCat("error: ", std::string(status.message())));
+    supervisor.Stop();
+    return absl::IsCancelled(status) ? kExitInterrupted : kExitFailed;
+  }
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  reporter.Line(ReadyLines(plan, context, seconds, foreground));
+  if (!foreground) {
+    // Ends the pipe for the waiting parent: from now on there is nobody to talk to.
+    const int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    dup2(nowhere, ready_fd);
+    close(nowhere);
+  }
+  supervisor.Supervise();
+  const auto stopping = std::chrono::steady_clock::now();
+  if (foreground) reporter.Progress("draining; Ctrl-C again ends at once");
+  const int ended = supervisor.Stop();
+  if (foreground) {
+    reporter.Line(absl::StrCat(
+        ended, " processes ended in ",
+        FormatSeconds(
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - stopping).count())));
+  }
+  return kExitOk;
+}
+
+// Forks before any thread exists. The child becomes the supervisor in a session of its own; this
+// process shows what comes through the pipe until the child closes it (ready) or ends (failed).
+int UpCommand::RunDetached(const Context& context, const ClusterPlan& plan) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return Fail(absl::UnavailableError("cannot make a pipe"));
+  const pid_t child = fork();
+  if (child < 0) return Fail(absl::UnavailableError("cannot fork; too many processes?"));
+  if (child == 0) {
+    close(ends[0]);
+    setsid();
+    const std::string log = context.state_dir + "/logs/supervisor.log";
+    const int log_fd = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    const int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    dup2(null_fd, STDIN_FILENO);
+    dup2(log_fd, STDOUT_FILENO);
+    dup2(log_fd, STDERR_FILENO);
+    FILE* const out = fdopen(ends[1], "w");
+    Reporter reporter(out);
+    const int code = RunHere(context, plan, reporter, ends[1]);
+    std::fclose(out);
+    std::_Exit(code);
+  }
+  close(ends[1]);
+  Reporter reporter(stdout);
+  FILE* const in = fdopen(ends[0], "r");
+  char* line = nullptr;
+  size_t capacity = 0;
+  std::string error;
+  bool ready = false;
+  while (getline(&line, &capacity, in) > 0) {
+    std::string text(line);
+    while (!text.empty() && text.back() == '\n') text.pop_back();
+    if (text.starts_with("error: ") || !error.empty()) {
+      error += text + "\n";
+    } else if (ready || text.starts_with("Ready in ")) {
+      ready = true;
+      reporter.Line(text);
+    } else {
+      reporter.Progress(text);
+    }
+  }
+  free(line);
+  std::fclose(in);
+  if (ready) return kExitOk;
+  int status = 0;
+  waitpid(child, &status, 0);
+  if (error.empty())
+    error = "error: the supervisor ended without a word; see " + context.state_dir +
+            "/logs/supervisor.log\n";
+  std::fputs(error.c_str(), stderr);
+  return WIFEXITED(status) && WEXITSTATUS(status) != 0 ? WEXITSTATUS(status) : kExitFailed;
+}
+
+int UpCommand::Run(const Context& context) {
+  ClusterPlan plan;
+  if (const absl::Status status = Prepare(context, &plan); !status.ok()) return Fail(status);
+  if (detach_) return RunDetached(context, plan);
+  Reporter reporter(stdout);
+  return RunHere(context, plan, reporter, -1);
+}
+
+}  // namespace
+
+std::unique_ptr<Command> MakeUpCommand() { return std::make_unique<UpCommand>(); }
+
+}  // namespace conclave::cli
