@@ -1,0 +1,50 @@
+#include "services/engine/dispatch/expert_routes.h"
+
+#include <algorithm>
+
+namespace conclave::engine {
+
+ExpertRoutes::ExpertRoutes(
+    const placement::ModelIdentity& model, const placement::ModelTopology* topology,
+    const std::function<std::shared_ptr<WorkerLink>(const placement::TopologyWorker&)>& make_link)
+    : moe_layers_(model.moe_layers),
+      num_experts_(model.num_experts),
+      index_of_layer_(model.num_layers, -1),
+      workers_(model.moe_layers.size() * model.num_experts) {
+  for (size_t i = 0; i < moe_layers_.size(); ++i)
+    index_of_layer_[moe_layers_[i]] = static_cast<int32_t>(i);
+  if (topology == nullptr) return;
+  for (const placement::TopologyWorker& worker : topology->workers) {
+    const std::shared_ptr<WorkerLink> link = make_link(worker);
+    links_.push_back(link);
+    for (const placement::ExpertKey& key : worker.serve) {
+      if (key.layer < 0 || key.layer >= model.num_layers || key.expert < 0 ||
+          key.expert >= num_experts_)
+        continue;
+      if (const int32_t layer = index_of_layer_[key.layer]; layer >= 0) {
+        workers_[layer * num_experts_ + key.expert].push_back(link);
+      }
+    }
+  }
+}
+
+const std::vector<std::shared_ptr<WorkerLink>>& ExpertRoutes::WorkersOf(int32_t layer,
+                                                                        int32_t expert) const {
+  return workers_[index_of_layer_[layer] * num_experts_ + expert];
+}
+
+std::vector<std::pair<int32_t, int32_t>> ExpertRoutes::Missing() const {
+  std::vector<std::pair<int32_t, int32_t>> missing;
+  for (const int32_t layer : moe_layers_) {
+    for (int32_t expert = 0; expert < num_experts_; ++expert) {
+      const auto& workers = WorkersOf(layer, expert);
+      if (std::none_of(workers.begin(), workers.end(),
+                       [](const auto& link) { return link->live(); })) {
+        missing.emplace_back(layer, expert);
+      }
+    }
+  }
+  return missing;
+}
+
+}  // namespace conclave::engine

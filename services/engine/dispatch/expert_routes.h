@@ -1,0 +1,41 @@
+// Which workers serve which expert: a topology, joined with the links to its workers. An immutable
+// snapshot.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "services/engine/dispatch/worker_link.h"
+#include "shared/placement/topology.h"
+
+namespace conclave::engine {
+
+class ExpertRoutes {
+ public:
+  // `topology` may be null: then there are no workers. `make_link` gives the link to a worker, an
+  // old one if it has one.
+  ExpertRoutes(const placement::ModelIdentity& model, const placement::ModelTopology* topology,
+               const std::function<std::shared_ptr<WorkerLink>(const placement::TopologyWorker&)>&
+                   make_link);
+
+  // Workers that serve the expert, live or not; usually one.
+  const std::vector<std::shared_ptr<WorkerLink>>& WorkersOf(int32_t layer, int32_t expert) const;
+  const std::vector<std::shared_ptr<WorkerLink>>& links() const { return links_; }
+
+  // Experts without a live worker, ascending.
+  std::vector<std::pair<int32_t, int32_t>> Missing() const;
+
+ private:
+  const std::vector<int32_t> moe_layers_;
+  const int32_t num_experts_;
+  std::vector<int32_t> index_of_layer_;  // [num_layers]: into moe_layers_, or -1
+  std::vector<std::vector<std::shared_ptr<WorkerLink>>>
+      workers_;  // [moe_layers.size() * num_experts]
+  std::vector<std::shared_ptr<WorkerLink>> links_;
+};
+
+}  // namespace conclave::engine

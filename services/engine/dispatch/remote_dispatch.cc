@@ -1,0 +1,403 @@
+#include "services/engine/dispatch/remote_dispatch.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "shared/base/check.h"
+#include "shared/base/status_macros.h"
+#include "shared/base/thread_name.h"
+
+namespace conclave::engine {
+namespace {
+
+using std::chrono::milliseconds;
+
+// Parts that may wait for the step thread: more than all workers can have under way.
+constexpr size_t kInboxEvents = 1 << 16;
+// How often a waiting Finish looks whether the streams of its calls still live, should an event
+// have been lost.
+constexpr milliseconds kStreamCheck{50};
+constexpr milliseconds kLongestTick{500};
+
+TimePoint Now() { return std::chrono::steady_clock::now(); }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RemoteDispatch>> RemoteDispatch::Create(const Options& options) {
+  rpc::HelloFrame hello;
+  ASSIGN_OR_RETURN(hello.fingerprint, rpc::ParseFingerprint(options.model.fingerprint));
+  hello.numerics = options.numerics;
+  hello.row_type = kernels::RowTypeOf(options.numerics);
+  hello.name = options.engine_name;
+  return std::unique_ptr<RemoteDispatch>(new RemoteDispatch(options, std::move(hello)));
+}
+
+RemoteDispatch::RemoteDispatch(const Options& options, rpc::HelloFrame hello)
+    : options_(options),
+      hello_(std::move(hello)),
+      inbox_(std::make_shared<LinkInbox>(kInboxEvents)),
+      metrics_(options.registry, options.model.num_experts),
+      routes_(std::make_shared<ExpertRoutes>(options.model, nullptr, nullptr)) {
+  keeper_ = std::thread([this] { KeepLinks(); });
+}
+
+RemoteDispatch::~RemoteDispatch() {
+  {
+    MutexLock lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.NotifyAll();
+  keeper_.join();
+  for (const auto& link : Routes()->links()) link->Stop();
+}
+
+void RemoteDispatch::Apply(const placement::Topology& topology) {
+  const std::shared_ptr<const ExpertRoutes> old = Routes();
+  const auto link_to = [&](const placement::TopologyWorker& worker) {
+    for (const auto& link : old->links()) {
+      if (link->name() == worker.name && link->address() == worker.address) return link;
+    }
+    return std::make_shared<WorkerLink>(WorkerLink::Options{.name = worker.name,
+                                                            .address = worker.address,
+                                                            .secret = options_.secret,
+                                                            .hello = hello_,
+                                                            .inbox = inbox_,
+                                                            .on_change = [this] {
+                                                              MutexLock lock(mutex_);
+                                                              links_changed_ = true;
+                                                              wake_.NotifyAll();
+                                                            }});
+  };
+  const auto routes = std::make_shared<const ExpertRoutes>(
+      options_.model, topology.Find(options_.model.fingerprint), link_to);
+  {
+    MutexLock lock(mutex_);
+    routes_ = routes;
+    links_changed_ = true;
+  }
+  wake_.NotifyAll();
+  for (const auto& link : old->links()) {
+    if (std::find(routes->links().begin(), routes->links().end(), link) == routes->links().end())
+      link->Stop();
+  }
+}
+
+void RemoteDispatch::KeepLinks() {
+  SetThreadName("dispatch-links");
+  while (true) {
+    milliseconds wait = kLongestTick;
+    for (const auto& link : Routes()->links()) wait = std::min(wait, link->Tick(Now()));
+    MutexLock lock(mutex_);
+    if (stopping_) return;
+    if (!links_changed_) wake_.WaitFor(mutex_, wait);
+    links_changed_ = false;
+    if (stopping_) return;
+  }
+}
+
+std::shared_ptr<const ExpertRoutes> RemoteDispatch::Routes() const {
+  MutexLock lock(mutex_);
+  return routes_;
+}
+
+std::vector<std::pair<int32_t, int32_t>> RemoteDispatch::Missing() const {
+  return Routes()->Missing();
+}
+
+// No longer than any of the call's requests still has.
+milliseconds RemoteDispatch::TimeoutOf(const ExpertCall& call) const {
+  int64_t longest_ms = 0;
+  for (const RowOrigin& origin : call.origins) {
+    if (origin.remaining_ms <= 0) return options_.call_timeout;
+    longest_ms = std::max(longest_ms, origin.remaining_ms);
+  }
+  return longest_ms > 0 ? std::min(milliseconds(longest_ms), options_.call_timeout)
+                        : options_.call_timeout;
+}
+
+void RemoteDispatch::Begin(const ExpertCall& call) {
+  CONCLAVE_CHECK(call_.rows == nullptr);  // the call before has been finished
+  call_ = call;
+  call_routes_ = Routes();
+  outcome_ = {};
+  failed_links_.clear();
+  resend_.clear();
+  token_failed_.assign(call.num_tokens, 0);
+  deadline_ = Now() + TimeoutOf(call);
+  metrics_.CountRows(call.layer, call.expert_ids);
+
+  std::vector<uint32_t> rows(call.expert_ids.size());
+  for (uint32_t row = 0; row < rows.size(); ++row) rows[row] = row;
+  SendRows(rows);
+}
+
+void RemoteDispatch::SendRows(const std::vector<uint32_t>& rows) {
+  // The worker of each expert, chosen once: the live one with the fewest rows under way.
+  std::map<int32_t, std::shared_ptr<WorkerLink>> chosen;
+  for (const uint32_t row : rows) {
+    const int32_t expert = call_.expert_ids[row];
+    const auto [entry, added] = chosen.try_emplace(expert);
+    if (added) {
+      for (const auto& link : call_routes_->WorkersOf(call_.layer, expert)) {
+        if (!link->live() || failed_links_.contains(link.get())) continue;
+        if (entry->second == nullptr || link->outstanding_rows < entry->second->outstanding_rows)
+          entry->second = link;
+      }
+    }
+    if (entry->second == nullptr) FailToken(row / call_.top_k, NoLiveWorker(expert));
+  }
+  // A token with one lost row leaves the batch: its other rows need not be computed.
+  std::map<WorkerLink*, std::pair<std::shared_ptr<WorkerLink>, std::vector<uint32_t>>> by_worker;
+  for (const uint32_t row : rows) {
+    if (token_failed_[row / call_.top_k]) continue;
+    const std::shared_ptr<WorkerLink>& link = chosen[call_.expert_ids[row]];
+    auto& [of_worker, worker_rows] = by_worker[link.get()];
+    of_worker = link;
+    worker_rows.push_back(row);
+  }
+  for (const auto& [key, entry] : by_worker) SendToWorker(entry.first, entry.second);
+}
+
+rpc::RequestHeader RemoteDispatch::MakeHeader() const {
+  rpc::RequestHeader header;
+  header.fingerprint = hello_.fingerprint;
+  header.numerics = hello_.numerics;
+  header.row_type = call_.row_type;
+  header.layer = static_cast<uint32_t>(call_.layer);
+  header.hidden = static_cast<uint32_t>(call_.hidden);
+  header.traceparent = std::string(call_.traceparent);
+  // The frame is as urgent as its most urgent row, and is worth computing until we stop waiting for
+  // it.
+  if (!call_.origins.empty()) {
+    header.qos = 4;
+    header.tenant_weight = 0;
+    for (const RowOrigin& origin : call_.origins) {
+      const uint8_t qos = origin.qos >= 1 && origin.qos <= 4 ? origin.qos : 2;
+      header.qos = std::min(header.qos, qos);
+      if (std::isfinite(origin.tenant_weight))
+        header.tenant_weight = std::max(header.tenant_weight, origin.tenant_weight);
+    }
+    if (header.tenant_weight <= 0) header.tenant_weight = 1;
+  }
+  const auto remaining = std::chrono::duration_cast<milliseconds>(deadline_ - Now()).count();
+  header.remaining_ms = static_cast<uint32_t>(std::max<int64_t>(1, remaining));
+  return header;
+}
+
+void RemoteDispatch::SendToWorker(const std::shared_ptr<WorkerLink>& link,
+                                  const std::vector<uint32_t>& rows) {
+  rpc::RequestHeader header = MakeHeader();
+  const size_t row_bytes = call_.hidden * kernels::RowTypeBytes(call_.row_type);
+  header.num_rows = 0;
+  const size_t fixed_bytes = rpc::RequestFrameBytes(header, 0);
+
+  std::vector<uint32_t> frame_rows;
+  std::vector<rpc::RowReference> references;
+  std::vector<int64_t> tokens;  // of the frame's rows
+  for (const uint32_t row : rows) {
+    const int64_t token = row / call_.top_k;
+    const bool new_token = tokens.empty() || tokens.back() != token;
+    const size_t bytes = fixed_bytes + (references.size() + 1) * sizeof(rpc::RowReference) +
+                         (tokens.size() + new_token) * row_bytes;
+    if (bytes > rpc::kMaxFrameBytes && !references.empty()) {
+      SendFrame(link, std::move(frame_rows), references, tokens);
+      frame_rows.clear();
+      references.clear();
+      tokens.clear();
+    }
+    if (tokens.empty() || tokens.back() != token) tokens.push_back(token);
+    references.push_back(
+        {static_cast<uint32_t>(tokens.size() - 1), static_cast<uint32_t>(call_.expert_ids[row])});
+    frame_rows.push_back(row);
+  }
+  SendFrame(link, std::move(frame_rows), references, tokens);
+}
+
+void RemoteDispatch::SendFrame(const std::shared_ptr<WorkerLink>& link, std::vector<uint32_t> rows,
+                               const std::vector<rpc::RowReference>& references,
+                               const std::vector<int64_t>& tokens) {
+  rpc::RequestHeader header = MakeHeader();
+  header.call_id = next_call_id_++;
+  header.num_rows = static_cast<uint32_t>(tokens.size());
+  rpc::FrameBuffer buffer(rpc::RequestFrameBytes(header, references.size()));
+  std::byte* to = buffer.data.get() + rpc::EncodeRequest(header, references, buffer.span());
+  const size_t row_bytes = call_.hidden * kernels::RowTypeBytes(call_.row_type);
+  for (const int64_t token : tokens) {
+    std::memcpy(to, call_.rows + token * row_bytes, row_bytes);
+    to += row_bytes;
+  }
+  rpc::OutgoingFrame frame;
+  frame.push_back(std::move(buffer));
+
+  Call call;
+  call.link = link;
+  call.answered.assign(rows.size(), false);
+  call.rows = std::move(rows);
+  call.sent = Now();
+  link->outstanding_rows += static_cast<int64_t>(call.rows.size());
+  call.stream = link->Send(std::move(frame));
+  const auto entry = open_.emplace(header.call_id, std::move(call)).first;
+  if (entry->second.stream == 0)
+    EndCall(entry, absl::UnavailableError(absl::StrCat(link->name(), " lost")));
+}
+
+ExpertOutcome RemoteDispatch::Finish() {
+  while (true) {
+    if (!resend_.empty()) SendRows(std::exchange(resend_, {}));
+    if (!resend_.empty()) continue;
+    if (open_.empty()) break;
+    const Duration left = deadline_ - Now();
+    if (left <= Duration::zero()) {
+      Timeout();
+      continue;
+    }
+    if (auto event = inbox_->PopFor(std::min<Duration>(left, kStreamCheck))) {
+      Handle(*std::move(event));
+    } else {
+      CheckStreams();
+    }
+  }
+  call_ = {};
+  call_routes_ = nullptr;
+  return std::move(outcome_);
+}
+
+void RemoteDispatch::Handle(LinkEvent event) {
+  if (const auto* lost = std::get_if<StreamLost>(&event.what))
+    return LoseStream(event.stream, lost->status);
+  const auto* part = std::get_if<ResultsPart>(&event.what);
+  const auto* error = std::get_if<rpc::ErrorFrame>(&event.what);
+  const auto call = open_.find(part != nullptr ? part->results.header.call_id : error->call_id);
+  if (call == open_.end() || call->second.stream != event.stream) return;  // given up before
+  call->second.heard = true;
+  if (part != nullptr) return HandleResults(*part, call);
+  metrics_.CountError(absl::StatusCodeToString(error->code));
+  EndCall(call,
+          absl::Status(error->code, absl::StrCat(call->second.link->name(), ": ", error->message)));
+}
+
+void RemoteDispatch::HandleResults(const ResultsPart& part,
+                                   std::map<uint64_t, Call>::iterator entry) {
+  Call& call = entry->second;
+  const rpc::ResultsHeader& header = part.results.header;
+  const std::string& name = call.link->name();
+  const bool fits = header.layer == static_cast<uint32_t>(call_.layer) &&
+                    header.row_type == call_.row_type &&
+                    header.hidden == static_cast<uint32_t>(call_.hidden);
+  uint32_t row = 0;
+  for (const rpc::Answer& answer : part.results.answers) {
+    if (!fits || answer.reference >= call.rows.size() || call.answered[answer.reference]) {
+      const absl::Status status =
+          absl::InternalError(absl::StrCat(name, " answered what was not asked"));
+      call.link->Reset(status);
+      return EndCall(entry, status);
+    }
+    const uint32_t index = call.rows[answer.reference];
+    const int64_t token = index / call_.top_k;
+    call.answered[answer.reference] = true;
+    ++call.num_answered;
+    --call.link->outstanding_rows;
+    if (answer.status == rpc::AnswerStatus::kOk) {
+      const size_t bytes = part.results.rows.row_bytes;
+      part.message.bytes().CopyTo(part.results.rows.offset + row++ * bytes,
+                                  {call_.results + index * bytes, bytes});
+    } else if (answer.status == rpc::AnswerStatus::kNotHeld) {
+      metrics_.CountError("NOT_HELD");
+      failed_links_.insert(call.link.get());
+      resend_.push_back(index);
+    } else {
+      metrics_.CountError("DEADLINE_EXCEEDED");
+      FailToken(token, absl::UnavailableError(absl::StrCat("layer ", call_.layer, " expert ",
+                                                           call_.expert_ids[index], ": ", name,
+                                                           " had no time for it")));
+    }
+  }
+  outcome_.expert_us += static_cast<int64_t>(header.compute_ns / 1000);
+  if (call.num_answered < call.rows.size() && !header.last) return;
+  metrics_.CountCall(name, std::chrono::duration<double>(Now() - call.sent).count());
+  EndCall(entry, absl::InternalError(absl::StrCat(name, " left rows unanswered")));
+}
+
+void RemoteDispatch::LoseStream(uint64_t stream, const absl::Status& status) {
+  for (auto call = open_.begin(); call != open_.end();) {
+    const auto next = std::next(call);
+    if (call->second.stream == stream) {
+      metrics_.CountError(absl::StatusCodeToString(status.code()));
+      EndCall(call, absl::UnavailableError(absl::StrCat(call->second.link->name(), " lost")));
+    }
+    call = next;
+  }
+}
+
+void RemoteDispatch::EndCall(std::map<uint64_t, Call>::iterator entry, const absl::Status& status) {
+  Call& call = entry->second;
+  for (size_t reference = 0; reference < call.rows.size(); ++reference) {
+    if (call.answered[reference]) continue;
+    --call.link->outstanding_rows;
+    if (absl::IsUnavailable(status) || absl::IsResourceExhausted(status)) {
+      failed_links_.insert(call.link.get());
+      resend_.push_back(call.rows[reference]);
+    } else {
+      FailToken(call.rows[reference] / call_.top_k, status);
+    }
+  }
+  open_.erase(entry);
+}
+
+void RemoteDispatch::Timeout() {
+  while (!open_.empty()) {
+    const auto entry = open_.begin();
+    Call& call = entry->second;
+    metrics_.CountError("DEADLINE_EXCEEDED");
+    const std::string late = absl::StrCat(call.link->name(), " did not answer within ",
+                                          options_.call_timeout.count(), " ms");
+    if (call.heard) {
+      rpc::OutgoingFrame cancel;
+      cancel.push_back(rpc::FrameBuffer::CopyOf(rpc::EncodeCancel({entry->first})));
+      call.link->Send(std::move(cancel));
+    } else if (call.link->live_stream() == call.stream) {
+      call.link->Reset(absl::UnavailableError(late));
+    }
+    for (size_t reference = 0; reference < call.rows.size(); ++reference) {
+      if (call.answered[reference]) continue;
+      const uint32_t row = call.rows[reference];
+      FailToken(row / call_.top_k,
+                absl::UnavailableError(absl::StrCat("layer ", call_.layer, " expert ",
+                                                    call_.expert_ids[row], ": ", late)));
+    }
+    // Nothing is sent elsewhere: the time is up.
+    call.link->outstanding_rows -= static_cast<int64_t>(call.rows.size() - call.num_answered);
+    open_.erase(entry);
+  }
+  for (const uint32_t row : std::exchange(resend_, {}))
+    FailToken(row / call_.top_k, NoLiveWorker(call_.expert_ids[row]));
+}
+
+void RemoteDispatch::CheckStreams() {
+  std::set<uint64_t> lost;
+  for (const auto& [id, call] : open_) {
+    if (call.link->live_stream() != call.stream) lost.insert(call.stream);
+  }
+  for (const uint64_t stream : lost) LoseStream(stream, absl::UnavailableError("the stream ended"));
+}
+
+void RemoteDispatch::FailToken(int64_t token, const absl::Status& status) {
+  if (std::exchange(token_failed_[token], 1) == 0) outcome_.failed.push_back({token, status});
+}
+
+absl::Status RemoteDispatch::NoLiveWorker(int32_t expert) const {
+  std::vector<std::string> workers;
+  for (const auto& link : call_routes_->WorkersOf(call_.layer, expert)) {
+    workers.push_back(absl::StrCat(link->name(), failed_links_.contains(link.get()) && link->live()
+                                                     ? " does not hold it"
+                                                     : " lost"));
+  }
+  return absl::UnavailableError(
+      absl::StrCat("layer ", call_.layer, " expert ", expert, " has no live worker (",
+                   workers.empty() ? "none is placed" : absl::StrJoin(workers, ", "), ")"));
+}
+
+}  // namespace conclave::engine

@@ -1,0 +1,265 @@
+#include "services/engine/dispatch/worker_link.h"
+
+#include <algorithm>
+#include <deque>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "shared/base/log.h"
+#include "shared/rpc/status.h"
+
+namespace conclave::engine {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr char kMethod[] = "/conclave.v1.ExpertService/Dispatch";
+// A stream that the worker has not answered with its hello is given up after this: connecting takes
+// at most kConnectTimeout.
+constexpr milliseconds kHelloTimeout{2000};
+constexpr milliseconds kIdleTick{500};
+constexpr milliseconds kStopTimeout{5000};
+
+std::atomic<uint64_t> next_stream_id{1};
+
+}  // namespace
+
+// One attempt: a gRPC call and its reactor. Keeps itself alive until OnDone.
+class WorkerLink::Stream final
+    : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  explicit Stream(std::shared_ptr<WorkerLink> link)
+      : id(next_stream_id++), link_(std::move(link)) {}
+
+  const uint64_t id;
+
+  void Start(const std::shared_ptr<Stream>& self, rpc::OutgoingFrame hello) {
+    self_ = self;
+    link_->channel_.Prepare(&context_, milliseconds(0));
+    grpc::TemplatedGenericStub<grpc::ByteBuffer, grpc::ByteBuffer> stub(link_->channel_.grpc());
+    stub.PrepareBidiStreamingCall(&context_, kMethod, {}, this);
+    AddHold();  // for writes from other threads than gRPC's
+    StartRead(&read_);
+    Send(std::move(hello));
+    StartCall();
+  }
+
+  bool Send(rpc::OutgoingFrame frame) {
+    {
+      MutexLock lock(mutex_);
+      if (closed_) return false;
+      if (writing_) {
+        outgoing_.push_back(std::move(frame));
+        return true;
+      }
+      writing_ = true;
+      written_ = rpc::ToByteBuffer(std::move(frame));
+    }
+    StartWrite(&written_);
+    return true;
+  }
+
+  void Cancel(const absl::Status& why) {
+    {
+      MutexLock lock(mutex_);
+      if (!cancelled_.has_value()) cancelled_ = why;
+    }
+    context_.TryCancel();
+  }
+
+ private:
+  void OnReadDone(bool ok) override {
+    if (!ok) return Close();
+    link_->OnMessage(this, rpc::ReceivedMessage(read_));
+    read_.Clear();
+    StartRead(&read_);
+  }
+
+  void OnWriteDone(bool ok) override {
+    bool write = false, release = false;
+    {
+      MutexLock lock(mutex_);
+      if (!ok) closed_ = true;
+      if (!closed_ && !outgoing_.empty()) {
+        written_ = rpc::ToByteBuffer(std::move(outgoing_.front()));
+        outgoing_.pop_front();
+        write = true;
+      } else {
+        writing_ = false;
+        release = closed_ && std::exchange(held_, false);
+      }
+    }
+    if (write) StartWrite(&written_);
+    if (release) RemoveHold();
+  }
+
+  // The stream is over; a write that is in progress ends it in OnWriteDone.
+  void Close() {
+    bool release;
+    {
+      MutexLock lock(mutex_);
+      closed_ = true;
+      release = !writing_ && std::exchange(held_, false);
+    }
+    if (release) RemoveHold();
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    absl::Status why;
+    {
+      MutexLock lock(mutex_);
+      why = cancelled_.has_value() ? *cancelled_ : rpc::FromGrpc(status);
+    }
+    if (why.ok()) why = absl::UnavailableError("the worker ended the stream");
+    link_->OnEnd(this, why);
+    const std::shared_ptr<Stream> last = std::move(self_);  // may delete this
+  }
+
+  const std::shared_ptr<WorkerLink> link_;
+  std::shared_ptr<Stream> self_;
+  grpc::ClientContext context_;
+  grpc::ByteBuffer read_, written_;
+  Mutex mutex_;
+  std::deque<rpc::OutgoingFrame> outgoing_ GUARDED_BY(mutex_);
+  bool writing_ GUARDED_BY(mutex_) = false;
+  bool closed_ GUARDED_BY(mutex_) = false;  // nothing more is sent
+  bool held_ GUARDED_BY(mutex_) = true;
+  std::optional<absl::Status> cancelled_ GUARDED_BY(mutex_);
+};
+
+WorkerLink::WorkerLink(Options options)
+    : options_(std::move(options)),
+      channel_({.address = options_.address, .secret = options_.secret}),
+      backoff_(rpc::kReconnectBackoffFirst),
+      reason_(absl::UnavailableError("not connected yet")) {}
+
+WorkerLink::~WorkerLink() = default;
+
+std::string WorkerLink::reason() const {
+  MutexLock lock(mutex_);
+  return live() ? "" : std::string(reason_.message());
+}
+
+uint64_t WorkerLink::Send(rpc::OutgoingFrame frame) {
+  std::shared_ptr<Stream> stream;
+  {
+    MutexLock lock(mutex_);
+    if (!live()) return 0;
+    stream = stream_;
+  }
+  return stream->Send(std::move(frame)) ? stream->id : 0;
+}
+
+void WorkerLink::Reset(const absl::Status& reason) {
+  std::shared_ptr<Stream> stream;
+  {
+    MutexLock lock(mutex_);
+    live_stream_ = 0;
+    reason_ = reason;
+    stream = stream_;
+  }
+  if (stream != nullptr) stream->Cancel(reason);
+}
+
+milliseconds WorkerLink::Tick(TimePoint now) {
+  std::shared_ptr<Stream> opened, given_up;
+  {
+    MutexLock lock(mutex_);
+    if (stopped_ || live()) return kIdleTick;
+    if (now < attempt_at_)
+      return std::chrono::duration_cast<milliseconds>(attempt_at_ - now) + milliseconds(1);
+    if (stream_ == nullptr) {
+      opened = stream_ = std::make_shared<Stream>(shared_from_this());
+    } else {
+      given_up = stream_;
+    }
+    attempt_at_ = now + kHelloTimeout;
+  }
+  if (opened != nullptr) {
+    rpc::OutgoingFrame hello;
+    hello.push_back(rpc::FrameBuffer::CopyOf(rpc::EncodeHello(options_.hello)));
+    opened->Start(opened, std::move(hello));
+  } else {
+    given_up->Cancel(absl::UnavailableError("does not answer"));
+  }
+  return kHelloTimeout;
+}
+
+void WorkerLink::Stop() {
+  std::shared_ptr<Stream> stream;
+  {
+    MutexLock lock(mutex_);
+    stopped_ = true;
+    live_stream_ = 0;
+    stream = stream_;
+  }
+  if (stream == nullptr) return;
+  stream->Cancel(absl::CancelledError("the engine no longer uses this worker"));
+  const auto deadline = std::chrono::steady_clock::now() + kStopTimeout;
+  MutexLock lock(mutex_);
+  while (stream_ != nullptr && ended_.WaitUntil(mutex_, deadline)) {
+  }
+}
+
+void WorkerLink::OnMessage(Stream* stream, rpc::ReceivedMessage message) {
+  absl::StatusOr<rpc::ParsedFrame> frame = rpc::ParseRowFrame(message.bytes());
+  if (!frame.ok()) return stream->Cancel(frame.status());
+  if (const auto* hello = std::get_if<rpc::HelloFrame>(&*frame)) return OnHello(stream, *hello);
+  LinkEvent event{stream->id, {}};
+  if (auto* results = std::get_if<rpc::ParsedResults>(&*frame)) {
+    event.what = ResultsPart{std::move(*results), std::move(message)};
+  } else if (auto* error = std::get_if<rpc::ErrorFrame>(&*frame)) {
+    event.what = std::move(*error);
+  } else {
+    return stream->Cancel(absl::InvalidArgumentError(
+        "row frame: a worker sends hello, results and error frames only"));
+  }
+  // A full inbox loses the part; the call then ends by its deadline.
+  options_.inbox->TryPush(std::move(event));
+}
+
+void WorkerLink::OnHello(Stream* stream, const rpc::HelloFrame& hello) {
+  const rpc::HelloFrame& own = options_.hello;
+  if (hello.fingerprint != own.fingerprint || hello.numerics != own.numerics ||
+      hello.row_type != own.row_type) {
+    return stream->Cancel(absl::FailedPreconditionError(
+        absl::StrCat("serves fingerprint ", rpc::FingerprintHex(hello.fingerprint),
+                     ", this engine ", rpc::FingerprintHex(own.fingerprint))));
+  }
+  {
+    MutexLock lock(mutex_);
+    if (stopped_ || stream_.get() != stream) return;
+    backoff_ = rpc::kReconnectBackoffFirst;
+    reason_ = absl::OkStatus();
+    live_stream_ = stream->id;
+  }
+  LogInfo("worker connected", {{"worker", options_.name}, {"address", options_.address}});
+  options_.on_change();
+}
+
+void WorkerLink::OnEnd(Stream* stream, const absl::Status& status) {
+  bool report;
+  {
+    MutexLock lock(mutex_);
+    const bool was_live = live_stream_.exchange(0) == stream->id;
+    report = !stopped_ && (was_live || reason_.message() != status.message());
+    reason_ = status;
+    attempt_at_ = std::chrono::steady_clock::now() + backoff_;
+    backoff_ = std::min(backoff_ * 2, rpc::kReconnectBackoffMost);
+  }
+  if (report) {
+    LogWarning("worker not reachable", {{"worker", options_.name},
+                                        {"address", options_.address},
+                                        {"reason", std::string(status.message())}});
+  }
+  options_.inbox->TryPush({stream->id, StreamLost{status}});
+  options_.on_change();
+  // Last: Stop waits for it, and then all that the lines above refer to may go.
+  MutexLock lock(mutex_);
+  stream_ = nullptr;
+  ended_.NotifyAll();
+}
+
+}  // namespace conclave::engine

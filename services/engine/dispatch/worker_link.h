@@ -1,0 +1,98 @@
+// One worker, as the engine reaches it: a long-lived stream that reconnects by itself, and hands
+// what arrives to the step thread's inbox.
+//
+// Thread-safe. Send is called by the step thread, Tick by the dispatch's link thread, callbacks by
+// gRPC's threads.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <variant>
+
+#include "absl/status/status.h"
+#include "shared/base/bounded_queue.h"
+#include "shared/base/clock.h"
+#include "shared/base/mutex.h"
+#include "shared/rpc/byte_buffer.h"
+#include "shared/rpc/channel.h"
+#include "shared/rpc/row_frame.h"
+
+namespace conclave::engine {
+
+// A part of results, with the message its rows lie in.
+struct ResultsPart {
+  rpc::ParsedResults results;
+  rpc::ReceivedMessage message;
+};
+// The stream ended: every call on it is lost.
+struct StreamLost {
+  absl::Status status;
+};
+struct LinkEvent {
+  uint64_t stream = 0;  // which the call was sent on
+  std::variant<ResultsPart, rpc::ErrorFrame, StreamLost> what;
+};
+using LinkInbox = BoundedQueue<LinkEvent>;
+
+class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
+ public:
+  struct Options {
+    std::string name;     // "expert-0"
+    std::string address;  // host:port
+    rpc::ClusterSecret secret;
+    rpc::HelloFrame hello;  // the engine's
+    std::shared_ptr<LinkInbox> inbox;
+    std::function<void()> on_change;  // connected or lost; must not block
+  };
+  // Connects at the first Tick.
+  explicit WorkerLink(Options options);
+  ~WorkerLink();
+
+  const std::string& name() const { return options_.name; }
+  const std::string& address() const { return options_.address; }
+
+  // The stream that a frame sent now would travel on; 0 while there is none that the worker has
+  // answered.
+  uint64_t live_stream() const { return live_stream_.load(); }
+  bool live() const { return live_stream() != 0; }
+  // Why it is not live: "connection refused". Empty while it is.
+  std::string reason() const EXCLUDES(mutex_);
+
+  // Sends a frame; the stream that took it, or 0.
+  uint64_t Send(rpc::OutgoingFrame frame) EXCLUDES(mutex_);
+  // Breaks the stream, so that the worker forgets what it was sent, and connects anew.
+  void Reset(const absl::Status& reason) EXCLUDES(mutex_);
+
+  // Opens a stream if one is due, and gives up one that the worker has not answered for too long.
+  // Returns how long until the next call is useful.
+  std::chrono::milliseconds Tick(TimePoint now) EXCLUDES(mutex_);
+  // Ends the stream for good and waits for it, at most some seconds.
+  void Stop() EXCLUDES(mutex_);
+
+  // Rows sent and not answered: the measure by which replicas are chosen.
+  std::atomic<int64_t> outstanding_rows{0};
+
+ private:
+  class Stream;
+  void OnMessage(Stream* stream, rpc::ReceivedMessage message) EXCLUDES(mutex_);
+  void OnHello(Stream* stream, const rpc::HelloFrame& hello) EXCLUDES(mutex_);
+  void OnEnd(Stream* stream, const absl::Status& status) EXCLUDES(mutex_);
+
+  const Options options_;
+  const rpc::Channel channel_;
+  std::atomic<uint64_t> live_stream_{0};
+
+  mutable Mutex mutex_;
+  CondVar ended_;
+  std::shared_ptr<Stream> stream_ GUARDED_BY(mutex_);  // null between streams
+  TimePoint attempt_at_ GUARDED_BY(mutex_);  // next attempt, or when an unanswered one is given up
+  std::chrono::milliseconds backoff_ GUARDED_BY(mutex_);
+  absl::Status reason_ GUARDED_BY(mutex_);
+  bool stopped_ GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace conclave::engine
