@@ -18,7 +18,7 @@
 namespace conclave::weights {
 
 // Temporary f32 memory of a chunk of rows.
-inline constexpr int64_t kChunkBytes = 4 << 20;
+inline constexpr int64_t kChunkBytes = 1 << 20;
 
 class MatrixLoader {
  public:
