@@ -39,6 +39,11 @@ if(CONCLAVE_SANITIZER)
     -fsanitize=${CONCLAVE_SANITIZER} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(conclave_flags INTERFACE -fsanitize=${CONCLAVE_SANITIZER})
 endif()
+if(CONCLAVE_BUILD_FUZZERS)
+  # Coverage counters in everything that a fuzz target may reach.
+  target_compile_options(conclave_flags INTERFACE -fsanitize=fuzzer-no-link)
+  target_link_options(conclave_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 function(conclave_library)
   cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS" ${ARGN})
