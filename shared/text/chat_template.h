@@ -28,14 +28,14 @@ struct ChatTemplateHandle;
 struct ChatRequest {
   // A JSON array of message objects, each with at least a string `role`. All members reach the
   // template as they are.
-  std::string_view messages_json;
+  std::string_view messages_json = {};
   bool add_generation_prompt = true;
   // One of the names of a model with several templates; empty: the default one.
-  std::string_view template_name;
+  std::string_view template_name = {};
   // A JSON object of further variables (`chat_template_kwargs` of a request), or empty.
-  std::string_view variables_json;
+  std::string_view variables_json = {};
   // What `strftime_now` shows, in the local time zone; the system clock if not set.
-  std::optional<int64_t> unix_seconds;
+  std::optional<int64_t> unix_seconds = {};
 };
 
 struct ChatPrompt {
