@@ -1,0 +1,116 @@
+#include "services/cli/cluster_state.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "services/cli/leftovers.h"
+
+namespace conclave::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+class ClusterStateTest : public ::testing::Test {
+ protected:
+  ClusterStateTest()
+      : dir_(::testing::TempDir() + "cluster_state_test_" +
+             ::testing::UnitTest::GetInstance()->current_test_info()->name()) {
+    fs::remove_all(dir_);
+    fs::create_directories(dir_);
+  }
+  ~ClusterStateTest() override { fs::remove_all(dir_); }
+
+  static ClusterState StateOf(int64_t supervisor) {
+    ClusterState state;
+    state.phase = "ready";
+    state.model = "/models/tales";
+    state.supervisor_pid = supervisor;
+    state.supervisor_start_ticks = StartTicks(supervisor);
+    state.http_address = "127.0.0.1:8000";
+    state.processes.push_back({.name = "engine-0",
+                               .kind = "engine",
+                               .address = "127.0.0.1:8020",
+                               .ops_address = "127.0.0.1:9020",
+                               .log = "/logs/engine-0.log",
+                               .last_end = "ended by SIGKILL"});
+    return state;
+  }
+
+  const std::string dir_;
+};
+
+TEST_F(ClusterStateTest, IsReadAsWritten) {
+  ASSERT_TRUE(WriteClusterState(dir_, StateOf(getpid())).ok());
+  const auto state = ReadRunningCluster(dir_);
+  ASSERT_TRUE(state.ok()) << state.status();
+  EXPECT_EQ(state->phase, "ready");
+  EXPECT_EQ(state->model, "/models/tales");
+  ASSERT_EQ(state->processes.size(), 1u);
+  EXPECT_EQ(state->processes[0].name, "engine-0");
+  EXPECT_EQ(state->processes[0].last_end, "ended by SIGKILL");
+}
+
+TEST_F(ClusterStateTest, NoFileMeansNoCluster) {
+  const auto state = ReadRunningCluster(dir_);
+  EXPECT_EQ(state.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(state.status().message()), ::testing::HasSubstr("conclave up"));
+}
+
+TEST_F(ClusterStateTest, ALaterProcessOfTheSamePidIsNotTheSupervisor) {
+  ClusterState state = StateOf(getpid());
+  state.supervisor_start_ticks -= 1;
+  ASSERT_TRUE(WriteClusterState(dir_, state).ok());
+  EXPECT_EQ(ReadRunningCluster(dir_).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(ClusterStateTest, GarbageIsNamed) {
+  std::ofstream(ClusterStatePath(dir_)) << "[1, 2]";
+  EXPECT_THAT(std::string(ReadRunningCluster(dir_).status().message()),
+              ::testing::HasSubstr("cluster.json"));
+  std::ofstream(ClusterStatePath(dir_)) << "{\"phase\": ";
+  EXPECT_EQ(ReadRunningCluster(dir_).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(ClusterStateTest, OneSupervisorAtATime) {
+  EXPECT_FALSE(IsSupervised(dir_));
+  {
+    const auto lock = SupervisorLock::Take(dir_);
+    ASSERT_TRUE(lock.ok());
+    EXPECT_TRUE(IsSupervised(dir_));
+    EXPECT_EQ(SupervisorLock::Take(dir_).status().code(), absl::StatusCode::kFailedPrecondition);
+  }
+  EXPECT_FALSE(IsSupervised(dir_));
+  EXPECT_TRUE(SupervisorLock::Take(dir_).ok());
+}
+
+TEST_F(ClusterStateTest, EventsAreReadInOrderAndHalfLinesLeftOut) {
+  ASSERT_TRUE(AppendEvent(dir_, {1, "expert-0", "ended by SIGKILL"}).ok());
+  std::ofstream(dir_ + "/events.jsonl", std::ios::app) << "{\"unix_ms\": 2, \n";
+  ASSERT_TRUE(AppendEvent(dir_, {3, "expert-0", "restarted"}).ok());
+  const std::vector<Event> events = ReadEvents(dir_);
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_EQ(events[0].text, "ended by SIGKILL");
+  EXPECT_EQ(events[1].unix_ms, 3);
+}
+
+TEST_F(ClusterStateTest, NothingIsEndedWhileTheSupervisorLives) {
+  ClusterState state = StateOf(getpid());
+  state.processes[0].pid = getpid();
+  state.processes[0].start_ticks = StartTicks(getpid());
+  ASSERT_TRUE(WriteClusterState(dir_, state).ok());
+  EXPECT_EQ(EndLeftovers(dir_), 0);
+}
+
+TEST(StartTicksTest, KnowsThisProcessAndNoOther) {
+  EXPECT_GT(StartTicks(getpid()), 0);
+  EXPECT_TRUE(IsAlive(getpid(), StartTicks(getpid())));
+  EXPECT_FALSE(IsAlive(getpid(), StartTicks(getpid()) + 1));
+  EXPECT_FALSE(IsAlive(0, 0));
+}
+
+}  // namespace
+}  // namespace conclave::cli

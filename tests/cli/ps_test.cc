@@ -1,0 +1,123 @@
+#include "services/cli/ps.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "services/cli/table.h"
+
+namespace conclave::cli {
+namespace {
+
+using ::testing::HasSubstr;
+
+MemberInfo Worker(const std::string& name, std::vector<std::pair<int32_t, int32_t>> holds) {
+  MemberInfo member;
+  member.name = name;
+  member.kind = "expert";
+  member.state = "ready";
+  member.live = true;
+  member.fingerprint = "f";
+  member.served_name = "tales";
+  member.num_moe_layers = 1;
+  member.num_experts = 2;
+  member.holds = std::move(holds);
+  return member;
+}
+
+TEST(ReplicaNoteTest, CountsTheFewestReplicas) {
+  ClusterMembers members;
+  EXPECT_THAT(ReplicaNote(members), HasSubstr("has opened a model"));
+  members.members = {Worker("expert-0", {{0, 0}}), Worker("expert-1", {{0, 1}})};
+  EXPECT_EQ(ReplicaNote(members), "1 replica: a worker's death fails requests until it restarts");
+  members.members.push_back(Worker("expert-2", {{0, 0}, {0, 1}}));
+  EXPECT_THAT(ReplicaNote(members), HasSubstr("2 live replicas"));
+  members.members[1].live = false;
+  members.members[2].live = false;
+  EXPECT_THAT(ReplicaNote(members), HasSubstr("1 of 2 experts of tales have no live worker"));
+}
+
+TEST(ReplicaNoteTest, KnowsEnginesThatHoldTheirExperts) {
+  ClusterMembers members;
+  MemberInfo engine = Worker("engine-0", {});
+  engine.kind = "engine";
+  members.members = {engine};
+  EXPECT_THAT(ReplicaNote(members), HasSubstr("inside the engines"));
+}
+
+TEST(JoinProcessesTest, ShowsLocalProcessesAndMembersElsewhere) {
+  ClusterMembers members;
+  members.term = 3;
+  members.number = 2;
+  MemberInfo engine = Worker("engine-0", {});
+  engine.kind = "engine";
+  engine.numerics_class = "bf16";
+  engine.context_tokens = 2048;
+  engine.running = 1;
+  engine.kv_used_ratio = 0.25;
+  engine.pid = 40;
+  members.members = {Worker("expert-9", {{0, 0}}), engine};
+  const std::vector<ProcessState> processes = {{.name = "controller",
+                                                .kind = "controller",
+                                                .pid = 39,
+                                                .address = "",
+                                                .ops_address = "",
+                                                .log = "",
+                                                .last_end = ""},
+                                               {.name = "engine-0",
+                                                .kind = "engine",
+                                                .pid = 40,
+                                                .address = "",
+                                                .ops_address = "",
+                                                .log = "",
+                                                .last_end = ""},
+                                               {.name = "gateway",
+                                                .kind = "gateway",
+                                                .address = "",
+                                                .ops_address = "",
+                                                .log = "",
+                                                .restart_at_unix_ms = UnixMs() + 60'000,
+                                                .last_end = "ended by SIGKILL"}};
+  const std::vector<ProcessRow> rows = JoinProcesses(processes, members, true);
+  ASSERT_EQ(rows.size(), 4u);
+  EXPECT_EQ(rows[0].name, "controller");
+  EXPECT_EQ(rows[0].holds, "epoch 3.2");
+  EXPECT_EQ(rows[0].load, "2 members");
+  EXPECT_EQ(rows[1].name, "gateway");
+  EXPECT_THAT(rows[1].state, HasSubstr("restarts in"));
+  EXPECT_EQ(rows[2].holds, "tales bf16, context 2048");
+  EXPECT_EQ(rows[2].load, "1 running, 0 waiting, KV 25 %");
+  EXPECT_EQ(rows[3].name, "expert-9");
+  EXPECT_EQ(rows[3].holds, "1 of 2 experts");
+}
+
+TEST(JoinProcessesTest, AMemberOfAnEarlierPidIsNotTheProcess) {
+  ClusterMembers members;
+  MemberInfo old = Worker("expert-0", {{0, 0}});
+  old.pid = 7;
+  members.members = {old};
+  const std::vector<ProcessState> processes = {{.name = "expert-0",
+                                                .kind = "expert",
+                                                .pid = 8,
+                                                .address = "",
+                                                .ops_address = "",
+                                                .log = "",
+                                                .last_end = ""}};
+  EXPECT_EQ(JoinProcesses(processes, members, true)[0].state, "starting");
+  EXPECT_EQ(JoinProcesses(processes, {}, false)[0].state, "unknown");
+}
+
+TEST(FormatTableTest, AlignsByCharactersAndNotByBytes) {
+  EXPECT_EQ(FormatTable({{"A", "B"}, {"äöü", "x"}, {"yyyy", "z"}}), "A     B\näöü   x\nyyyy  z\n");
+  EXPECT_EQ(FormatTable({}), "");
+}
+
+TEST(FormatSecondsTest, RoundsAsPeopleDo) {
+  EXPECT_EQ(FormatSeconds(0.2), "0.2 s");
+  EXPECT_EQ(FormatSeconds(12.4), "12 s");
+  EXPECT_EQ(FormatSeconds(598), "9 min 58 s");
+}
+
+TEST(SignalNameTest, KnowsNames) { EXPECT_EQ(SignalName(9), "SIGKILL"); }
+
+}  // namespace
+}  // namespace conclave::cli

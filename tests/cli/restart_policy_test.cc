@@ -1,0 +1,46 @@
+#include "services/cli/restart_policy.h"
+
+#include <gtest/gtest.h>
+
+namespace conclave::cli {
+namespace {
+
+using std::chrono::seconds;
+
+TEST(RestartPolicyTest, WaitsLongerAfterEachDeath) {
+  SimulatedClock clock;
+  RestartPolicy policy;
+  for (const int expected : {1, 2, 4, 8, 16}) {
+    EXPECT_EQ(policy.DelayAfterDeath(clock.Now()), seconds(expected));
+    clock.Advance(seconds(expected));
+    policy.Restarted(clock.Now());
+  }
+}
+
+TEST(RestartPolicyTest, RestartsAtMostFiveTimesAMinute) {
+  SimulatedClock clock;
+  RestartPolicy policy;
+  std::vector<TimePoint> restarts;
+  for (int i = 0; i < 50; ++i) {
+    clock.Advance(policy.DelayAfterDeath(clock.Now()));
+    EXPECT_LE(policy.Restarted(clock.Now()), RestartPolicy::kMostPerMinute);
+    restarts.push_back(clock.Now());
+  }
+  for (size_t i = RestartPolicy::kMostPerMinute; i < restarts.size(); ++i) {
+    EXPECT_GE(restarts[i] - restarts[i - RestartPolicy::kMostPerMinute], seconds(60));
+  }
+}
+
+TEST(RestartPolicyTest, ForgetsAfterAGoodMinute) {
+  SimulatedClock clock;
+  RestartPolicy policy;
+  policy.Restarted(clock.Now());
+  policy.Restarted(clock.Now());
+  EXPECT_EQ(policy.DelayAfterDeath(clock.Now()), seconds(4));
+  clock.Advance(seconds(60));
+  EXPECT_EQ(policy.DelayAfterDeath(clock.Now()), seconds(1));
+  EXPECT_EQ(policy.Restarted(clock.Now()), 1);
+}
+
+}  // namespace
+}  // namespace conclave::cli
