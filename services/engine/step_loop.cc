@@ -67,12 +67,21 @@ EngineLoad StepLoop::load() const {
 
 void StepLoop::Drain() { draining_.store(true); }
 
+bool StepLoop::WaitUntilWarm(Duration timeout) {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  MutexLock lock(mutex_);
+  while (!load_.warm) {
+    if (!changed_.WaitUntil(mutex_, deadline) && std::chrono::steady_clock::now() >= deadline)
+      break;
+  }
+  return load_.warm;
+}
+
 bool StepLoop::WaitUntilEmpty(Duration timeout) {
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   MutexLock lock(mutex_);
   while (!empty_ || queued_starts_.load() > 0) {
-    if (!became_empty_.WaitUntil(mutex_, deadline) &&
-        std::chrono::steady_clock::now() >= deadline) {
+    if (!changed_.WaitUntil(mutex_, deadline) && std::chrono::steady_clock::now() >= deadline) {
       return empty_ && queued_starts_.load() == 0;
     }
   }
@@ -114,6 +123,7 @@ bool StepLoop::WarmUp() {
   MutexLock lock(mutex_);
   load_.warm = warm;
   load_.warm_up = status;
+  if (warm) changed_.NotifyAll();
   return warm;
 }
 
@@ -146,7 +156,14 @@ void StepLoop::Report() {
     rate_at_ = now;
   }
   const Scheduler& scheduler = stepper_->scheduler();
+  const bool ask_missing = now - missing_at_ >= kIdleTurn;
+  std::vector<std::pair<int32_t, int32_t>> missing;
+  if (ask_missing) {
+    missing = stepper_->MissingExperts();
+    missing_at_ = now;
+  }
   MutexLock lock(mutex_);
+  if (ask_missing) load_.missing_experts = std::move(missing);
   load_.running = scheduler.num_running();
   load_.waiting = scheduler.num_waiting();
   load_.queued_tokens = scheduler.queued_tokens();
@@ -154,7 +171,7 @@ void StepLoop::Report() {
   load_.tokens_per_second = tokens_per_second_;
   last_turn_ = now;
   empty_ = scheduler.empty();
-  if (empty_) became_empty_.NotifyAll();
+  if (empty_) changed_.NotifyAll();
 }
 
 }  // namespace conclave::engine

@@ -8,7 +8,9 @@
 #include <atomic>
 #include <cstdint>
 #include <thread>
+#include <utility>
 #include <variant>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "services/engine/stepper.h"
@@ -28,6 +30,8 @@ struct EngineLoad {
   double tokens_per_second = 0;  // generated, over about the last five seconds
   Duration last_turn_age{};  // since the loop last turned, idle turns counted; grows when it hangs
   absl::Status warm_up;      // while not warm: why not, such as a missing expert
+  // (layer, expert) without a live worker, as of some tenths of a second ago.
+  std::vector<std::pair<int32_t, int32_t>> missing_experts;
 };
 
 class StepLoop {
@@ -48,6 +52,8 @@ class StepLoop {
 
   EngineLoad load() const;
 
+  // Waits until the warm-up is done, or the timeout passed: false.
+  bool WaitUntilWarm(Duration timeout);
   // Refuses new sequences from now on; those that run go on.
   void Drain();
   // Waits until no sequence is left, or the timeout passed: false.
@@ -80,7 +86,7 @@ class StepLoop {
   std::atomic<bool> stopping_{false};
 
   mutable Mutex mutex_;
-  CondVar became_empty_;
+  CondVar changed_;  // became warm or empty
   EngineLoad load_ GUARDED_BY(mutex_);
   TimePoint last_turn_ GUARDED_BY(mutex_);
   bool empty_ GUARDED_BY(mutex_) = true;
@@ -89,6 +95,7 @@ class StepLoop {
   double tokens_per_second_ = 0;
   int64_t tokens_counted_ = 0;
   TimePoint rate_at_;
+  TimePoint missing_at_;
 
   std::thread thread_;
 };

@@ -68,6 +68,11 @@ class Stepper {
   // step-time model. UNAVAILABLE names an expert without a live worker. Precondition: no sequences.
   absl::Status WarmUp();
 
+  // Experts without a live worker now, as (layer, expert).
+  std::vector<std::pair<int32_t, int32_t>> MissingExperts() const {
+    return parts_.dispatch->Missing();
+  }
+
   const Scheduler& scheduler() const { return scheduler_; }
   const StepTimeModel& step_time() const { return step_time_; }
   int64_t num_generated_tokens() const { return num_generated_tokens_; }

@@ -5,18 +5,15 @@
 #include <chrono>
 #include <functional>
 #include <limits>
-#include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "gmock/gmock.h"
-#include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
-#include "shared/rpc/channel.h"
 #include "shared/rpc/server.h"
 #include "tests/engine/golden_engine.h"
+#include "tests/engine/test_gateway.h"
 
 namespace conclave::engine {
 namespace {
@@ -26,110 +23,9 @@ using testing::HasSubstr;
 
 constexpr char kFingerprint[] = "00112233";
 
-// What a gateway was told of one sequence.
-struct Told {
-  std::vector<int32_t> ids;
-  std::vector<v1::EngineLogprobs> logprobs;
-  std::optional<v1::SequenceFinished> finished;
-  std::vector<v1::SequenceFailed> failed;
-  bool ended() const { return finished.has_value() || !failed.empty(); }
-};
-
-// One stream to the engine, driven by the test's thread.
-class Gateway {
- public:
-  explicit Gateway(const std::string& address, const rpc::ClusterSecret& secret = {})
-      : stub_(v1::EngineService::NewStub(
-            rpc::Channel({.address = address, .secret = secret}).grpc())) {
-    secret.Attach(&context_);
-    context_.set_deadline(std::chrono::system_clock::now() + seconds(60));
-    stream_ = stub_->Connect(&context_);
-    v1::EngineCommand command;
-    command.mutable_hello()->set_name("test");
-    stream_->Write(command);
-  }
-  ~Gateway() {
-    if (stream_ == nullptr) return;
-    context_.TryCancel();
-    stream_->Finish();
-  }
-
-  static v1::EngineCommand StartOf(uint64_t id, const std::vector<int32_t>& prompt,
-                                   int64_t max_tokens) {
-    v1::EngineCommand command;
-    v1::StartSequence* start = command.mutable_start();
-    start->set_sequence_id(id);
-    start->mutable_prompt_ids()->Add(prompt.begin(), prompt.end());
-    start->set_fingerprint(kFingerprint);
-    start->set_max_tokens(max_tokens);
-    start->set_request_id("request-" + std::to_string(id));
-    start->mutable_sampling()->set_temperature(0);
-    start->mutable_sampling()->set_top_p(1);
-    start->mutable_sampling()->set_repetition_penalty(1);
-    return command;
-  }
-
-  bool Write(const v1::EngineCommand& command) { return stream_->Write(command); }
-  void Cancel(uint64_t id) {
-    v1::EngineCommand command;
-    command.mutable_cancel()->set_sequence_id(id);
-    Write(command);
-  }
-
-  // Reads one message; false at the end of the stream.
-  bool Read() {
-    v1::EngineEvents events;
-    if (!stream_->Read(&events)) return false;
-    ++messages;
-    for (v1::EngineEvent& event : *events.mutable_events()) {
-      if (event.has_hello()) {
-        hello = event.hello();
-      } else if (event.has_tokens()) {
-        Told& one = told[event.tokens().sequence_id()];
-        EXPECT_EQ(event.tokens().token_index(), static_cast<int64_t>(one.ids.size()));
-        one.ids.insert(one.ids.end(), event.tokens().ids().begin(), event.tokens().ids().end());
-        for (const auto& logprobs : event.tokens().logprobs()) one.logprobs.push_back(logprobs);
-      } else if (event.has_finished()) {
-        told[event.finished().sequence_id()].finished = event.finished();
-      } else {
-        told[event.failed().sequence_id()].failed.push_back(event.failed());
-      }
-    }
-    return true;
-  }
-  const Told& ReadUntilEnded(uint64_t id) {
-    while (!told[id].ended()) {
-      if (!Read()) {
-        ADD_FAILURE() << "the stream ended before sequence " << id;
-        break;
-      }
-    }
-    return told[id];
-  }
-
-  grpc::Status Finish() {
-    stream_->WritesDone();
-    while (Read()) {
-    }
-    const grpc::Status status = stream_->Finish();
-    stream_ = nullptr;
-    return status;
-  }
-  void Drop() {  // as a gateway that dies
-    context_.TryCancel();
-    stream_->Finish();
-    stream_ = nullptr;
-  }
-
-  std::map<uint64_t, Told> told;
-  std::optional<v1::EngineHello> hello;
-  int messages = 0;
-
- private:
-  std::unique_ptr<v1::EngineService::Stub> stub_;
-  grpc::ClientContext context_;
-  std::unique_ptr<grpc::ClientReaderWriter<v1::EngineCommand, v1::EngineEvents>> stream_;
-};
+v1::EngineCommand StartOf(uint64_t id, const std::vector<int32_t>& prompt, int64_t max_tokens) {
+  return Gateway::StartOf(kFingerprint, id, prompt, max_tokens);
+}
 
 class EngineServiceTest : public testing::Test {
  protected:
@@ -188,7 +84,7 @@ class EngineServiceTest : public testing::Test {
 TEST_F(EngineServiceTest, SaysWhatItServesAndStreamsTokens) {
   Start();
   Gateway gateway(address());
-  gateway.Write(Gateway::StartOf(1, model_.Prompt(1), 32));
+  gateway.Write(StartOf(1, model_.Prompt(1), 32));
   const Told& told = gateway.ReadUntilEnded(1);
   EXPECT_EQ(told.ids, model_.GreedyIds(1));
   ASSERT_TRUE(told.finished.has_value());
@@ -209,15 +105,15 @@ TEST_F(EngineServiceTest, PassesSamplingOn) {
   Start();
   const std::vector<int32_t> greedy = model_.GreedyIds(1);
   Gateway gateway(address());
-  v1::EngineCommand stopped = Gateway::StartOf(1, model_.Prompt(1), 32);
+  v1::EngineCommand stopped = StartOf(1, model_.Prompt(1), 32);
   stopped.mutable_start()->add_stop_ids(greedy[4]);
   stopped.mutable_start()->mutable_sampling()->set_top_logprobs(2);
   gateway.Write(stopped);
-  v1::EngineCommand biased = Gateway::StartOf(2, model_.Prompt(1), 3);
+  v1::EngineCommand biased = StartOf(2, model_.Prompt(1), 3);
   biased.mutable_start()->mutable_sampling()->add_bias_ids(17);
   biased.mutable_start()->mutable_sampling()->add_bias_values(1000);
   gateway.Write(biased);
-  v1::EngineCommand drawn = Gateway::StartOf(3, model_.Prompt(1), 12);
+  v1::EngineCommand drawn = StartOf(3, model_.Prompt(1), 12);
   drawn.mutable_start()->mutable_sampling()->set_temperature(1);
   drawn.mutable_start()->set_seed(99);
   gateway.Write(drawn);
@@ -245,8 +141,8 @@ TEST_F(EngineServiceTest, TwoGatewaysAtOnceUseTheSameIds) {
   Start();
   Gateway one(address()), two(address());
   for (uint64_t id = 0; id < 3; ++id) {
-    one.Write(Gateway::StartOf(id, model_.Prompt(id), 32));
-    two.Write(Gateway::StartOf(id, model_.Prompt(2 - id), 32));
+    one.Write(StartOf(id, model_.Prompt(id), 32));
+    two.Write(StartOf(id, model_.Prompt(2 - id), 32));
   }
   for (uint64_t id = 0; id < 3; ++id) {
     EXPECT_EQ(one.ReadUntilEnded(id).ids, model_.GreedyIds(id));
@@ -257,7 +153,7 @@ TEST_F(EngineServiceTest, TwoGatewaysAtOnceUseTheSameIds) {
 TEST_F(EngineServiceTest, BadInputFailsItsSequenceAlone) {
   Start();
   Gateway gateway(address());
-  v1::EngineCommand good = Gateway::StartOf(1, model_.Prompt(1), 32);
+  v1::EngineCommand good = StartOf(1, model_.Prompt(1), 32);
   good.mutable_start()->mutable_sampling()->set_pace(200);  // runs beside all that follows
   gateway.Write(good);
   struct Case {
@@ -294,7 +190,7 @@ TEST_F(EngineServiceTest, BadInputFailsItsSequenceAlone) {
   };
   uint64_t id = 100;
   for (const Case& bad : cases) {
-    v1::EngineCommand command = Gateway::StartOf(++id, model_.Prompt(1), 4);
+    v1::EngineCommand command = StartOf(++id, model_.Prompt(1), 4);
     bad.spoil(*command.mutable_start());
     gateway.Write(command);
     const Told& told = gateway.ReadUntilEnded(id);
@@ -310,24 +206,24 @@ TEST_F(EngineServiceTest, BadInputFailsItsSequenceAlone) {
 TEST_F(EngineServiceTest, ADuplicateIdIsRefusedAndTheFirstGoesOn) {
   Start();
   Gateway gateway(address());
-  v1::EngineCommand first = Gateway::StartOf(1, model_.Prompt(1), 32);
+  v1::EngineCommand first = StartOf(1, model_.Prompt(1), 32);
   first.mutable_start()->mutable_sampling()->set_pace(200);
   gateway.Write(first);
-  gateway.Write(Gateway::StartOf(1, model_.Prompt(2), 4));
+  gateway.Write(StartOf(1, model_.Prompt(2), 4));
   while (gateway.told[1].failed.empty()) ASSERT_TRUE(gateway.Read());
   EXPECT_EQ(gateway.told[1].failed[0].code(), static_cast<int>(absl::StatusCode::kAlreadyExists));
   while (!gateway.told[1].finished.has_value()) ASSERT_TRUE(gateway.Read());
   EXPECT_EQ(gateway.told[1].ids, model_.GreedyIds(1));
   // Free again afterwards.
   gateway.told.clear();
-  gateway.Write(Gateway::StartOf(1, model_.Prompt(2), 4));
+  gateway.Write(StartOf(1, model_.Prompt(2), 4));
   EXPECT_EQ(gateway.ReadUntilEnded(1).ids.size(), 4u);
 }
 
 TEST_F(EngineServiceTest, CancelAnswersWithUsage) {
   Start();
   Gateway gateway(address());
-  v1::EngineCommand command = Gateway::StartOf(1, model_.Prompt(1), 400);
+  v1::EngineCommand command = StartOf(1, model_.Prompt(1), 400);
   command.mutable_start()->mutable_sampling()->set_pace(100);
   gateway.Write(command);
   while (gateway.told[1].ids.empty()) ASSERT_TRUE(gateway.Read());
@@ -344,7 +240,7 @@ TEST_F(EngineServiceTest, ALostStreamFreesItsSequencesAndNoOthers) {
   Start();
   Gateway stays(address());
   auto lost = std::make_unique<Gateway>(address());
-  v1::EngineCommand command = Gateway::StartOf(1, model_.Prompt(2), 400);
+  v1::EngineCommand command = StartOf(1, model_.Prompt(2), 400);
   command.mutable_start()->mutable_sampling()->set_pace(50);
   lost->Write(command);
   while (lost->told[1].ids.empty()) ASSERT_TRUE(lost->Read());
@@ -358,7 +254,7 @@ TEST_F(EngineServiceTest, ALostStreamFreesItsSequencesAndNoOthers) {
 TEST_F(EngineServiceTest, ClosingTheWritingSideEndsTheStream) {
   Start();
   Gateway gateway(address());
-  v1::EngineCommand command = Gateway::StartOf(1, model_.Prompt(2), 400);
+  v1::EngineCommand command = StartOf(1, model_.Prompt(2), 400);
   command.mutable_start()->mutable_sampling()->set_pace(50);
   gateway.Write(command);
   EXPECT_TRUE(gateway.Finish().ok());
@@ -379,7 +275,7 @@ TEST_F(EngineServiceTest, RefusesBeforeTheModelIsLoaded) {
   EXPECT_EQ(early.Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
   Open();
   Gateway gateway(address());
-  gateway.Write(Gateway::StartOf(1, model_.Prompt(1), 2));
+  gateway.Write(StartOf(1, model_.Prompt(1), 2));
   EXPECT_EQ(gateway.ReadUntilEnded(1).ids.size(), 2u);
 }
 
@@ -388,7 +284,7 @@ TEST_F(EngineServiceTest, DemandsTheClusterSecret) {
   Gateway stranger(address());
   EXPECT_EQ(stranger.Finish().error_code(), grpc::StatusCode::UNAUTHENTICATED);
   Gateway friendly(address(), rpc::ClusterSecret("sixteen bytes or more"));
-  friendly.Write(Gateway::StartOf(1, model_.Prompt(1), 2));
+  friendly.Write(StartOf(1, model_.Prompt(1), 2));
   EXPECT_EQ(friendly.ReadUntilEnded(1).ids.size(), 2u);
 }
 
@@ -396,7 +292,7 @@ TEST_F(EngineServiceTest, TheQueueIsBounded) {
   Start();
   Gateway gateway(address());
   for (uint64_t id = 0; id < 64 + 4 + 8; ++id) {
-    v1::EngineCommand command = Gateway::StartOf(id, {1}, 400);
+    v1::EngineCommand command = StartOf(id, {1}, 400);
     command.mutable_start()->mutable_sampling()->set_pace(1);
     gateway.Write(command);
   }
@@ -418,11 +314,11 @@ TEST_F(EngineServiceTest, AGatewayThatDoesNotReadIsCutOffAndStallsNobody) {
   Gateway deaf(address()), good(address());
   for (uint64_t id = 0; id < 64;
        ++id) {  // some 30 MB of events, far more than the window of a stream
-    v1::EngineCommand command = Gateway::StartOf(id, model_.Prompt(1), 450);
+    v1::EngineCommand command = StartOf(id, model_.Prompt(1), 450);
     command.mutable_start()->mutable_sampling()->set_top_logprobs(128);
     deaf.Write(command);
   }
-  good.Write(Gateway::StartOf(1, model_.Prompt(1), 32));
+  good.Write(StartOf(1, model_.Prompt(1), 32));
   EXPECT_EQ(good.ReadUntilEnded(1).ids, model_.GreedyIds(1));
   EXPECT_TRUE(loop_->WaitUntilEmpty(seconds(60)));
   EXPECT_FALSE(deaf.Finish().ok());

@@ -1,0 +1,65 @@
+#include "services/engine/kv_plan.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/attention.h"
+#include "services/engine/kv_cache.h"
+#include "shared/base/byte_size.h"
+
+namespace conclave::engine {
+namespace {
+
+constexpr int64_t kLeastContext = 2;  // a prompt token and one to generate
+constexpr int64_t kMostBlocks = 1 << 30;
+
+}  // namespace
+
+absl::StatusOr<KvPlan> PlanKv(const KvDemand& demand) {
+  if (demand.context != 0 &&
+      (demand.context < kLeastContext || demand.context > demand.model_context)) {
+    return absl::InvalidArgumentError(absl::StrCat("engine.context is ", demand.context,
+                                                   ": this model allows ", kLeastContext, " to ",
+                                                   demand.model_context, " tokens"));
+  }
+  const int64_t wanted = demand.context != 0 ? demand.context : demand.model_context;
+  const int64_t blocks_of_context = BlocksFor(wanted);
+  const int64_t useful = std::min(blocks_of_context * demand.max_batch, kMostBlocks);
+
+  KvPlan plan;
+  int64_t blocks = useful;
+  if (demand.kv_bytes != 0) {
+    if (demand.kv_bytes > demand.available_bytes) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("engine.kv_memory is ", FormatBytes(demand.kv_bytes), " and ",
+                       FormatBytes(demand.available_bytes), " are free: lower it"));
+    }
+    blocks = std::min(demand.kv_bytes / demand.block_bytes, kMostBlocks);
+    plan.reason = "kv_memory";
+  } else {
+    const int64_t fits = demand.available_bytes / 5 * 2 / demand.block_bytes;
+    plan.reason =
+        fits < useful ? "two fifths of the free memory" : "max_batch sequences of full length";
+    blocks = std::min(useful, fits);
+  }
+  const int64_t capacity = blocks * kernels::kBlockTokens;
+  const int64_t least = demand.context != 0 ? blocks_of_context : BlocksFor(kLeastContext);
+  if (blocks < least) {
+    const std::string need =
+        absl::StrCat("a context of ", demand.context != 0 ? demand.context : kLeastContext,
+                     " tokens needs ", FormatBytes(least * demand.block_bytes), " of KV cache");
+    if (demand.kv_bytes != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(need, " and engine.kv_memory is ", FormatBytes(demand.kv_bytes),
+                       ", room for ", capacity, " tokens: raise kv_memory or lower context"));
+    }
+    return absl::ResourceExhaustedError(
+        absl::StrCat(need, " and two fifths of the ", FormatBytes(demand.available_bytes),
+                     " that are free hold ", capacity, " tokens: lower context, or set kv_memory"));
+  }
+  plan.num_blocks = static_cast<int32_t>(blocks);
+  plan.context_tokens = std::min(wanted, capacity);
+  return plan;
+}
+
+}  // namespace conclave::engine
