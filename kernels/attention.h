@@ -16,9 +16,8 @@
 
 namespace conclave::kernels {
 
-inline constexpr int64_t kBlockTokens = 32;  // tokens of a KV block
-inline constexpr int64_t kSegmentTokens =
-    256;  // tokens of a context segment; a multiple of kBlockTokens
+inline constexpr int64_t kBlockTokens = 32;     // of a KV block
+inline constexpr int64_t kSegmentTokens = 256;  // of a context segment; a multiple of kBlockTokens
 
 // What the cache holds of one layer.
 struct KvShape {

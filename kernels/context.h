@@ -23,10 +23,11 @@ bool CpuSupports(CpuLevel level);  // by CPUID and the operating system's state
 CpuLevel BestCpuLevel();           // the highest supported one
 
 // Scratch slots that a kernel may hold at once; each use names its own.
-enum class ScratchSlot : uint8_t { kInput, kHidden, kScores, kAccumulator, kMisc, kCount };
+enum class ScratchSlot : uint8_t { kInput, kHidden, kAccumulator, kMisc, kCount };
 
 class Context {
  public:
+  // Preconditions: CpuSupports(level), num_threads >= 1.
   Context(CpuLevel level, int num_threads);
 
   CpuLevel level() const { return level_; }

@@ -22,17 +22,16 @@ enum class GroupScoring : uint8_t {
 
 struct GateParameters {
   int32_t num_experts = 0;
-  int32_t top_k = 0;  // <= 64
+  int32_t top_k = 0;  // <= num_experts
   GateScoring scoring = GateScoring::kSoftmax;
   GroupScoring grouping = GroupScoring::kNone;
   int32_t num_groups = 1;  // divides num_experts
   int32_t top_groups = 1;
-  bool normalise =
-      false;  // divide the chosen weights by their sum (DeepSeek-V3: plus normalise_epsilon)
-  float normalise_epsilon = 0.0f;
-  float scale = 1.0f;  // routed_scaling_factor
-  const float* correction_bias =
-      nullptr;  // [num_experts] added to the score for choosing only, or null
+  bool normalise = false;          // divide the chosen weights by their sum + normalise_epsilon
+  float normalise_epsilon = 0.0f;  // DeepSeek: 1e-20
+  float scale = 1.0f;              // routed_scaling_factor
+  // [num_experts], added to the score for choosing only; or null.
+  const float* correction_bias = nullptr;
 };
 
 // logits [num_tokens, num_experts] f32. Writes, per token, top_k expert ids and weights in gate

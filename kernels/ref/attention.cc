@@ -19,7 +19,7 @@ void Store(WeightFormat format, std::byte* panel, int64_t index, float x) {
   }
 }
 
-// One term of the class's chain over pairs or single elements.
+// A chain of the class: over pairs, or over single elements.
 struct Chain {
   WeightFormat format;
   float sum = 0.0f;

@@ -1,6 +1,7 @@
 #include "kernels/attention.h"
 
 #include <gtest/gtest.h>
+#include <rapidcheck.h>
 
 #include <algorithm>
 #include <cmath>
@@ -259,6 +260,33 @@ TEST(AttentionTest, WindowsAndSinksGiveTheReferencesBits) {
       }
     }
   }
+}
+
+// However a scheduler cuts the sequences, alone or in one step with others.
+TEST(AttentionPropertyTest, AnyScheduleGivesTheSameBits) {
+  const CpuLevel level = BestCpuLevel();
+  EXPECT_TRUE(rc::check([level] {
+    const Shape& shape = kShapes[*rc::gen::inRange<size_t>(0, std::size(kShapes))];
+    const NumericsClass numerics = kClasses[*rc::gen::inRange<size_t>(0, 2)];
+    const std::vector<int64_t> lengths =
+        *rc::gen::container<std::vector<int64_t>>(3, rc::gen::inRange<int64_t>(1, 330));
+    const uint64_t seed = *rc::gen::arbitrary<uint64_t>();
+    Scene together(seed, numerics, shape, lengths);
+    const int32_t window = *rc::gen::element(0, 0, 50);
+    together.parameters().window_tokens = window;
+    const std::vector<float> expected = RunAt(together, level, 1, kWhole);
+    const int64_t chunk = *rc::gen::inRange<int64_t>(1, 100);
+    RC_ASSERT(SameBits(RunAt(together, level, *rc::gen::inRange(1, 4), chunk), expected));
+    // The first sequence alone.
+    Scene alone(seed, numerics, shape, {lengths[0]});
+    alone.parameters().window_tokens = window;
+    alone.keys(0) = together.keys(0);
+    alone.values(0) = together.values(0);
+    alone.queries(0) = together.queries(0);
+    const std::vector<float> first = RunAt(alone, level, 2, chunk);
+    RC_ASSERT(SameBits(
+        first, {expected.begin(), expected.begin() + static_cast<std::ptrdiff_t>(first.size())}));
+  }));
 }
 
 // DeepSeek-V2-Lite's shape, once.

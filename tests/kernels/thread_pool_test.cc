@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <vector>
 
 namespace conclave::kernels {
@@ -35,6 +36,22 @@ TEST_P(ThreadPoolTest, RunsManyShortJobsInOrder) {
     });
   }
   for (int64_t sum : sums) EXPECT_EQ(sum, 4999 * 5000 / 2);
+}
+
+// Between jobs the threads stop spinning and wait for the kernel to wake them.
+TEST_P(ThreadPoolTest, WakesThreadsThatFellAsleep) {
+  using std::chrono::steady_clock;
+  ThreadPool pool(GetParam());
+  for (int round = 0; round < 100; ++round) {
+    const auto until = steady_clock::now() + std::chrono::microseconds(300);
+    while (steady_clock::now() < until) {
+    }
+    std::atomic<int64_t> sum{0};
+    pool.ParallelFor(100, 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) sum += i;
+    });
+    ASSERT_EQ(sum, 4950);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Threads, ThreadPoolTest, ::testing::Values(1, 2, 3, 8));
