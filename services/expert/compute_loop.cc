@@ -85,8 +85,8 @@ void ComputeLoop::TakeArrivals() {
 }
 
 void ComputeLoop::Drop(std::unique_ptr<PendingFrame> frame) {
-  frame->sink->RequestDone(frame->message_bytes);
   --pending_;
+  frame->sink->RequestDone(frame->message_bytes);
 }
 
 void ComputeLoop::DropExpired() {
