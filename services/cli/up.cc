@@ -1,6 +1,7 @@
 // `conclave up`: starts a local cluster and supervises it, in the foreground or (-d) in the
 // background.
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -128,6 +129,7 @@ std::string ReadyLines(const ClusterPlan& plan, const Context& context, double s
 int UpCommand::RunHere(const Context& context, const ClusterPlan& plan, Reporter& reporter,
                        int ready_fd) {
   StopSignals signals;
+  umask(077);  // state and logs are the owner's alone
   const auto lock = SupervisorLock::Take(context.state_dir);
   if (!lock.ok()) {
     reporter.Line(absl::StrCat("error: ", std::string(lock.status().message())));

@@ -114,11 +114,14 @@ bool IsSecret(const std::string& name) {
          absl::EndsWith(name, "token");
 }
 
-// Variables that start with CONCLAVE_ but set nothing here: the ones of Settings and of the tests
-// themselves, and those that Kubernetes adds to every container for each Service, such as
+// Variables that start with CONCLAVE_ but set nothing here: the ones of Settings, of the tests and
+// of the build, and those that Kubernetes adds to every container for each Service, such as
 // CONCLAVE_GATEWAY_PORT_8000_TCP_ADDR.
 bool IsForeignVariable(const std::string& name) {
-  if (name == "CONCLAVE_CONFIG" || name == "CONCLAVE_GOLDENS") return true;
+  if (name == "CONCLAVE_CONFIG" || name == "CONCLAVE_GOLDENS" ||
+      name == "CONCLAVE_CARGO_TARGET_DIR") {
+    return true;
+  }
   return absl::EndsWith(name, "_SERVICE_HOST") || absl::StrContains(name, "_SERVICE_PORT") ||
          absl::EndsWith(name, "_PORT") || absl::StrContains(name, "_TCP") ||
          absl::StrContains(name, "_UDP");
