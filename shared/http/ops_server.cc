@@ -1,9 +1,11 @@
 #include "shared/http/ops_server.h"
 
 #include <nlohmann/json.hpp>
+#include <string>
 #include <utility>
 
 #include "shared/base/status_macros.h"
+#include "shared/base/version.h"
 #include "shared/http/ops_routes.h"
 #include "shared/http/server.h"
 
@@ -14,8 +16,11 @@ std::vector<Server::Route> OpsRoutes(std::function<Readiness()> readiness,
   const auto livez = [](const std::shared_ptr<Exchange>& exchange) {
     exchange->Respond({.status = 200, .content_type = "text/plain", .body = "ok\n", .headers = {}});
   };
-  const auto readyz = [readiness =
-                           std::move(readiness)](const std::shared_ptr<Exchange>& exchange) {
+  registry
+      ->GetGauge("conclave_build_info",
+                 {{"version", std::string(Version())}, {"commit", std::string(Commit())}})
+      .Set(1);
+  const auto readyz = [readiness](const std::shared_ptr<Exchange>& exchange) {
     const Readiness now = readiness();
     const nlohmann::ordered_json body = {{"ready", now.ready}, {"missing", now.missing}};
     exchange->Respond(
@@ -24,7 +29,9 @@ std::vector<Server::Route> OpsRoutes(std::function<Readiness()> readiness,
          .body = body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n",
          .headers = {}});
   };
-  const auto metrics = [registry](const std::shared_ptr<Exchange>& exchange) {
+  const auto metrics = [readiness = std::move(readiness),
+                        registry](const std::shared_ptr<Exchange>& exchange) {
+    registry->GetGauge("conclave_ready").Set(readiness().ready ? 1 : 0);
     exchange->Respond({.status = 200,
                        .content_type = "text/plain; version=0.0.4; charset=utf-8",
                        .body = registry->Expose(),

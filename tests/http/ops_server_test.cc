@@ -51,7 +51,19 @@ TEST(OpsServerTest, ExposesMetrics) {
   const RawResponse response = Get(**server, "/metrics");
   EXPECT_EQ(response.status, 200);
   EXPECT_NE(response.body.find("conclave_requests_running 3"), std::string::npos) << response.body;
+  EXPECT_NE(response.body.find("conclave_build_info{"), std::string::npos) << response.body;
+  EXPECT_NE(response.body.find("conclave_ready 0"), std::string::npos) << response.body;
   EXPECT_EQ(Get(**server, "/v1/models").status, 404);
+}
+
+TEST(OpsServerTest, TellsReadinessAsAMetric) {
+  metrics::Registry registry;
+  const auto server =
+      OpsServer::Start({.listen = "127.0.0.1:0",
+                        .readiness = [] { return Readiness{.ready = true, .missing = {}}; },
+                        .registry = &registry});
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_NE(Get(**server, "/metrics").body.find("conclave_ready 1"), std::string::npos);
 }
 
 }  // namespace
