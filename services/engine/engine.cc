@@ -185,11 +185,13 @@ absl::Status Engine::State::Serve() {
   service =
       std::make_unique<EngineService>(EngineService::Options{.secret = secret}, &metrics, &clock);
   grpc::Service* const services[] = {service.get()};
-  ASSIGN_OR_RETURN(server, rpc::Server::Start({.name = absl::StrCat("engine ", options.name),
-                                               .listen = options.listen,
-                                               .secret = secret,
-                                               .insecure = common.insecure},
-                                              services));
+  ASSIGN_OR_RETURN(server,
+                   rpc::Server::Start({.name = absl::StrCat("engine ", options.name),
+                                       .listen = options.listen,
+                                       .secret = secret,
+                                       .insecure = common.insecure,
+                                       .health_names = {v1::EngineService::service_full_name()}},
+                                      services));
   ASSIGN_OR_RETURN(address,
                    rpc::AdvertisedAddress(server->address(), options.advertise, common.controller));
   ASSIGN_OR_RETURN(ops, http::OpsServer::Start({.listen = options.ops_listen,
