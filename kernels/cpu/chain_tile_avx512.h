@@ -60,8 +60,13 @@ template <typename Step, int kRows, int kPanels>
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) {
-      _mm512_mask_storeu_ps(output + r * block.output_stride + p * kPanelOutputs, mask(p),
-                            sums[r][p]);
+      float* sum = output + r * block.output_stride + p * kPanelOutputs;
+      // Masked stores are slow on some processors.
+      if (mask(p) == 0xffff) {
+        _mm512_storeu_ps(sum, sums[r][p]);
+      } else {
+        _mm512_mask_storeu_ps(sum, mask(p), sums[r][p]);
+      }
     }
   }
 }

@@ -71,6 +71,23 @@ inline float SumLanes(__m512 x) {
   return _mm_cvtss_f32(_mm_add_ss(s2, _mm_shuffle_ps(s2, s2, 1)));
 }
 
+// Masked stores are slow on some processors, so whole vectors go without a mask.
+inline void Store(float* to, __mmask16 lanes, __m512 x) {
+  if (lanes == 0xffff) {
+    _mm512_storeu_ps(to, x);
+  } else {
+    _mm512_mask_storeu_ps(to, lanes, x);
+  }
+}
+
+inline void StoreBf16(void* to, __mmask16 lanes, __m256i x) {
+  if (lanes == 0xffff) {
+    _mm256_storeu_si256(static_cast<__m256i*>(to), x);
+  } else {
+    _mm256_mask_storeu_epi16(to, lanes, x);
+  }
+}
+
 // The lanes [0, count) of a vector, all of them from 16 on.
 inline __mmask16 FirstLanes(int64_t count) {
   return count >= 16 ? 0xffff : static_cast<__mmask16>((1u << count) - 1);

@@ -34,7 +34,7 @@ void CopyLogits(const float* logits, int64_t count, float* output) {
     const __mmask16 lanes = FirstLanes(count - i);
     // With a NaN first, a maximum is its second operand.
     const __m512 x = _mm512_max_ps(_mm512_maskz_loadu_ps(lanes, logits + i), lowest);
-    _mm512_mask_storeu_ps(output + i, lanes, _mm512_min_ps(x, highest));
+    Store(output + i, lanes, _mm512_min_ps(x, highest));
   }
 }
 
@@ -63,7 +63,7 @@ int64_t CollectFrom(const float* logits, int64_t count, float threshold, int32_t
       const int64_t number = __builtin_popcount(keep);
       const __mmask16 first = FirstLanes(number);
       _mm512_mask_storeu_epi32(ids + found, first, _mm512_maskz_compress_epi32(keep, index));
-      _mm512_mask_storeu_ps(kept + found, first, _mm512_maskz_compress_ps(keep, x));
+      Store(kept + found, first, _mm512_maskz_compress_ps(keep, x));
       found += number;
     }
     index = _mm512_add_epi32(index, _mm512_set1_epi32(16));

@@ -24,7 +24,7 @@ void RoundRow(const float* input, int64_t count, int64_t padded, std::byte* outp
   for (int64_t i = 0; i < padded; i += 16) {
     const __m512 x =
         i < count ? _mm512_maskz_loadu_ps(FirstLanes(count - i), input + i) : _mm512_setzero_ps();
-    _mm256_mask_storeu_epi16(output + 2 * i, FirstLanes(padded - i), ToBf16(x));
+    StoreBf16(output + 2 * i, FirstLanes(padded - i), ToBf16(x));
   }
 }
 
@@ -33,7 +33,7 @@ void SiluMultiply(const float* gate, const float* up, int64_t count, float* outp
     const __mmask16 lanes = FirstLanes(count - i);
     const __m512 g = _mm512_maskz_loadu_ps(lanes, gate + i);
     const __m512 u = _mm512_maskz_loadu_ps(lanes, up + i);
-    _mm512_mask_storeu_ps(output + i, lanes, _mm512_mul_ps(Silu(g), u));
+    Store(output + i, lanes, _mm512_mul_ps(Silu(g), u));
   }
 }
 
@@ -42,7 +42,7 @@ void SiluMultiply(const float* gate, const float* up, int64_t count, bf16* outpu
     const __mmask16 lanes = FirstLanes(count - i);
     const __m512 g = _mm512_maskz_loadu_ps(lanes, gate + i);
     const __m512 u = _mm512_maskz_loadu_ps(lanes, up + i);
-    _mm256_mask_storeu_epi16(output + i, lanes, ToBf16(_mm512_mul_ps(Silu(g), u)));
+    StoreBf16(output + i, lanes, ToBf16(_mm512_mul_ps(Silu(g), u)));
   }
 }
 
@@ -51,7 +51,7 @@ void AddTo(const float* bias, int64_t count, float* row) {
     const __mmask16 lanes = FirstLanes(count - i);
     const __m512 sum = _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, row + i),
                                      _mm512_maskz_loadu_ps(lanes, bias + i));
-    _mm512_mask_storeu_ps(row + i, lanes, sum);
+    Store(row + i, lanes, sum);
   }
 }
 
@@ -60,7 +60,7 @@ void AddRows(const float* a, const float* b, int64_t count, float* output) {
     const __mmask16 lanes = FirstLanes(count - i);
     const __m512 sum =
         _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, a + i), _mm512_maskz_loadu_ps(lanes, b + i));
-    _mm512_mask_storeu_ps(output + i, lanes, sum);
+    Store(output + i, lanes, sum);
   }
 }
 
@@ -68,8 +68,7 @@ void ScaleRowBySigmoid(float score, int64_t count, float* row) {
   const __m512 factor = Sigmoid(_mm512_set1_ps(score));
   for (int64_t i = 0; i < count; i += 16) {
     const __mmask16 lanes = FirstLanes(count - i);
-    _mm512_mask_storeu_ps(row + i, lanes,
-                          _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, row + i), factor));
+    Store(row + i, lanes, _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, row + i), factor));
   }
 }
 
@@ -85,8 +84,7 @@ void NormRow(const float* input, const float* weight, float epsilon, int64_t cou
   for (int64_t i = 0; i < count; i += 16) {
     const __mmask16 lanes = FirstLanes(count - i);
     const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, input + i), factor);
-    _mm512_mask_storeu_ps(output + i, lanes,
-                          _mm512_mul_ps(x, _mm512_maskz_loadu_ps(lanes, weight + i)));
+    Store(output + i, lanes, _mm512_mul_ps(x, _mm512_maskz_loadu_ps(lanes, weight + i)));
   }
 }
 
@@ -102,7 +100,7 @@ void RotateInterleaved(const float* cos, const float* sin, int64_t num_pairs, fl
     const __m512 crossed = _mm512_mul_ps(_mm512_permute_ps(x, 0xb1), s);  // (b * sin, a * sin)
     const __m512 term =
         _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(crossed), even_sign));
-    _mm512_mask_storeu_ps(head + 2 * i, lanes, _mm512_fmadd_ps(x, c, term));
+    Store(head + 2 * i, lanes, _mm512_fmadd_ps(x, c, term));
   }
 }
 
@@ -113,8 +111,8 @@ void RotateHalves(const float* cos, const float* sin, int64_t num_pairs, float* 
     const __m512 s = _mm512_maskz_loadu_ps(lanes, sin + i);
     const __m512 a = _mm512_maskz_loadu_ps(lanes, head + i);
     const __m512 b = _mm512_maskz_loadu_ps(lanes, head + num_pairs + i);
-    _mm512_mask_storeu_ps(head + i, lanes, _mm512_fmadd_ps(a, c, Negate(_mm512_mul_ps(b, s))));
-    _mm512_mask_storeu_ps(head + num_pairs + i, lanes, _mm512_fmadd_ps(b, c, _mm512_mul_ps(a, s)));
+    Store(head + i, lanes, _mm512_fmadd_ps(a, c, Negate(_mm512_mul_ps(b, s))));
+    Store(head + num_pairs + i, lanes, _mm512_fmadd_ps(b, c, _mm512_mul_ps(a, s)));
   }
 }
 
@@ -127,7 +125,7 @@ void CombineRows(const float* rows, int64_t stride, const float* weights, int64_
       sum = _mm512_fmadd_ps(_mm512_set1_ps(weights[j]),
                             _mm512_maskz_loadu_ps(lanes, rows + j * stride + i), sum);
     }
-    _mm512_mask_storeu_ps(accumulator + i, lanes, sum);
+    Store(accumulator + i, lanes, sum);
   }
 }
 
@@ -138,21 +136,20 @@ void SoftmaxScores(const float* logits, int64_t count, float* scores) {
     const __mmask16 lanes = FirstLanes(count - i);
     const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(lanes, logits + i), shift);
     const __m512 e = _mm512_maskz_mov_ps(lanes, Exp(x));
-    _mm512_mask_storeu_ps(scores + i, lanes, e);
+    Store(scores + i, lanes, e);
     sum = _mm512_add_ps(sum, e);
   }
   const __m512 total = _mm512_set1_ps(SumLanes(sum));
   for (int64_t i = 0; i < count; i += 16) {
     const __mmask16 lanes = FirstLanes(count - i);
-    _mm512_mask_storeu_ps(scores + i, lanes,
-                          _mm512_div_ps(_mm512_maskz_loadu_ps(lanes, scores + i), total));
+    Store(scores + i, lanes, _mm512_div_ps(_mm512_maskz_loadu_ps(lanes, scores + i), total));
   }
 }
 
 void SigmoidScores(const float* logits, int64_t count, float* scores) {
   for (int64_t i = 0; i < count; i += 16) {
     const __mmask16 lanes = FirstLanes(count - i);
-    _mm512_mask_storeu_ps(scores + i, lanes, Sigmoid(_mm512_maskz_loadu_ps(lanes, logits + i)));
+    Store(scores + i, lanes, Sigmoid(_mm512_maskz_loadu_ps(lanes, logits + i)));
   }
 }
 

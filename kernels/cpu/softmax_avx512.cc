@@ -88,7 +88,7 @@ void FinishRow(const float* sink, RunningRow& row, int64_t count, float* output)
   const __m512 inverse = _mm512_set1_ps(1.0f / row.sum);
   for (int64_t d = 0; d < count; d += 16) {
     const __m512 value = _mm512_mul_ps(_mm512_load_ps(row.values + d), factor);
-    _mm512_mask_storeu_ps(output + d, FirstLanes(count - d), _mm512_mul_ps(value, inverse));
+    Store(output + d, FirstLanes(count - d), _mm512_mul_ps(value, inverse));
   }
 }
 
