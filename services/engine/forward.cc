@@ -1,7 +1,6 @@
 #include "services/engine/forward.h"
 
 #include <algorithm>
-#include <cassert>
 #include <utility>
 
 #include "kernels/elementwise.h"
@@ -14,6 +13,7 @@
 #include "services/engine/layers/rope_setup.h"
 #include "services/engine/layers/row_buffer.h"
 #include "services/engine/layers/step_rows.h"
+#include "shared/base/check.h"
 
 namespace conclave::engine {
 
@@ -51,7 +51,8 @@ class Forward::State {
         rope_(MakeRopeTableOf(weights_->config, context_tokens)),
         attention_(MakeAttentionLayer(weights_->config, kv_shape_, rope_, context)),
         moe_(*weights_, dispatch, context) {
-    assert(storage.block_stride_bytes >= KvBlockBytesOf(weights_->config, weights_->numerics));
+    CONCLAVE_CHECK(storage.block_stride_bytes >=
+                   KvBlockBytesOf(weights_->config, weights_->numerics));
   }
 
   void Run(std::span<const ForwardSequence> sequences, ForwardOutput& output,
@@ -114,6 +115,9 @@ void Forward::State::Run(std::span<const ForwardSequence> sequences, ForwardOutp
 void Forward::State::Embed(std::span<const ForwardSequence> sequences) {
   ids_.clear();
   for (const ForwardSequence& sequence : sequences) {
+    CONCLAVE_CHECK(sequence.first_position + static_cast<int64_t>(sequence.ids.size()) <=
+                   rope_.num_positions);
+    for (const int32_t id : sequence.ids) CONCLAVE_CHECK(id >= 0 && id < config().vocab_size);
     ids_.insert(ids_.end(), sequence.ids.begin(), sequence.ids.end());
   }
   weights_->Embed(ids_, Residual());

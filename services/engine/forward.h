@@ -73,8 +73,9 @@ class Forward {
   ~Forward();
 
   // One step. `sequences` and what they borrow stay valid until it returns; no two share a block
-  // that this step writes. With an observer the last layer is run for every row, else only for rows
-  // with logits: the same bits.
+  // that this step writes. CHECK-fails on an id beyond the vocabulary, a position beyond the
+  // context and blocks that do not cover the tokens: requests are validated where they enter. With
+  // an observer the last layer is run for every row, else only for rows with logits: the same bits.
   void Run(std::span<const ForwardSequence> sequences, ForwardOutput* output,
            ForwardObserver* observer = nullptr);
 

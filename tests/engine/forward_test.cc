@@ -187,6 +187,18 @@ TEST_F(ForwardTest, StepInWhichEverySequenceFailsEnds) {
   EXPECT_EQ(output.logits.size(), 2u * static_cast<size_t>(model->config().vocab_size));
 }
 
+TEST_F(ForwardTest, BrokenPreconditionsEndTheProcess) {
+  const auto model = Load("mixtral");
+  ForwardRig rig(model, {.context_tokens = 40});
+  const std::vector<int32_t> beyond = {1, model->config().vocab_size};
+  const std::vector<int32_t> long_prompt = Ids(0, 41);
+  EXPECT_DEATH(rig.Step({{.sequence = 0, .ids = beyond}}), "check failed.*vocab_size");
+  EXPECT_DEATH(rig.Step({{.sequence = 0, .ids = long_prompt}}), "check failed.*num_positions");
+  const auto two = std::span(long_prompt).first(2);
+  EXPECT_DEATH(rig.Step({{.sequence = 0, .ids = two, .num_logits = 3}}),
+               "check failed.*num_logits");
+}
+
 TEST_F(ForwardTest, KvBlockBytesCoverAllLayers) {
   const auto model = Load("deepseek_v2_lite", NumericsClass::kF32);
   const weights::ModelConfig& config = model->config();

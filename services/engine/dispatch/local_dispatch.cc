@@ -1,9 +1,9 @@
 #include "services/engine/dispatch/local_dispatch.h"
 
-#include <cassert>
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
+#include "shared/base/check.h"
 
 namespace conclave::engine {
 namespace {
@@ -20,7 +20,7 @@ LocalDispatch::LocalDispatch(const experts::ExpertSet* experts, const Clock* clo
     : experts_set_(*experts), clock_(*clock), context_(*context) {}
 
 void LocalDispatch::Begin(const ExpertCall& call) {
-  assert(call_.rows == nullptr);  // the call before has been finished
+  CONCLAVE_CHECK(call_.rows == nullptr);  // the call before has been finished
   call_ = call;
 }
 

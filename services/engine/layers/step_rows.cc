@@ -1,9 +1,9 @@
 #include "services/engine/layers/step_rows.h"
 
 #include <algorithm>
-#include <cassert>
 
 #include "services/engine/forward.h"
+#include "shared/base/check.h"
 
 namespace conclave::engine {
 
@@ -16,9 +16,9 @@ void StepRows::Reset(std::span<const ForwardSequence> sequences) {
   for (const ForwardSequence& sequence : sequences) {
     const int64_t first_row = num_rows();
     const int64_t num_rows = static_cast<int64_t>(sequence.ids.size());
-    assert(sequence.num_logits >= 0 && sequence.num_logits <= num_rows);
-    assert(static_cast<int64_t>(sequence.blocks.size()) * kernels::kBlockTokens >=
-           sequence.first_position + num_rows);
+    CONCLAVE_CHECK(sequence.num_logits >= 0 && sequence.num_logits <= num_rows);
+    CONCLAVE_CHECK(static_cast<int64_t>(sequence.blocks.size()) * kernels::kBlockTokens >=
+                   sequence.first_position + num_rows);
     member_of_.push_back(num_members());
     members_.push_back({.status = absl::OkStatus(),
                         .num_logits = sequence.num_logits,
@@ -40,7 +40,7 @@ void StepRows::Leave(int64_t row, const absl::Status& status) {
                                       [](int64_t r, const kernels::SequenceRows& rows) {
                                         return r < rows.first_row + rows.num_rows;
                                       });
-  assert(after != rows_.end());
+  CONCLAVE_CHECK(after != rows_.end());
   Member& member = members_[member_of_[after - rows_.begin()]];
   if (member.status.ok()) member.status = status;
 }
