@@ -84,7 +84,7 @@ class RemoteDispatchTest : public ::testing::TestWithParam<kernels::NumericsClas
     const auto deadline = std::chrono::steady_clock::now() + timeout;
     while (dispatch.Missing().size() != count) {
       if (std::chrono::steady_clock::now() > deadline) return false;
-      std::this_thread::yield();
+      std::this_thread::sleep_for(milliseconds(1));
     }
     return true;
   }
@@ -339,7 +339,7 @@ TEST_F(RemoteDispatchTest, AFrozenWorkerFailsItsRowsByTheDeadlineAndIsDisconnect
   // Its stream is broken, so that it forgets the frame, and a new one is opened.
   const auto deadline = std::chrono::steady_clock::now() + milliseconds(5000);
   while (worker.num_streams() < 2 && std::chrono::steady_clock::now() < deadline)
-    std::this_thread::yield();
+    std::this_thread::sleep_for(milliseconds(1));
   EXPECT_GE(worker.num_streams(), 2);
   EXPECT_GE(worker.num_cancelled(), 1);
 }
@@ -432,11 +432,27 @@ TEST_F(RemoteDispatchTest, TopologiesAddAndTakeWorkers) {
   dispatch->Apply(topology_);
   ASSERT_TRUE(WaitForMissing(*dispatch, 0));
   ExpectServed(*dispatch);
+  // The second worker takes over what the first one had.
+  topology_.models[0].workers.erase(topology_.models[0].workers.begin());
+  topology_.models[0].workers[0].serve = identity_.AllExperts();
+  workers_[1]->Load(identity_.AllExperts());
+  dispatch->Apply(topology_);
+  workers_[0]->Kill();
+  EXPECT_TRUE(dispatch->Missing().empty());
+  ExpectServed(*dispatch);
+}
+
+TEST_F(RemoteDispatchTest, ExpertsThatNobodyIsGivenStayWithTheirLiveWorkers) {
+  AddWorker();
+  const auto dispatch = Connect();
+  ASSERT_TRUE(WaitForMissing(*dispatch, 0));
+  dispatch->Apply({});
+  EXPECT_TRUE(dispatch->Missing().empty());
+  ExpectServed(*dispatch);
+  workers_[0]->Kill();
+  ASSERT_TRUE(WaitForMissing(*dispatch, identity_.AllExperts().size()));
   dispatch->Apply({});
   EXPECT_EQ(dispatch->Missing().size(), identity_.AllExperts().size());
-  dispatch->Apply(topology_);
-  ASSERT_TRUE(WaitForMissing(*dispatch, 0));
-  ExpectServed(*dispatch);
 }
 
 TEST_F(RemoteDispatchTest, CountsRowsCallsAndActiveExperts) {

@@ -6,24 +6,42 @@ namespace conclave::engine {
 
 ExpertRoutes::ExpertRoutes(
     const placement::ModelIdentity& model, const placement::ModelTopology* topology,
-    const std::function<std::shared_ptr<WorkerLink>(const placement::TopologyWorker&)>& make_link)
+    const std::function<std::shared_ptr<WorkerLink>(const placement::TopologyWorker&)>& make_link,
+    const ExpertRoutes* former)
     : moe_layers_(model.moe_layers),
       num_experts_(model.num_experts),
       index_of_layer_(model.num_layers, -1),
       workers_(model.moe_layers.size() * model.num_experts) {
   for (size_t i = 0; i < moe_layers_.size(); ++i)
     index_of_layer_[moe_layers_[i]] = static_cast<int32_t>(i);
-  if (topology == nullptr) return;
-  for (const placement::TopologyWorker& worker : topology->workers) {
-    const std::shared_ptr<WorkerLink> link = make_link(worker);
-    links_.push_back(link);
-    for (const placement::ExpertKey& key : worker.serve) {
-      if (key.layer < 0 || key.layer >= model.num_layers || key.expert < 0 ||
-          key.expert >= num_experts_)
-        continue;
-      if (const int32_t layer = index_of_layer_[key.layer]; layer >= 0) {
-        workers_[layer * num_experts_ + key.expert].push_back(link);
-      }
+  if (topology != nullptr) {
+    for (const placement::TopologyWorker& worker : topology->workers)
+      Add(worker, make_link(worker));
+  }
+  if (former != nullptr) KeepFormer(*former);
+}
+
+void ExpertRoutes::Add(const placement::TopologyWorker& worker,
+                       const std::shared_ptr<WorkerLink>& link) {
+  links_.push_back(link);
+  for (const placement::ExpertKey& key : worker.serve) {
+    if (key.layer < 0 || key.layer >= static_cast<int32_t>(index_of_layer_.size()) ||
+        key.expert < 0 || key.expert >= num_experts_) {
+      continue;
+    }
+    if (const int32_t layer = index_of_layer_[key.layer]; layer >= 0) {
+      workers_[layer * num_experts_ + key.expert].push_back(link);
+    }
+  }
+}
+
+void ExpertRoutes::KeepFormer(const ExpertRoutes& former) {
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    if (!workers_[i].empty()) continue;
+    for (const auto& link : former.workers_[i]) {
+      if (!link->live()) continue;
+      workers_[i].push_back(link);
+      if (std::find(links_.begin(), links_.end(), link) == links_.end()) links_.push_back(link);
     }
   }
 }

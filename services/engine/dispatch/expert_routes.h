@@ -16,11 +16,14 @@ namespace conclave::engine {
 
 class ExpertRoutes {
  public:
-  // `topology` may be null: then there are no workers. `make_link` gives the link to a worker, an
-  // old one if it has one.
-  ExpertRoutes(const placement::ModelIdentity& model, const placement::ModelTopology* topology,
-               const std::function<std::shared_ptr<WorkerLink>(const placement::TopologyWorker&)>&
-                   make_link);
+  // `topology` may be null: then no worker is placed. `make_link` gives the link to a worker, an
+  // old one if it has one. An expert that the topology gives to nobody stays with those of its
+  // former workers that are live: a controller that has just restarted may not know them all yet,
+  // and a worker that no longer holds an expert says so itself. `former` may be null.
+  ExpertRoutes(
+      const placement::ModelIdentity& model, const placement::ModelTopology* topology,
+      const std::function<std::shared_ptr<WorkerLink>(const placement::TopologyWorker&)>& make_link,
+      const ExpertRoutes* former);
 
   // Workers that serve the expert, live or not; usually one.
   const std::vector<std::shared_ptr<WorkerLink>>& WorkersOf(int32_t layer, int32_t expert) const;
@@ -30,6 +33,9 @@ class ExpertRoutes {
   std::vector<std::pair<int32_t, int32_t>> Missing() const;
 
  private:
+  void Add(const placement::TopologyWorker& worker, const std::shared_ptr<WorkerLink>& link);
+  void KeepFormer(const ExpertRoutes& former);
+
   const std::vector<int32_t> moe_layers_;
   const int32_t num_experts_;
   std::vector<int32_t> index_of_layer_;  // [num_layers]: into moe_layers_, or -1

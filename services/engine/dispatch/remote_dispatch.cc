@@ -40,7 +40,7 @@ RemoteDispatch::RemoteDispatch(const Options& options, rpc::HelloFrame hello)
       hello_(std::move(hello)),
       inbox_(std::make_shared<LinkInbox>(kInboxEvents)),
       metrics_(options.registry, options.model.num_experts),
-      routes_(std::make_shared<ExpertRoutes>(options.model, nullptr, nullptr)) {
+      routes_(std::make_shared<ExpertRoutes>(options.model, nullptr, nullptr, nullptr)) {
   keeper_ = std::thread([this] { KeepLinks(); });
 }
 
@@ -51,7 +51,8 @@ RemoteDispatch::~RemoteDispatch() {
   }
   wake_.NotifyAll();
   keeper_.join();
-  for (const auto& link : Routes()->links()) link->Stop();
+  const std::shared_ptr<const ExpertRoutes> routes = Routes();
+  for (const auto& link : routes->links()) link->Stop();
 }
 
 void RemoteDispatch::Apply(const placement::Topology& topology) {
@@ -72,7 +73,7 @@ void RemoteDispatch::Apply(const placement::Topology& topology) {
                                                             }});
   };
   const auto routes = std::make_shared<const ExpertRoutes>(
-      options_.model, topology.Find(options_.model.fingerprint), link_to);
+      options_.model, topology.Find(options_.model.fingerprint), link_to, old.get());
   {
     MutexLock lock(mutex_);
     routes_ = routes;
@@ -89,7 +90,8 @@ void RemoteDispatch::KeepLinks() {
   SetThreadName("dispatch-links");
   while (true) {
     milliseconds wait = kLongestTick;
-    for (const auto& link : Routes()->links()) wait = std::min(wait, link->Tick(Now()));
+    const std::shared_ptr<const ExpertRoutes> routes = Routes();
+    for (const auto& link : routes->links()) wait = std::min(wait, link->Tick(Now()));
     MutexLock lock(mutex_);
     if (stopping_) return;
     if (!links_changed_) wake_.WaitFor(mutex_, wait);

@@ -42,8 +42,8 @@ class RemoteDispatch final : public ExpertDispatch {
   static absl::StatusOr<std::unique_ptr<RemoteDispatch>> Create(const Options& options);
   ~RemoteDispatch() override;
 
-  // Adopts a topology: links to workers that are new, none any more to those that are gone. A
-  // topology without this engine's model leaves no worker.
+  // Adopts a topology: links to workers that are new, none any more to those that are gone and
+  // whose experts others have (ExpertRoutes).
   void Apply(const placement::Topology& topology) EXCLUDES(mutex_);
 
   void Begin(const ExpertCall& call) override;

@@ -1,0 +1,243 @@
+#include "services/expert/worker.h"
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "services/controller/controller_service.h"
+#include "services/engine/dispatch/remote_dispatch.h"
+#include "shared/placement/member.h"
+#include "shared/rpc/server.h"
+#include "tests/expert/served_experts.h"
+#include "tests/support/temp_dir.h"
+
+namespace conclave::expert {
+namespace {
+
+using std::chrono::milliseconds;
+using ::testing::HasSubstr;
+
+// A real controller that can be ended and started again on its port.
+class Controller {
+ public:
+  explicit Controller(const std::filesystem::path& state_dir) : state_dir_(state_dir) {
+    Start("127.0.0.1:0");
+  }
+  ~Controller() { Stop(); }
+
+  void Start(const std::string& listen) {
+    controller::ControllerService::Options options;
+    options.cluster.lease = milliseconds(1000);
+    options.cluster.quiet = milliseconds(100);
+    options.cluster.reassign_after = milliseconds(500);
+    options.report_period = milliseconds(50);
+    options.state_dir = state_dir_;
+    options.registry = &registry_;
+    auto service = controller::ControllerService::Create(options, &clock_);
+    ASSERT_TRUE(service.ok()) << service.status();
+    service_ = *std::move(service);
+    grpc::Service* const services[] = {service_.get()};
+    auto server = rpc::Server::Start({.name = "controller", .listen = listen}, services);
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    address_ = server_->address();
+  }
+  void Stop() {
+    if (service_ == nullptr) return;
+    service_->Shutdown();
+    server_ = nullptr;
+    service_ = nullptr;
+  }
+  const std::string& address() const { return address_; }
+
+ private:
+  const std::string state_dir_;
+  SteadyClock clock_;
+  metrics::Registry registry_;
+  std::unique_ptr<controller::ControllerService> service_;
+  std::unique_ptr<rpc::Server> server_;
+  std::string address_;
+};
+
+// An engine as far as experts go: a member with a dispatch that follows the topology.
+class Engine {
+ public:
+  Engine(const placement::ModelIdentity& identity, const std::string& controller) {
+    auto dispatch = engine::RemoteDispatch::Create({.engine_name = "engine-0", .model = identity});
+    EXPECT_TRUE(dispatch.ok()) << dispatch.status();
+    dispatch_ = *std::move(dispatch);
+    placement::Membership::Options options;
+    options.controller = controller;
+    options.name = "engine-0";
+    options.kind = placement::MemberKind::kEngine;
+    options.address = "127.0.0.1:1";
+    options.status = [identity] {
+      placement::MemberStatus status;
+      status.state = placement::MemberState::kReady;
+      status.model = identity;
+      return status;
+    };
+    options.on_topology = [this](std::shared_ptr<const placement::Topology> topology) {
+      dispatch_->Apply(*topology);
+    };
+    membership_ = *placement::Membership::Start(std::move(options));
+  }
+
+  engine::RemoteDispatch& dispatch() { return *dispatch_; }
+  std::shared_ptr<const placement::Topology> topology() const { return membership_->topology(); }
+
+ private:
+  std::unique_ptr<engine::RemoteDispatch> dispatch_;
+  std::unique_ptr<placement::Membership> membership_;
+};
+
+bool WaitFor(const std::function<bool()>& condition) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+  return true;
+}
+
+class WorkerTest : public ::testing::Test {
+ protected:
+  CommonOptions Common(const std::string& model = "olmoe") const {
+    CommonOptions common;
+    common.model = CONCLAVE_SOURCE_DIR "/tests/golden/" + model;
+    common.controller = controller_.address();
+    common.state_dir = dir_.path() / "members";
+    return common;
+  }
+  static ExpertOptions Options(const std::string& name) {
+    ExpertOptions options;
+    options.name = name;
+    options.listen = options.ops_listen = "127.0.0.1:0";
+    options.threads = 1;
+    return options;
+  }
+  std::unique_ptr<Worker> StartWorker(const std::string& name) {
+    auto worker = Worker::Start(Common(), Options(name));
+    EXPECT_TRUE(worker.ok()) << worker.status();
+    return worker.ok() ? *std::move(worker) : nullptr;
+  }
+
+  testing::TempDir dir_;
+  Controller controller_{dir_.path() / "controller"};
+  const placement::ModelIdentity identity_ =
+      IdentityOf(*OpenGolden("olmoe"), kernels::NumericsClass::kBf16);
+};
+
+TEST_F(WorkerTest, TwoWorkersShareTheExpertsAndServeThem) {
+  const auto first = StartWorker("expert-0"), second = StartWorker("expert-1");
+  EXPECT_EQ(first->fingerprint(), identity_.fingerprint);
+  Engine engine(identity_, controller_.address());
+  ASSERT_TRUE(WaitFor([&] { return engine.dispatch().Missing().empty(); }));
+  const placement::ModelTopology* model = engine.topology()->Find(identity_.fingerprint);
+  ASSERT_NE(model, nullptr);
+  ASSERT_EQ(model->workers.size(), 2u);
+  EXPECT_EQ(model->workers[0].serve.size() + model->workers[1].serve.size(),
+            identity_.AllExperts().size());
+  EXPECT_GT(model->workers[0].serve.size(), 0u);
+  EXPECT_GT(model->workers[1].serve.size(), 0u);
+}
+
+TEST_F(WorkerTest, ServesOnWithoutAControllerAndAfterItsRestart) {
+  const auto worker = StartWorker("expert-0");
+  Engine engine(identity_, controller_.address());
+  ASSERT_TRUE(WaitFor([&] { return engine.dispatch().Missing().empty(); }));
+  controller_.Stop();
+  EXPECT_TRUE(engine.dispatch().Missing().empty());
+  const uint64_t term = engine.topology()->epoch.term;
+  controller_.Start(controller_.address());
+  // Until the new controller knows all members again, and longer, no expert goes missing.
+  const auto complete = [&] {
+    EXPECT_TRUE(engine.dispatch().Missing().empty());
+    const auto topology = engine.topology();
+    const placement::ModelTopology* model = topology->Find(identity_.fingerprint);
+    return topology->epoch.term > term && model != nullptr && model->Missing().empty();
+  };
+  EXPECT_TRUE(WaitFor(complete));
+}
+
+TEST_F(WorkerTest, ARestartedWorkerLoadsItsExpertsFromTheTopologyOnDisk) {
+  auto worker = StartWorker("expert-0");
+  Engine engine(identity_, controller_.address());
+  ASSERT_TRUE(WaitFor([&] { return engine.dispatch().Missing().empty(); }));
+  controller_.Stop();
+  const std::string address = worker->address();
+  worker.reset();
+  ASSERT_TRUE(WaitFor([&] { return !engine.dispatch().Missing().empty(); }));
+  ExpertOptions options = Options("expert-0");
+  options.listen = address;
+  auto restarted = Worker::Start(Common(), options);
+  ASSERT_TRUE(restarted.ok()) << restarted.status();
+  EXPECT_TRUE(WaitFor([&] { return engine.dispatch().Missing().empty(); }));
+}
+
+TEST_F(WorkerTest, AWorkerThatLeavesHandsItsExpertsOver) {
+  const auto first = StartWorker("expert-0");
+  const auto second = StartWorker("expert-1");
+  Engine engine(identity_, controller_.address());
+  ASSERT_TRUE(WaitFor([&] { return engine.dispatch().Missing().empty(); }));
+  first->Drain(milliseconds(5000));
+  EXPECT_TRUE(WaitFor([&] {
+    const placement::ModelTopology* model = engine.topology()->Find(identity_.fingerprint);
+    const placement::TopologyWorker* left = model->FindWorker("expert-1");
+    return left != nullptr && left->serve == identity_.AllExperts() &&
+           engine.dispatch().Missing().empty();
+  }));
+}
+
+TEST_F(WorkerTest, ASecondWorkerOfANameIsRefused) {
+  const auto first = StartWorker("expert-0");
+  Engine engine(identity_, controller_.address());
+  ASSERT_TRUE(WaitFor([&] { return engine.dispatch().Missing().empty(); }));
+  const auto second = StartWorker("expert-0");
+  EXPECT_TRUE(WaitFor([&] { return !second->Failure().ok(); }));
+  EXPECT_THAT(std::string(second->Failure().message()), HasSubstr("expert-0"));
+  EXPECT_TRUE(first->Failure().ok());
+}
+
+TEST_F(WorkerTest, UnusableSettingsAreNamed) {
+  const auto error_of = [&](const CommonOptions& common, const ExpertOptions& options) {
+    const auto worker = Worker::Start(common, options);
+    EXPECT_FALSE(worker.ok());
+    return std::string(worker.status().message());
+  };
+  CommonOptions common = Common();
+  common.model = "";
+  EXPECT_THAT(error_of(common, Options("expert-0")), HasSubstr("--model"));
+  common.model = dir_.path() / "nothing";
+  EXPECT_THAT(error_of(common, Options("expert-0")), HasSubstr("nothing"));
+  common = Common();
+  common.cluster_secret_file = dir_.path() / "no-secret";
+  EXPECT_THAT(error_of(common, Options("expert-0")), HasSubstr("no-secret"));
+  ExpertOptions options = Options("expert-0");
+  options.listen = "0.0.0.0:0";
+  EXPECT_THAT(error_of(Common(), options), HasSubstr("cluster_secret_file"));
+  options = Options("expert-0");
+  options.cpu_level = "fast";
+  EXPECT_THAT(error_of(Common(), options), HasSubstr("avx512"));
+  const auto running = StartWorker("expert-0");
+  options = Options("expert-1");
+  options.listen = running->address();
+  EXPECT_THAT(error_of(Common(), options), HasSubstr("in use"));
+}
+
+TEST_F(WorkerTest, AWorkerWithTooLittleMemorySaysSo) {
+  ExpertOptions options = Options("expert-0");
+  options.memory.bytes = 1000;
+  const auto worker = Worker::Start(Common(), options);
+  ASSERT_TRUE(worker.ok()) << worker.status();
+  Engine engine(identity_, controller_.address());
+  EXPECT_TRUE(WaitFor([&] { return engine.topology() != nullptr; }));
+  EXPECT_EQ(engine.dispatch().Missing().size(), identity_.AllExperts().size());
+}
+
+}  // namespace
+}  // namespace conclave::expert
