@@ -212,23 +212,39 @@ void Scheduler::PlanDecodes(Qos qos, bool all, StepPlan* plan) {
   }
 }
 
-// Returns whether later classes may admit: not after a sequence that had to wait for blocks.
-bool Scheduler::PlanPrefills(Qos qos, bool may_admit, StepPlan* plan) {
-  std::vector<Sequence*> candidates;
-  for (const Ordered* ordered : {&running_, &waiting_}) {
-    for (Sequence* sequence : *ordered) {
-      if (sequence->request.qos != qos || !Runnable(*sequence)) continue;
-      if (sequence->running && sequence->num_to_compute() == 1) continue;
-      candidates.push_back(sequence);
+// In the order of service: those of the class that hold blocks and are not done with their prompt,
+// and as many waiting ones as could find a place in the batch.
+std::vector<Sequence*> Scheduler::PrefillCandidates(Qos qos, bool may_admit) const {
+  std::vector<Sequence*> prefilling;
+  int64_t places = options_.max_batch - num_running();
+  for (Sequence* sequence : running_) {
+    if (sequence->request.qos > qos) ++places;
+    if (sequence->request.qos == qos && sequence->num_to_compute() > 1 && Runnable(*sequence)) {
+      prefilling.push_back(sequence);
     }
   }
-  std::sort(candidates.begin(), candidates.end(), InOrder());
-  for (Sequence* sequence : candidates) {
+  std::vector<Sequence*> admissible;
+  if (may_admit) {
+    for (Sequence* sequence : waiting_) {
+      if (static_cast<int64_t>(admissible.size()) >= places || sequence->request.qos > qos) break;
+      if (sequence->request.qos == qos && Runnable(*sequence)) admissible.push_back(sequence);
+    }
+  }
+  std::vector<Sequence*> merged(prefilling.size() + admissible.size());
+  std::merge(prefilling.begin(), prefilling.end(), admissible.begin(), admissible.end(),
+             merged.begin(), InOrder());
+  return merged;
+}
+
+// Returns whether later classes may admit: not after a sequence that had to wait for blocks.
+bool Scheduler::PlanPrefills(Qos qos, bool may_admit, StepPlan* plan) {
+  for (Sequence* sequence : PrefillCandidates(qos, may_admit)) {
+    if (!sequence->running && !may_admit) continue;  // those that hold blocks already go on
     const int64_t chunk = ChunkOf(*sequence, *plan);
     if (chunk == 0) break;
-    if (!sequence->running && !(may_admit && Admit(sequence))) {
+    if (!sequence->running && !Admit(sequence)) {
       may_admit = false;
-      continue;  // those that hold blocks already go on
+      continue;
     }
     plan->shape = WithPrefill(plan->shape, *sequence, chunk);
     plan->sequences.push_back({.sequence = sequence,

@@ -120,6 +120,7 @@ class Scheduler {
   void GiveDecodeBlocks();
   bool Admit(Sequence* sequence);
   void PlanDecodes(Qos qos, bool all, StepPlan* plan);
+  std::vector<Sequence*> PrefillCandidates(Qos qos, bool may_admit) const;
   bool PlanPrefills(Qos qos, bool may_admit, StepPlan* plan);
   int64_t ChunkOf(const Sequence& sequence, const StepPlan& plan) const;
 

@@ -95,8 +95,8 @@ struct Sequence {
   absl::Status missing;                    // which one
 
   // Usage.
-  int64_t engine_us = 0;
-  int64_t expert_us = 0;
+  double engine_us = 0;  // its rows' share of each step
+  double expert_us = 0;
   double kv_block_seconds = 0;
   TimePoint blocks_changed;  // kv_block_seconds is summed up to here
   int32_t preemptions = 0;

@@ -16,6 +16,8 @@ namespace {
 
 // An idle loop turns this often, so that its age says whether it lives.
 constexpr Duration kIdleTurn = std::chrono::milliseconds(200);
+// The load of a busy loop is told this often.
+constexpr Duration kReportPeriod = std::chrono::milliseconds(10);
 // While the warm-up waits for experts it is tried this often.
 constexpr Duration kWarmUpRetry = std::chrono::milliseconds(100);
 // The rate of generated tokens forgets over this time.
@@ -146,6 +148,19 @@ void StepLoop::Apply(Command command) {
 
 void StepLoop::Report() {
   const TimePoint now = clock_->Now();
+  const Scheduler& scheduler = stepper_->scheduler();
+  const bool empty = scheduler.empty();
+  if (empty || now - reported_at_ >= kReportPeriod) {
+    reported_at_ = now;
+    ReportLoad(now);
+  }
+  MutexLock lock(mutex_);
+  last_turn_ = now;
+  empty_ = empty;
+  if (empty) changed_.NotifyAll();
+}
+
+void StepLoop::ReportLoad(TimePoint now) {
   const double seconds = std::chrono::duration<double>(now - rate_at_).count();
   if (seconds >= 0.1) {
     const int64_t tokens = stepper_->num_generated_tokens();
@@ -155,13 +170,13 @@ void StepLoop::Report() {
     tokens_counted_ = tokens;
     rate_at_ = now;
   }
-  const Scheduler& scheduler = stepper_->scheduler();
   const bool ask_missing = now - missing_at_ >= kIdleTurn;
   std::vector<std::pair<int32_t, int32_t>> missing;
   if (ask_missing) {
     missing = stepper_->MissingExperts();
     missing_at_ = now;
   }
+  const Scheduler& scheduler = stepper_->scheduler();
   MutexLock lock(mutex_);
   if (ask_missing) load_.missing_experts = std::move(missing);
   load_.running = scheduler.num_running();
@@ -169,9 +184,6 @@ void StepLoop::Report() {
   load_.queued_tokens = scheduler.queued_tokens();
   load_.kv_used_ratio = static_cast<double>(cache_->used_blocks()) / cache_->num_blocks();
   load_.tokens_per_second = tokens_per_second_;
-  last_turn_ = now;
-  empty_ = scheduler.empty();
-  if (empty_) changed_.NotifyAll();
 }
 
 }  // namespace conclave::engine

@@ -74,6 +74,7 @@ class StepLoop {
   bool WarmUp();
   void Apply(Command command);
   void Report();
+  void ReportLoad(TimePoint now);
 
   const Options options_;
   Stepper* const stepper_;
@@ -96,6 +97,7 @@ class StepLoop {
   int64_t tokens_counted_ = 0;
   TimePoint rate_at_;
   TimePoint missing_at_;
+  TimePoint reported_at_;
 
   std::thread thread_;
 };

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "shared/base/log.h"
 
 namespace conclave::engine {
 namespace {
@@ -13,10 +14,6 @@ constexpr int64_t kWarmUpPrompt = 64;
 constexpr int64_t kWarmUpTokens = 8;
 
 double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
-
-int64_t Microseconds(Duration duration) {
-  return std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
-}
 
 RowOrigin OriginOf(const Sequence& sequence, TimePoint now) {
   RowOrigin origin;
@@ -73,11 +70,8 @@ void Stepper::FailAll(const absl::Status& status) {
 bool Stepper::Step() {
   const TimePoint begin = parts_.clock->Now();
   NoticeExperts();
-  for (EndedSequence& ended : scheduler_.TakeExpired()) {
-    const SequenceKey key = ended.sequence->request.key;
-    parts_.metrics->CountError(ended.status.code());
-    Emit(key, {key.id, FailedEvent{std::move(ended.status)}});
-  }
+  for (const EndedSequence& ended : scheduler_.TakeExpired())
+    ReportFailure(*ended.sequence, ended.status);
   const StepPlan plan = scheduler_.Plan();
   if (!plan.sequences.empty()) {
     const TimePoint scheduled = parts_.clock->Now();
@@ -139,8 +133,9 @@ void Stepper::TakeResults(const StepPlan& plan, Duration elapsed) {
     Sequence* const sequence = plan.sequences[i].sequence;
     const int64_t num_tokens = plan.sequences[i].num_tokens;
     const bool samples = plan.sequences[i].samples;
-    sequence->engine_us += Microseconds(elapsed) * num_tokens / rows;
-    sequence->expert_us += output_.expert_us * num_tokens / rows;
+    const double share = static_cast<double>(num_tokens) / static_cast<double>(rows);
+    sequence->engine_us += Seconds(elapsed) * 1e6 * share;
+    sequence->expert_us += static_cast<double>(output_.expert_us) * share;
     const absl::Status& status = output_.status[i];
     if (status.ok()) {
       scheduler_.Computed(sequence, num_tokens);
@@ -186,17 +181,27 @@ void Stepper::Finish(const SequenceKey& key, EndReason reason, std::optional<int
   FinishedEvent finished;
   finished.reason = reason;
   finished.stop_id = stop_id;
-  finished.engine_us = sequence->engine_us;
-  finished.expert_us = sequence->expert_us;
+  finished.engine_us = std::llround(sequence->engine_us);
+  finished.expert_us = std::llround(sequence->expert_us);
   finished.kv_byte_seconds = static_cast<int64_t>(sequence->kv_block_seconds *
                                                   static_cast<double>(parts_.cache->block_bytes()));
+  LogDebug("sequence finished", {{"request_id", sequence->request.request_id},
+                                 {"prompt_tokens", sequence->num_prompt()},
+                                 {"generated_tokens", sequence->num_generated()},
+                                 {"preemptions", sequence->preemptions}});
   Emit(key, {key.id, finished});
 }
 
 void Stepper::Fail(const SequenceKey& key, const absl::Status& status) {
-  scheduler_.Remove(key);
+  ReportFailure(*scheduler_.Remove(key), status);
+}
+
+void Stepper::ReportFailure(const Sequence& sequence, const absl::Status& status) {
+  LogInfo("sequence failed", {{"request_id", sequence.request.request_id},
+                              {"code", absl::StatusCodeToString(status.code())},
+                              {"reason", std::string(status.message())}});
   parts_.metrics->CountError(status.code());
-  Emit(key, {key.id, FailedEvent{status}});
+  Emit(sequence.request.key, {sequence.request.key.id, FailedEvent{status}});
 }
 
 void Stepper::Emit(const SequenceKey& key, SequenceEvent event) {

@@ -84,6 +84,7 @@ class Stepper {
   void TakeToken(Sequence* sequence, const kernels::SampleResult& result);
   void Finish(const SequenceKey& key, EndReason reason, std::optional<int32_t> stop_id);
   void Fail(const SequenceKey& key, const absl::Status& status);
+  void ReportFailure(const Sequence& sequence, const absl::Status& status);
   void Emit(const SequenceKey& key, SequenceEvent event);
   void DeliverEvents();
   void SetGauges();
