@@ -167,6 +167,8 @@ void AllOptions::Bind(Settings& s) {
   s.Add("gateway", "grpc_listen", &gateway.grpc_listen, "host:port of the gRPC API");
   s.Add("gateway", "advertise", &gateway.advertise,
         "host by which others reach it; empty: the listen address");
+  s.Add("gateway", "allowed_hosts", &gateway.allowed_hosts,
+        "names that a Host header may have besides this host's own, comma-separated");
   s.Add("gateway", "max_body", &gateway.max_body, "largest HTTP body, bytes");
   s.Add("gateway", "max_running", &gateway.max_running, "requests at once, more are refused");
   s.Add("gateway", "first_token_timeout_s", &gateway.first_token_timeout_s,

@@ -37,7 +37,9 @@ struct GatewayOptions {
   std::string name = "gateway";
   std::string http_listen = "127.0.0.1:8000";  // OpenAI-compatible API, health, metrics
   std::string grpc_listen = "127.0.0.1:8001";  // InferenceService
-  std::string advertise;       // host other processes reach this one by; empty: the listen address
+  std::string advertise;      // host other processes reach this one by; empty: the listen address
+  std::string allowed_hosts;  // names besides loopback and the bound address that a Host header may
+                              // have, separated by commas
   ByteSize max_body{4 << 20};  // largest HTTP body accepted
   int32_t max_running = 256;   // requests in flight before new ones are refused with retry-after
   int32_t first_token_timeout_s = 600;  // a request that waits longer for its first token fails

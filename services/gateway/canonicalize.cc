@@ -1,0 +1,245 @@
+#include "services/gateway/canonicalize.h"
+
+#include <openssl/rand.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "shared/base/status_macros.h"
+#include "shared/rpc/status.h"
+
+namespace conclave::gateway {
+
+namespace {
+
+using rpc::InvalidField;
+
+// A closed or half-open interval of a parameter.
+struct Range {
+  double low, high;
+  bool low_open = false;
+};
+
+absl::Status CheckRange(const std::string& field, std::optional<double> value, const Range& range) {
+  if (!value) return absl::OkStatus();
+  const bool inside = std::isfinite(*value) && *value <= range.high &&
+                      (range.low_open ? *value > range.low : *value >= range.low);
+  if (inside) return absl::OkStatus();
+  return InvalidField(field, absl::StrCat("expected a number in ", range.low_open ? "(" : "[",
+                                          range.low, ", ", range.high, "], found ", *value));
+}
+
+absl::Status CheckIntegerRange(const std::string& field, std::optional<int64_t> value, int64_t low,
+                               int64_t high) {
+  if (!value || (*value >= low && *value <= high)) return absl::OkStatus();
+  return InvalidField(
+      field, absl::StrCat("expected an integer from ", low, " to ", high, ", found ", *value));
+}
+
+absl::Status CheckSampling(const SamplingInput& sampling, const FieldNames& names) {
+  const std::string& p = names.prefix;
+  RETURN_IF_ERROR(CheckRange(p + "temperature", sampling.temperature, {0, 2}));
+  RETURN_IF_ERROR(CheckRange(p + "top_p", sampling.top_p, {0, 1, /*low_open=*/true}));
+  RETURN_IF_ERROR(CheckRange(p + "min_p", sampling.min_p, {0, 1}));
+  RETURN_IF_ERROR(CheckRange(p + "repetition_penalty", sampling.repetition_penalty,
+                             {0, 10, /*low_open=*/true}));
+  RETURN_IF_ERROR(CheckRange(p + "presence_penalty", sampling.presence_penalty, {-2, 2}));
+  RETURN_IF_ERROR(CheckRange(p + "frequency_penalty", sampling.frequency_penalty, {-2, 2}));
+  RETURN_IF_ERROR(CheckRange(p + "pace", sampling.pace, {0, 1e6, /*low_open=*/true}));
+  RETURN_IF_ERROR(CheckIntegerRange(p + "top_k", sampling.top_k, 0, INT32_MAX));
+  RETURN_IF_ERROR(CheckIntegerRange(p + "max_tokens", sampling.max_tokens, 1, INT32_MAX));
+  RETURN_IF_ERROR(CheckIntegerRange(p + "min_tokens", sampling.min_tokens, 0, INT32_MAX));
+  RETURN_IF_ERROR(
+      CheckIntegerRange(p + names.top_logprobs, sampling.top_logprobs, 0, kMaxTopLogprobs));
+  RETURN_IF_ERROR(CheckIntegerRange(p + names.num_choices, sampling.num_choices, 1, kMaxChoices));
+  if (sampling.max_tokens && sampling.min_tokens && *sampling.min_tokens > *sampling.max_tokens) {
+    return InvalidField(
+        p + "min_tokens",
+        absl::StrCat("is ", *sampling.min_tokens, ", above max_tokens ", *sampling.max_tokens));
+  }
+  if (sampling.stop.size() > kMaxStopStrings) {
+    return InvalidField(p + "stop", absl::StrCat("expected at most ", kMaxStopStrings,
+                                                 " strings, found ", sampling.stop.size()));
+  }
+  for (const std::string& stop : sampling.stop) {
+    if (stop.empty() || stop.size() > kMaxStopStringBytes) {
+      return InvalidField(p + "stop",
+                          absl::StrCat("each string must have 1 to ", kMaxStopStringBytes,
+                                       " bytes, found ", stop.size()));
+    }
+  }
+  if (sampling.stop_ids.size() > kMaxStopIds) {
+    return InvalidField(p + names.stop_ids, absl::StrCat("expected at most ", kMaxStopIds,
+                                                         " ids, found ", sampling.stop_ids.size()));
+  }
+  if (sampling.logit_bias.size() > kMaxLogitBiases) {
+    return InvalidField(p + "logit_bias",
+                        absl::StrCat("expected at most ", kMaxLogitBiases, " entries, found ",
+                                     sampling.logit_bias.size()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckIds(const std::string& field, const std::vector<int64_t>& ids,
+                      int32_t vocab_size) {
+  for (const int64_t id : ids) {
+    if (id < 0 || id >= vocab_size) {
+      return InvalidField(
+          field, absl::StrCat("id ", id, " is not in the vocabulary of ", vocab_size, " ids"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> CheckRequestId(std::string id, const FieldNames& names) {
+  if (id.empty()) return DrawRequestId();
+  if (id.size() > kMaxRequestIdBytes || !std::all_of(id.begin(), id.end(), absl::ascii_isgraph)) {
+    return InvalidField(
+        names.request_id,
+        absl::StrCat("expected 1 to ", kMaxRequestIdBytes,
+                     " printable ASCII characters without spaces, found ", id.size(), " bytes"));
+  }
+  return id;
+}
+
+uint64_t DrawSeed(uint64_t largest) {
+  uint64_t seed = 0;
+  RAND_bytes(reinterpret_cast<unsigned char*>(&seed), sizeof seed);
+  return largest == UINT64_MAX ? seed : seed % (largest + 1);
+}
+
+Sampling FillSampling(const SamplingInput& asked, const ModelDefaults& defaults) {
+  Sampling sampling;
+  sampling.temperature =
+      static_cast<float>(asked.temperature.value_or(defaults.temperature.value_or(1)));
+  sampling.top_p = static_cast<float>(asked.top_p.value_or(defaults.top_p.value_or(1)));
+  sampling.min_p = static_cast<float>(asked.min_p.value_or(defaults.min_p.value_or(0)));
+  sampling.top_k = static_cast<int32_t>(asked.top_k.value_or(defaults.top_k.value_or(0)));
+  sampling.repetition_penalty = static_cast<float>(
+      asked.repetition_penalty.value_or(defaults.repetition_penalty.value_or(1)));
+  sampling.presence_penalty = static_cast<float>(asked.presence_penalty.value_or(0));
+  sampling.frequency_penalty = static_cast<float>(asked.frequency_penalty.value_or(0));
+  sampling.pace = asked.pace.value_or(0);
+  if (asked.top_logprobs) sampling.top_logprobs = static_cast<int32_t>(*asked.top_logprobs);
+  return sampling;
+}
+
+absl::Status ContextExceeded(const std::string& field, int64_t prompt_tokens,
+                             int64_t context_tokens) {
+  return rpc::WithDetails(
+      absl::InvalidArgumentError(
+          absl::StrCat("the prompt has ", prompt_tokens,
+                       " tokens, and the context of this model holds ", context_tokens,
+                       ", of which at least one must be left for the answer; shorten the prompt")),
+      {.reason = "CONTEXT_LENGTH_EXCEEDED",
+       .metadata = {{"prompt_tokens", absl::StrCat(prompt_tokens)},
+                    {"context_tokens", absl::StrCat(context_tokens)}},
+       .retry_after_ms = -1,
+       .fields = {{field, "too long"}}});
+}
+
+}  // namespace
+
+absl::Status CheckModelName(const std::string& name, const TextModel& model) {
+  if (name.empty() || name == model.name()) return absl::OkStatus();
+  return rpc::WithDetails(
+      absl::NotFoundError(absl::StrCat("model \"", absl::CHexEscape(name.substr(0, 100)),
+                                       "\" is not served here; served: \"", model.name(), "\"")),
+      {.reason = "MODEL_NOT_FOUND",
+       .metadata = {},
+       .retry_after_ms = -1,
+       .fields = {{"model", "not served"}}});
+}
+
+std::string ValidTraceparent(const std::string& received) {
+  // 00-<32 hex>-<16 hex>-<2 hex>, lower case; ids must not be all zeros (W3C Trace Context,
+  // section 3.2).
+  if (received.size() != 55) return "";
+  for (size_t i = 0; i < received.size(); ++i) {
+    const char c = received[i];
+    const bool dash = i == 2 || i == 35 || i == 52;
+    if (dash ? c != '-' : !((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) return "";
+  }
+  if (received.substr(0, 2) == "ff" || received.find_first_not_of('0', 3) >= 35 ||
+      received.find_first_not_of('0', 36) >= 52) {
+    return "";
+  }
+  return received;
+}
+
+std::string DrawRequestId() {
+  std::string bytes(16, '\0');
+  RAND_bytes(reinterpret_cast<unsigned char*>(bytes.data()), static_cast<int>(bytes.size()));
+  return absl::BytesToHexString(bytes);
+}
+
+absl::StatusOr<Generation> Canonicalize(GenerationInput input, const TextModel& model,
+                                        const EngineLimits& limits, const FieldNames& names) {
+  RETURN_IF_ERROR(CheckModelName(input.model, model));
+  Generation generation;
+  ASSIGN_OR_RETURN(generation.request_id, CheckRequestId(std::move(input.request_id), names));
+  const SamplingInput& asked = input.sampling;
+  RETURN_IF_ERROR(CheckSampling(asked, names));
+  RETURN_IF_ERROR(CheckIds(names.prefix + names.stop_ids, asked.stop_ids, limits.vocab_size));
+  generation.sampling = FillSampling(asked, model.defaults());
+  for (const auto& [id, bias] : asked.logit_bias) {
+    RETURN_IF_ERROR(CheckIds(names.prefix + "logit_bias", {id}, limits.vocab_size));
+    RETURN_IF_ERROR(CheckRange(names.prefix + "logit_bias", bias, {-100, 100}));
+    generation.sampling.logit_bias.emplace_back(static_cast<int32_t>(id), static_cast<float>(bias));
+  }
+  std::sort(generation.sampling.logit_bias.begin(), generation.sampling.logit_bias.end());
+  for (size_t i = 1; i < generation.sampling.logit_bias.size(); ++i) {
+    if (generation.sampling.logit_bias[i].first == generation.sampling.logit_bias[i - 1].first) {
+      return InvalidField(
+          names.prefix + "logit_bias",
+          absl::StrCat("id ", generation.sampling.logit_bias[i].first, " is named twice"));
+    }
+  }
+
+  if (const auto* tokens = std::get_if<TokenPromptInput>(&input.prompt)) {
+    RETURN_IF_ERROR(
+        CheckIds(names.prompt, {tokens->ids.begin(), tokens->ids.end()}, limits.vocab_size));
+  }
+  absl::StatusOr<std::vector<int32_t>> ids = model.Encode(input.prompt);
+  if (!ids.ok()) {
+    // What is wrong with a prompt is the client's to change, whatever the text library calls it.
+    if (absl::IsInternal(ids.status())) return ids.status();
+    return InvalidField(names.prompt, std::string(ids.status().message()));
+  }
+  generation.prompt_ids = *std::move(ids);
+  const auto prompt_tokens = static_cast<int64_t>(generation.prompt_ids.size());
+  if (prompt_tokens == 0) return InvalidField(names.prompt, "is empty: give at least one token");
+  if (prompt_tokens >= limits.context_tokens) {
+    return ContextExceeded(names.prompt, prompt_tokens, limits.context_tokens);
+  }
+
+  const int64_t room = limits.context_tokens - prompt_tokens;
+  const int64_t default_max =
+      model.defaults().max_new_tokens.value_or(input.api_max_tokens.value_or(room));
+  generation.max_tokens = std::min(asked.max_tokens.value_or(default_max), room);
+  generation.min_tokens = std::min(asked.min_tokens.value_or(0), generation.max_tokens);
+  generation.stop = asked.stop;
+  generation.stop_ids.assign(asked.stop_ids.begin(), asked.stop_ids.end());
+  if (!asked.ignore_eos) {
+    const std::vector<int32_t>& eos = model.defaults().eos_ids;
+    generation.stop_ids.insert(generation.stop_ids.end(), eos.begin(), eos.end());
+  }
+  std::sort(generation.stop_ids.begin(), generation.stop_ids.end());
+  generation.stop_ids.erase(std::unique(generation.stop_ids.begin(), generation.stop_ids.end()),
+                            generation.stop_ids.end());
+  generation.seed = asked.seed ? *asked.seed : DrawSeed(input.largest_drawn_seed);
+  generation.num_choices = static_cast<int32_t>(asked.num_choices.value_or(1));
+  generation.api = std::move(input.api);
+  generation.model = model.name();
+  generation.qos = input.qos;
+  generation.traceparent = ValidTraceparent(input.traceparent);
+  generation.deadline = input.deadline;
+  generation.arrival = input.arrival;
+  return generation;
+}
+
+}  // namespace conclave::gateway

@@ -1,0 +1,56 @@
+// The one way from what a client asked for to the canonical request: checks every value, fills in
+// every default (request, then the checkpoint's generation_config.json, then OpenAI's), and turns
+// the prompt into ids.
+//
+// Pure but for the drawn seed and id; called on transport threads.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "services/gateway/generation.h"
+#include "services/gateway/text_model.h"
+
+namespace conclave::gateway {
+
+inline constexpr int32_t kMaxChoices = 128;
+inline constexpr int32_t kMaxTopLogprobs = 20;
+inline constexpr size_t kMaxStopStrings = 16;
+inline constexpr size_t kMaxStopStringBytes = 1024;
+inline constexpr size_t kMaxStopIds = 128;
+inline constexpr size_t kMaxLogitBiases = 1024;
+inline constexpr size_t kMaxRequestIdBytes = 128;
+
+// How the transport's clients call the fields, for error messages.
+struct FieldNames {
+  std::string prefix;  // of sampling fields: "sampling." or ""
+  std::string num_choices = "num_choices";
+  std::string stop_ids = "stop_ids";
+  std::string top_logprobs = "top_logprobs";
+  std::string prompt = "prompt";
+  std::string request_id = "request_id";
+};
+
+// What the engines serve now.
+struct EngineLimits {
+  int64_t context_tokens = 0;  // longest prompt + output
+  int32_t vocab_size = 0;
+};
+
+// INVALID_ARGUMENT with the field as a violation; NOT_FOUND (reason MODEL_NOT_FOUND) for another
+// model; INVALID_ARGUMENT (reason CONTEXT_LENGTH_EXCEEDED) with both numbers for a prompt that
+// leaves no room for a token.
+absl::StatusOr<Generation> Canonicalize(GenerationInput input, const TextModel& model,
+                                        const EngineLimits& limits, const FieldNames& names);
+
+// NOT_FOUND (reason MODEL_NOT_FOUND) unless `name` is empty or the served one.
+absl::Status CheckModelName(const std::string& name, const TextModel& model);
+
+// The W3C trace context to pass on: `received` if it is well-formed, else empty.
+std::string ValidTraceparent(const std::string& received);
+
+// 32 hex digits.
+std::string DrawRequestId();
+
+}  // namespace conclave::gateway

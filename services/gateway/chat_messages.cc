@@ -1,0 +1,44 @@
+#include "services/gateway/chat_messages.h"
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "services/gateway/strict_json.h"
+#include "shared/rpc/status.h"
+
+namespace conclave::gateway {
+
+absl::StatusOr<std::string> ChatMessagesJson(const std::vector<ChatMessage>& messages,
+                                             const std::string& field) {
+  if (messages.empty()) return rpc::InvalidField(field, "is empty: give at least one message");
+  if (messages.size() > kMaxChatMessages) {
+    return rpc::InvalidField(field, absl::StrCat("expected at most ", kMaxChatMessages,
+                                                 " messages, found ", messages.size()));
+  }
+  nlohmann::ordered_json array = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const ChatMessage& message = messages[i];
+    const bool developer = message.role == "developer";
+    if (!developer && message.role != "system" && message.role != "user" &&
+        message.role != "assistant") {
+      return rpc::InvalidField(absl::StrCat(field, "[", i, "].role"),
+                               absl::StrCat("is \"", absl::CHexEscape(message.role.substr(0, 50)),
+                                            "\"; supported: system, developer, user, assistant"));
+    }
+    nlohmann::ordered_json object = {{"role", developer ? "system" : message.role},
+                                     {"content", message.content}};
+    if (!message.name.empty()) object["name"] = message.name;
+    array.push_back(std::move(object));
+  }
+  return array.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+absl::Status CheckTemplateArguments(const std::string& json, const std::string& field) {
+  const absl::StatusOr<nlohmann::json> parsed = ParseStrictJson(json);
+  if (!parsed.ok()) return rpc::InvalidField(field, std::string(parsed.status().message()));
+  if (!parsed->is_object()) return rpc::InvalidField(field, "expected a JSON object");
+  return absl::OkStatus();
+}
+
+}  // namespace conclave::gateway

@@ -1,0 +1,210 @@
+#include "services/gateway/engine_client.h"
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <utility>
+
+#include "conclave/v1/engine.grpc.pb.h"
+#include "services/gateway/engine_messages.h"
+#include "shared/base/mutex.h"
+#include "shared/rpc/status.h"
+
+namespace conclave::gateway {
+
+namespace {
+
+// Between attempts to open the stream.
+constexpr auto kFirstBackoff = std::chrono::milliseconds(100);
+constexpr auto kMostBackoff = std::chrono::milliseconds(1000);
+
+// Says what happened to a stream to the one who opened it; cut off when that one goes.
+class StreamOwner {
+ public:
+  StreamOwner(std::string engine, EngineListener* listener)
+      : engine_(std::move(engine)), listener_(listener) {}
+  // After this no call reaches the listener. Calls on other threads have ended when it returns.
+  void Detach() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    listener_ = nullptr;
+  }
+  // The listener only queues what it is told, so the lock is held for a moment.
+  template <typename Function>
+  void Tell(Function function) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    if (listener_) function(engine_, *listener_);
+  }
+
+ private:
+  const std::string engine_;
+  Mutex mutex_;
+  EngineListener* listener_ GUARDED_BY(mutex_);
+};
+
+// One stream. Keeps itself alive until gRPC is done with it. A hold lasts from the start until the
+// read side has ended, so that writes, and the read that follows a processed message, may be
+// started from any thread meanwhile.
+class Stream final : public grpc::ClientBidiReactor<v1::EngineCommand, v1::EngineEvents>,
+                     public std::enable_shared_from_this<Stream> {
+ public:
+  explicit Stream(std::shared_ptr<StreamOwner> owner) : owner_(std::move(owner)) {}
+
+  void Open(v1::EngineService::Stub* stub, const rpc::Channel& channel,
+            const std::string& gateway) {
+    self_ = shared_from_this();
+    channel.Prepare(&context_, std::chrono::milliseconds(0));
+    stub->async()->Connect(&context_, this);
+    AddHold();
+    v1::EngineCommand hello;
+    hello.mutable_hello()->set_name(gateway);
+    Send(std::move(hello));
+    StartRead(&events_);
+    StartCall();
+  }
+
+  void Send(v1::EngineCommand command) EXCLUDES(mutex_) {
+    const v1::EngineCommand* first = nullptr;
+    {
+      MutexLock lock(mutex_);
+      if (closed_) return;
+      unsent_.push_back(std::move(command));
+      if (unsent_.size() == 1) {
+        first = &unsent_.front();
+        AddHold();  // the stream's own hold may go before the write has begun
+      }
+    }
+    if (first) {
+      StartWrite(first);
+      RemoveHold();
+    }
+  }
+
+  void Close() { context_.TryCancel(); }
+  bool done() const EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return done_;
+  }
+
+  void OnWriteDone(bool ok) override {
+    const v1::EngineCommand* next = nullptr;
+    {
+      MutexLock lock(mutex_);
+      unsent_.pop_front();
+      if (!ok) closed_ = true;
+      if (!closed_ && !unsent_.empty()) next = &unsent_.front();
+    }
+    if (next) StartWrite(next);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      {
+        MutexLock lock(mutex_);
+        closed_ = true;
+      }
+      RemoveHold();
+      return;
+    }
+    for (const v1::EngineEvent& event : events_.events()) {
+      if (event.event_case() != v1::EngineEvent::kHello) continue;
+      owner_->Tell([&](const std::string& name, EngineListener& listener) {
+        listener.OnEngineConnected(name, FromProto(event.hello()));
+      });
+    }
+    bool told = false;
+    owner_->Tell([&](const std::string& name, EngineListener& listener) {
+      told = true;
+      listener.OnEngineEvents(name, FromProto(events_),
+                              [self = shared_from_this()] { self->StartRead(&self->events_); });
+    });
+    if (!told) StartRead(&events_);  // being closed: read to the end
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    owner_->Tell([&](const std::string& name, EngineListener& listener) {
+      listener.OnEngineLost(name, status.ok()
+                                      ? absl::UnavailableError("the engine ended the stream")
+                                      : rpc::FromGrpc(status));
+    });
+    {
+      MutexLock lock(mutex_);
+      done_ =
+          true;  // now a new stream may be opened: what it reports comes after the loss of this one
+    }
+    self_.reset();  // may destroy this
+  }
+
+ private:
+  const std::shared_ptr<StreamOwner> owner_;
+  std::shared_ptr<Stream> self_;
+  grpc::ClientContext context_;
+  v1::EngineEvents events_;
+  mutable Mutex mutex_;
+  std::deque<v1::EngineCommand> unsent_ GUARDED_BY(mutex_);  // the front is being written
+  bool closed_ GUARDED_BY(mutex_) = false;
+  bool done_ GUARDED_BY(mutex_) = false;
+};
+
+class EngineClient final : public EngineLink {
+ public:
+  EngineClient(const rpc::ChannelOptions& channel, std::string gateway_name,
+               std::string engine_name, EngineListener* listener)
+      : channel_(channel),
+        stub_(v1::EngineService::NewStub(channel_.grpc())),
+        gateway_name_(std::move(gateway_name)),
+        owner_(std::make_shared<StreamOwner>(std::move(engine_name), listener)) {}
+
+  ~EngineClient() override {
+    owner_->Detach();
+    if (stream_) stream_->Close();
+  }
+
+  // Start, Cancel and Tick are called by the core thread alone.
+  void Start(const SequenceStart& start) override {
+    if (!stream_) return;
+    v1::EngineCommand command;
+    ToProto(start, command.mutable_start());
+    stream_->Send(std::move(command));
+  }
+
+  void Cancel(uint64_t sequence_id) override {
+    if (!stream_) return;
+    v1::EngineCommand command;
+    command.mutable_cancel()->set_sequence_id(sequence_id);
+    stream_->Send(std::move(command));
+  }
+
+  void Tick() override {
+    const auto now = std::chrono::steady_clock::now();
+    if (stream_ && !stream_->done()) {
+      if (now - opened_ > kMostBackoff) backoff_ = kFirstBackoff;
+      return;
+    }
+    if (now < next_attempt_) return;
+    opened_ = now;
+    next_attempt_ = now + backoff_;
+    backoff_ = std::min<std::chrono::milliseconds>(backoff_ * 2, kMostBackoff);
+    stream_ = std::make_shared<Stream>(owner_);
+    stream_->Open(stub_.get(), channel_, gateway_name_);
+  }
+
+ private:
+  const rpc::Channel channel_;
+  const std::unique_ptr<v1::EngineService::Stub> stub_;
+  const std::string gateway_name_;
+  const std::shared_ptr<StreamOwner> owner_;
+  std::shared_ptr<Stream> stream_;
+  std::chrono::steady_clock::time_point opened_, next_attempt_;
+  std::chrono::milliseconds backoff_{kFirstBackoff};
+};
+
+}  // namespace
+
+std::unique_ptr<EngineLink> MakeEngineClient(const rpc::ChannelOptions& channel,
+                                             std::string gateway_name, std::string engine_name,
+                                             EngineListener* listener) {
+  return std::make_unique<EngineClient>(channel, std::move(gateway_name), std::move(engine_name),
+                                        listener);
+}
+
+}  // namespace conclave::gateway

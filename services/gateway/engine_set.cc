@@ -1,0 +1,58 @@
+#include "services/gateway/engine_set.h"
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+namespace conclave::gateway {
+
+EngineSet::Engine* EngineSet::Find(const std::string& name) {
+  const auto found = engines_.find(name);
+  return found == engines_.end() ? nullptr : &found->second;
+}
+
+EngineSet::Engine& EngineSet::Add(std::string name, std::string address,
+                                  std::unique_ptr<EngineLink> link) {
+  Engine& engine = engines_[name];
+  engine.name = std::move(name);
+  engine.address = std::move(address);
+  engine.link = std::move(link);
+  return engine;
+}
+
+EngineSet::Engine* EngineSet::LeastLoaded() {
+  const auto rank = [](const Engine& engine) {
+    const int32_t others =
+        std::max(0, engine.load.running + engine.load.waiting - engine.own_at_report);
+    return std::make_tuple(engine.load.draining, others + engine.own_sequences,
+                           engine.load.kv_used_ratio);
+  };
+  Engine* best = nullptr;
+  for (auto& [name, engine] : engines_) {
+    if (!engine.identity) continue;
+    if (!best || rank(engine) < rank(*best)) best = &engine;
+  }
+  return best;
+}
+
+std::optional<EngineIdentity> EngineSet::CommonIdentity() const {
+  std::optional<EngineIdentity> common;
+  for (const auto& [name, engine] : engines_) {
+    if (!engine.identity) continue;
+    if (!common) {
+      common = *engine.identity;
+      continue;
+    }
+    common->context_tokens = std::min(common->context_tokens, engine.identity->context_tokens);
+    common->vocab_size = std::min(common->vocab_size, engine.identity->vocab_size);
+  }
+  return common;
+}
+
+int32_t EngineSet::num_connected() const {
+  return static_cast<int32_t>(
+      std::count_if(engines_.begin(), engines_.end(),
+                    [](const auto& entry) { return entry.second.identity.has_value(); }));
+}
+
+}  // namespace conclave::gateway

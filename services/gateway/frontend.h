@@ -1,0 +1,144 @@
+// The gateway's core: admits requests, gives each to an engine, follows it to its end, and answers
+// what state the cluster is in.
+//
+// Transports (http_api.h, grpc_service.h) call it from their threads. One thread, "gateway-core",
+// owns the running requests and the engines; everything reaches it through a bounded queue, and
+// every sink is called on it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "services/gateway/admission.h"
+#include "services/gateway/canonicalize.h"
+#include "services/gateway/engine_link.h"
+#include "services/gateway/engine_set.h"
+#include "services/gateway/generation_sink.h"
+#include "services/gateway/resume_token.h"
+#include "services/gateway/running_request.h"
+#include "services/gateway/text_model.h"
+#include "shared/base/bounded_queue.h"
+#include "shared/base/clock.h"
+#include "shared/base/mutex.h"
+#include "shared/http/ops_server.h"
+#include "shared/metrics/registry.h"
+#include "shared/placement/member.h"
+
+namespace conclave::gateway {
+
+class Frontend final : public EngineListener {
+ public:
+  struct Options {
+    int32_t max_running = 256;
+    Duration first_token_timeout = std::chrono::seconds(600);
+    Duration usage_wait =
+        std::chrono::seconds(1);  // for the engine's account of a choice that a stop string ended
+    Duration step_age_limit =
+        std::chrono::seconds(5);  // an engine silent for longer does not make the gateway ready
+    std::string cluster_secret;   // signs resume tokens; empty: a key of this process
+    EngineLinkFactory link_factory;
+    metrics::Registry* registry = nullptr;  // outlives this
+    const Clock* clock = nullptr;           // outlives this
+  };
+  Frontend(Options options, std::shared_ptr<const TextModel> model);
+  // Ends what still runs with UNAVAILABLE.
+  ~Frontend() override;
+
+  // All of the following: any thread.
+
+  // RESOURCE_EXHAUSTED with a retry delay when max_running requests run, UNAVAILABLE when draining.
+  // Taken before any work on a request.
+  absl::StatusOr<Admission> Admit();
+  // Canonicalize against the engines connected now; UNAVAILABLE with a retry delay when there is
+  // none.
+  absl::StatusOr<Generation> Prepare(GenerationInput input, const FieldNames& names) const;
+  // Runs a request; its key is for Cancel. Everything that goes wrong goes to the sink:
+  // ALREADY_EXISTS for the id of a running request.
+  uint64_t Submit(Admission admission, Generation generation, std::shared_ptr<GenerationSink> sink);
+  // Nobody wants the answer any more: forgets the request without another word to its sink.
+  void Abandon(uint64_t key);
+  // Ends a request's choices with reason kCancelled. `done` gets NOT_FOUND when no such request
+  // runs; called on the core thread.
+  void CancelById(std::string request_id, std::function<void(absl::Status)> done);
+
+  // What the controller says, at every report period.
+  void UpdateCluster(const placement::ClusterView& view);
+  http::Readiness readiness() const;
+  // Identity of the engines connected now; nullopt: none.
+  std::optional<EngineIdentity> identity() const;
+  int32_t num_engines() const;
+  int32_t num_running() const { return places_->taken(); }
+  const TextModel& model() const { return *model_; }
+  const Clock& clock() const { return *options_.clock; }
+
+  // Counts a request that ended before Submit, or one that Submit does not see (tokenize).
+  void RecordRequest(const std::string& api, const absl::Status& status);
+
+  // Refuses new requests and waits for the running ones. After `grace` the rest gets UNAVAILABLE.
+  // True if none was cut off.
+  bool Drain(Duration grace);
+
+  void OnEngineConnected(const std::string& engine, const EngineIdentity& identity) override;
+  void OnEngineEvents(const std::string& engine, std::vector<SequenceEvent> events,
+                      std::function<void()> taken) override;
+  void OnEngineLost(const std::string& engine, const absl::Status& why) override;
+
+ private:
+  struct Entry {
+    std::unique_ptr<RunningRequest> request;
+    Admission admission;
+    std::string engine;
+    uint64_t first_sequence = 0;  // choice i runs as sequence first_sequence + i
+  };
+  // What other threads may ask about, kept up to date by the core thread.
+  struct Snapshot {
+    std::optional<EngineIdentity> identity;
+    int32_t num_engines = 0;
+    std::vector<std::string> missing;
+  };
+
+  void Run();
+  bool Post(std::function<void()> task);
+  // The rest runs on the core thread.
+  void StartRequest(uint64_t key, Entry entry);
+  void ApplyEvent(const SequenceEvent& event);
+  void Apply(uint64_t key, const RunningRequest::Actions& actions, const absl::Status& status);
+  void Erase(uint64_t key, const absl::Status& status);
+  void FailAllOn(const std::string& engine, const absl::Status& status);
+  void ApplyCluster(const placement::ClusterView& view);
+  void Tick();
+  void RefreshSnapshot();
+  std::vector<std::string> WhatIsMissing();
+
+  const Options options_;
+  const std::shared_ptr<const TextModel> model_;
+  const ResumeTokenSigner signer_;
+  const std::shared_ptr<Places> places_ = std::make_shared<Places>();
+  std::atomic<uint64_t> next_key_{1};
+  std::atomic<bool> draining_{false};
+  std::atomic<bool> stopping_{false};
+  BoundedQueue<std::function<void()>> tasks_;
+
+  // Core thread only.
+  EngineSet engines_;
+  std::unordered_map<uint64_t, Entry> entries_;
+  std::map<std::string, uint64_t> keys_by_id_;
+  std::unordered_map<uint64_t, uint64_t> keys_by_sequence_;
+  uint64_t next_sequence_ = 1;
+  std::vector<placement::MissingExperts> missing_experts_;
+
+  mutable Mutex mutex_;
+  Snapshot snapshot_ GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
+}  // namespace conclave::gateway

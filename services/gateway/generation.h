@@ -1,0 +1,107 @@
+// A request as the gateway keeps it: what a transport was asked for (GenerationInput), and the
+// canonical request that follows from it (Generation), whose output depends on nothing else.
+//
+// Plain values, no transport and no protobuf.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "shared/base/clock.h"
+
+namespace conclave::gateway {
+
+enum class QosClass : uint8_t { kInteractive, kRealtime, kBatch, kSheddable };
+enum class FinishReason : uint8_t { kStop, kLength, kCancelled };
+
+// "stop", "length", "cancelled".
+const char* FinishReasonName(FinishReason reason);
+
+struct TextPromptInput {
+  std::string text;
+  bool add_special_tokens = true;
+  bool parse_special_tokens = true;
+};
+struct ChatPromptInput {
+  std::string messages_json;  // an array of {role, content}, checked by the transport
+  bool add_generation_prompt = true;
+  std::string variables_json;  // an object, or empty
+};
+struct TokenPromptInput {
+  std::vector<int32_t> ids;
+};
+using PromptInput = std::variant<TextPromptInput, ChatPromptInput, TokenPromptInput>;
+
+// Sampling parameters as asked for; absent ones get defaults.
+struct SamplingInput {
+  std::optional<double> temperature, top_p, min_p;
+  std::optional<double> repetition_penalty, presence_penalty, frequency_penalty;
+  std::optional<int64_t> top_k;
+  std::vector<std::pair<int64_t, double>> logit_bias;
+  std::optional<uint64_t> seed;
+  std::optional<int64_t> max_tokens, min_tokens;
+  std::vector<std::string> stop;
+  std::vector<int64_t> stop_ids;
+  bool ignore_eos = false;
+  std::optional<int64_t> top_logprobs;
+  std::optional<double> pace;
+  std::optional<int64_t> num_choices;
+};
+
+struct GenerationInput {
+  std::string api;         // for metrics: "grpc", "chat", "completions"
+  std::string request_id;  // empty: drawn
+  std::string model;       // empty: the served one
+  PromptInput prompt;
+  SamplingInput sampling;
+  QosClass qos = QosClass::kInteractive;
+  std::string traceparent;  // as received
+  std::optional<TimePoint> deadline;
+  TimePoint arrival;
+  std::optional<int64_t> api_max_tokens;     // the API's own default, where neither request nor
+                                             // checkpoint says; absent: what the context holds
+  uint64_t largest_drawn_seed = UINT64_MAX;  // JSON clients lose bits beyond 2^53
+};
+
+// What the engine's sampler gets.
+struct Sampling {
+  float temperature = 1;
+  float top_p = 1;
+  int32_t top_k = 0;  // 0: off
+  float min_p = 0;
+  float repetition_penalty = 1;
+  float presence_penalty = 0;
+  float frequency_penalty = 0;
+  std::vector<std::pair<int32_t, float>> logit_bias;  // ascending ids, each once
+  std::optional<int32_t> top_logprobs;                // absent: no logprobs
+  double pace = 0;                                    // tokens a second; 0: unlimited
+};
+
+// The canonical request: every default filled in, every value checked.
+struct Generation {
+  std::string api;
+  std::string request_id;
+  std::string model;  // served name
+  std::vector<int32_t> prompt_ids;
+  Sampling sampling;
+  uint64_t seed = 0;
+  int32_t num_choices = 1;
+  int64_t max_tokens = 0;  // > 0; prompt and output fit the context
+  int64_t min_tokens = 0;
+  std::vector<std::string> stop;
+  std::vector<int32_t> stop_ids;  // ascending; end-of-sequence ids included unless ignored
+  QosClass qos = QosClass::kInteractive;
+  std::string traceparent;  // W3C, or empty
+  std::optional<TimePoint> deadline;
+  TimePoint arrival;
+};
+
+// SHA-256 (32 bytes) over everything in `generation` that decides its output but the seed and the
+// model: prompt ids, sampling, limits, stops, number of choices. A resumed request must repeat it.
+std::string DefinitionHash(const Generation& generation);
+
+}  // namespace conclave::gateway

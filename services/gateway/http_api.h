@@ -1,0 +1,24 @@
+// The gateway's HTTP face: OpenAI's endpoints, vLLM's /tokenize and /detokenize, and the ops
+// routes. docs/openai.md is its contract.
+//
+// Handlers run on the HTTP server's worker threads.
+#pragma once
+
+#include <vector>
+
+#include "services/gateway/frontend.h"
+#include "shared/base/clock.h"
+#include "shared/http/server.h"
+
+namespace conclave::gateway {
+
+struct HttpApiOptions {
+  Duration heartbeat_period =
+      std::chrono::seconds(10);  // between SSE comments while nothing else is sent
+};
+
+// The frontend and the registry outlive the server that has these routes.
+std::vector<http::Server::Route> HttpRoutes(Frontend* frontend, metrics::Registry* registry,
+                                            const HttpApiOptions& options);
+
+}  // namespace conclave::gateway

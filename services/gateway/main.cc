@@ -1,0 +1,168 @@
+// conclave-gateway: the API. Text becomes ids here, engines are chosen here, stop strings end here.
+#include <atomic>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "services/gateway/engine_client.h"
+#include "services/gateway/frontend.h"
+#include "services/gateway/grpc_service.h"
+#include "services/gateway/http_api.h"
+#include "shared/base/address.h"
+#include "shared/base/log.h"
+#include "shared/base/signals.h"
+#include "shared/base/status_macros.h"
+#include "shared/http/server.h"
+#include "shared/options/options.h"
+#include "shared/placement/member.h"
+#include "shared/rpc/server.h"
+#include "shared/weights/checkpoint.h"
+
+namespace conclave {
+namespace {
+
+using gateway::Frontend;
+
+constexpr auto kReadinessPeriod = std::chrono::milliseconds(200);
+
+// The address other processes reach a port by: the bound one, with the advertised host if there is
+// one.
+absl::StatusOr<std::string> Advertised(const std::string& bound, const std::string& host) {
+  if (host.empty()) return bound;
+  ASSIGN_OR_RETURN(Address address, ParseAddress(bound));
+  address.host = host;
+  return address.ToString();
+}
+
+http::ServerOptions HttpOptions(const GatewayOptions& options) {
+  http::ServerOptions http;
+  http.listen = options.http_listen;
+  http.max_body_bytes = static_cast<size_t>(options.max_body.bytes);
+  for (const absl::string_view name :
+       absl::StrSplit(options.allowed_hosts, ',', absl::SkipWhitespace())) {
+    http.access.allowed_hosts.push_back(absl::AsciiStrToLower(absl::StripAsciiWhitespace(name)));
+  }
+  if (!options.advertise.empty())
+    http.access.allowed_hosts.push_back(absl::AsciiStrToLower(options.advertise));
+  return http;
+}
+
+absl::StatusOr<std::shared_ptr<const gateway::TextModel>> LoadModel(const CommonOptions& options) {
+  if (options.model.empty()) {
+    return absl::InvalidArgumentError(
+        "no model given: set --model to a checkpoint folder or to org/name in the local Hugging "
+        "Face cache");
+  }
+  ASSIGN_OR_RETURN(const std::filesystem::path dir, weights::ResolveModelDir(options.model));
+  return gateway::TextModel::Load(
+      dir, options.served_name.empty() ? dir.filename().string() : options.served_name);
+}
+
+absl::Status Run(int argc, char** argv) {
+  StopSignals signals;
+  AllOptions options;
+  Settings settings(
+      "conclave-gateway", "gateway",
+      "Serves the gRPC and the OpenAI-compatible HTTP API over the cluster's engines.");
+  options.Bind(settings);
+  bool exit_now = false;
+  RETURN_IF_ERROR(settings.Parse(argc, argv, &exit_now));
+  if (exit_now) return absl::OkStatus();
+  RETURN_IF_ERROR(options.Validate("gateway"));
+  RETURN_IF_ERROR(
+      StartLog(options.gateway.name, options.common.log_level, options.common.log_format));
+  ASSIGN_OR_RETURN(const rpc::ClusterSecret secret,
+                   rpc::ClusterSecret::Load(options.common.cluster_secret_file));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const gateway::TextModel> model,
+                   LoadModel(options.common));
+
+  SteadyClock clock;
+  metrics::Registry registry;
+  Frontend::Options frontend_options;
+  frontend_options.max_running = options.gateway.max_running;
+  frontend_options.first_token_timeout =
+      std::chrono::seconds(options.gateway.first_token_timeout_s);
+  frontend_options.cluster_secret = secret.bytes();
+  frontend_options.link_factory = [&](const std::string& engine, const std::string& address,
+                                      gateway::EngineListener* listener) {
+    return gateway::MakeEngineClient({.address = address, .secret = secret}, options.gateway.name,
+                                     engine, listener);
+  };
+  frontend_options.registry = &registry;
+  frontend_options.clock = &clock;
+  Frontend frontend(frontend_options, model);
+
+  const std::unique_ptr<grpc::Service> service = gateway::MakeInferenceService(&frontend);
+  rpc::ServerOptions grpc_options;
+  grpc_options.name = options.gateway.name;
+  grpc_options.listen = options.gateway.grpc_listen;
+  grpc_options.listen_setting = "--grpc-listen";
+  grpc_options.secret = secret;
+  grpc_options.insecure = options.common.insecure;
+  grpc::Service* const services[] = {service.get()};
+  ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> grpc_server,
+                   rpc::Server::Start(grpc_options, services));
+  ASSIGN_OR_RETURN(const std::unique_ptr<http::Server> http_server,
+                   http::Server::Start(HttpOptions(options.gateway),
+                                       gateway::HttpRoutes(&frontend, &registry, {})));
+
+  std::atomic<bool> draining{false};
+  placement::Membership::Options member;
+  member.controller = options.common.controller;
+  member.secret = secret;
+  member.name = options.gateway.name;
+  member.kind = placement::MemberKind::kGateway;
+  ASSIGN_OR_RETURN(member.address, Advertised(grpc_server->address(), options.gateway.advertise));
+  ASSIGN_OR_RETURN(member.ops_address,
+                   Advertised(http_server->address(), options.gateway.advertise));
+  member.state_dir = StateDir(options.common);
+  member.status = [&] {
+    placement::MemberStatus status;
+    const http::Readiness readiness = frontend.readiness();
+    status.state = draining          ? placement::MemberState::kDraining
+                   : readiness.ready ? placement::MemberState::kReady
+                                     : placement::MemberState::kLoading;
+    if (!readiness.missing.empty()) status.note = readiness.missing.front();
+    status.gateway.running = frontend.num_running();
+    return status;
+  };
+  member.on_cluster = [&](const placement::ClusterView& view) { frontend.UpdateCluster(view); };
+  ASSIGN_OR_RETURN(const std::unique_ptr<placement::Membership> membership,
+                   placement::Membership::Start(std::move(member)));
+  LogInfo("serving", {{"http", http_server->address()},
+                      {"grpc", grpc_server->address()},
+                      {"model", model->name()}});
+
+  bool serving = false;
+  while (!signals.WaitFor(kReadinessPeriod)) {
+    const bool ready = frontend.readiness().ready;
+    if (ready != serving) grpc_server->SetServing(ready);
+    serving = ready;
+  }
+  LogInfo("stopping", {{"running", frontend.num_running()}});
+  draining = true;
+  membership->ReportNow();
+  grpc_server->SetServing(false);
+  const auto grace = std::chrono::seconds(options.common.drain_seconds);
+  // New requests are refused with UNAVAILABLE from here; then connections end one after the other.
+  const bool finished = frontend.Drain(grace);
+  if (!finished)
+    LogWarning("requests were cut off", {{"drain_seconds", options.common.drain_seconds}});
+  http_server->Drain(std::chrono::seconds(1));
+  membership->Leave();
+  grpc_server->Drain(std::chrono::seconds(1));
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace conclave
+
+int main(int argc, char** argv) {
+  const absl::Status status = conclave::Run(argc, argv);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "conclave-gateway: error: %s\n", std::string(status.message()).c_str());
+  return 1;
+}

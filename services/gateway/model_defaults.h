@@ -1,0 +1,26 @@
+// What a checkpoint says about sampling: generation_config.json, and the end-of-sequence ids.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace conclave::gateway {
+
+struct ModelDefaults {
+  std::optional<double> temperature, top_p, min_p, repetition_penalty;
+  std::optional<int64_t> top_k, max_new_tokens;
+  std::vector<int32_t> eos_ids;  // ascending
+  int64_t vocab_size = 0;        // rows of the embedding, by config.json; 0: it does not say
+};
+
+// Reads generation_config.json (may be missing) and config.json. `do_sample: false` there means
+// greedy. End-of-sequence ids come from the first of generation_config.json, config.json,
+// `tokenizer_eos` that has them. INVALID_ARGUMENT names the file and the field.
+absl::StatusOr<ModelDefaults> LoadModelDefaults(const std::filesystem::path& model_dir,
+                                                std::optional<int32_t> tokenizer_eos);
+
+}  // namespace conclave::gateway

@@ -1,0 +1,111 @@
+// A gRPC server reactor that streams messages pushed from any thread: one write at a time, a
+// bounded queue, one end.
+//
+// Base is grpc::ServerWriteReactor or grpc::ServerBidiReactor. Keeps itself alive until gRPC is
+// done with the call. Every method is thread-safe; none blocks.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "grpcpp/support/status.h"
+#include "shared/base/mutex.h"
+
+namespace conclave::gateway {
+
+// Bytes of messages that may wait for a client that reads slowly; beyond, its call fails.
+inline constexpr size_t kMaxUnsentBytes = 4 << 20;
+
+template <typename Base, typename Message>
+class QueuedWriter : public Base, public std::enable_shared_from_this<QueuedWriter<Base, Message>> {
+ public:
+  // Call once, right after make_shared.
+  void KeepAlive() { self_ = this->shared_from_this(); }
+
+  // False when the call is over or the client too far behind (the call then ends with
+  // RESOURCE_EXHAUSTED).
+  bool Push(Message message) EXCLUDES(mutex_) {
+    const Message* first = nullptr;
+    bool overflow = false;
+    {
+      MutexLock lock(mutex_);
+      if (end_) return false;
+      const size_t bytes = message.ByteSizeLong();
+      overflow = unsent_bytes_ + bytes > kMaxUnsentBytes && !unsent_.empty();
+      if (!overflow) {
+        unsent_bytes_ += bytes;
+        unsent_.push_back(std::move(message));
+        if (unsent_.size() == 1) first = &unsent_.front();
+      }
+    }
+    if (overflow) {
+      Abort(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the client reads too slowly"));
+      return false;
+    }
+    if (first) this->StartWrite(first);
+    return true;
+  }
+
+  // Ends the call after what was pushed. Later calls have no effect.
+  void End(const grpc::Status& status) EXCLUDES(mutex_) {
+    bool finish = false;
+    {
+      MutexLock lock(mutex_);
+      if (end_) return;
+      end_ = status;
+      finish = unsent_.empty();
+    }
+    if (finish) this->Finish(status);
+  }
+
+  // Ends the call and drops what has not been written.
+  void Abort(const grpc::Status& status) EXCLUDES(mutex_) {
+    bool finish = false;
+    {
+      MutexLock lock(mutex_);
+      if (unsent_.size() > 1)
+        unsent_.erase(unsent_.begin() + 1, unsent_.end());  // the first is being written
+      if (end_) return;
+      end_ = status;
+      finish = unsent_.empty();
+    }
+    if (finish) this->Finish(status);
+  }
+
+  void OnWriteDone(bool ok) override {
+    const Message* next = nullptr;
+    std::optional<grpc::Status> end;
+    {
+      MutexLock lock(mutex_);
+      unsent_bytes_ -= std::min(unsent_bytes_, unsent_.front().ByteSizeLong());
+      unsent_.pop_front();
+      if (!ok) {
+        unsent_.clear();
+        const bool ended = end_.has_value();
+        if (!ended) return;  // the call was cancelled: OnCancel ends it
+      }
+      if (!unsent_.empty()) {
+        next = &unsent_.front();
+      } else {
+        end = end_;
+      }
+    }
+    if (next) this->StartWrite(next);
+    if (end) this->Finish(*end);
+  }
+
+  void OnDone() override { self_.reset(); }  // may destroy this
+
+ private:
+  std::shared_ptr<QueuedWriter> self_;
+  Mutex mutex_;
+  std::deque<Message> unsent_ GUARDED_BY(mutex_);  // the first is being written
+  size_t unsent_bytes_ GUARDED_BY(mutex_) = 0;
+  std::optional<grpc::Status> end_ GUARDED_BY(mutex_);
+};
+
+}  // namespace conclave::gateway

@@ -1,0 +1,110 @@
+#include "services/gateway/resume_token.h"
+
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <openssl/rand.h>
+#include <openssl/sha.h>
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+
+namespace conclave::gateway {
+
+namespace {
+
+constexpr char kVersion = 1;
+constexpr size_t kExpiryAt = 1;
+constexpr size_t kSeedAt = 9;
+constexpr size_t kTenantAt = 17;
+constexpr size_t kDefinitionAt = 49;
+constexpr size_t kFingerprintAt = 81;
+constexpr size_t kTextVersionAt = 113;
+constexpr size_t kMacAt = 145;
+
+std::string Hmac(std::string_view key, std::string_view bytes) {
+  std::string mac(SHA256_DIGEST_LENGTH, '\0');
+  unsigned int length = 0;
+  HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()),
+       reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(),
+       reinterpret_cast<unsigned char*>(mac.data()), &length);
+  return mac;
+}
+
+std::string Sha256(std::string_view bytes) {
+  std::string digest(SHA256_DIGEST_LENGTH, '\0');
+  SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(),
+         reinterpret_cast<unsigned char*>(digest.data()));
+  return digest;
+}
+
+void AppendU64(uint64_t value, std::string* bytes) {
+  for (int shift = 0; shift < 64; shift += 8) bytes->push_back(static_cast<char>(value >> shift));
+}
+
+uint64_t ReadU64(std::string_view bytes) {
+  uint64_t value = 0;
+  for (int i = 7; i >= 0; --i)
+    value = value << 8 | static_cast<uint8_t>(bytes[static_cast<size_t>(i)]);
+  return value;
+}
+
+}  // namespace
+
+ResumeTokenSigner::ResumeTokenSigner(std::string_view cluster_secret) {
+  if (cluster_secret.empty()) {
+    key_.resize(32);
+    RAND_bytes(reinterpret_cast<unsigned char*>(key_.data()), static_cast<int>(key_.size()));
+  } else {
+    key_ = Hmac(cluster_secret, "conclave resume token 1");
+  }
+}
+
+std::string ResumeTokenSigner::Sign(const ResumeClaims& claims) const {
+  std::string token(1, kVersion);
+  AppendU64(static_cast<uint64_t>(claims.expires_unix_s), &token);
+  AppendU64(claims.seed, &token);
+  token += Sha256(claims.tenant);
+  token += claims.definition_hash;
+  token += Sha256(claims.fingerprint);
+  token += Sha256(claims.text_version);
+  return token + Hmac(key_, token);
+}
+
+absl::StatusOr<uint64_t> ResumeTokenSigner::Verify(std::string_view token,
+                                                   const ResumeClaims& expected,
+                                                   int64_t now_unix_s) const {
+  if (token.size() != kResumeTokenBytes || token[0] != kVersion) {
+    return absl::InvalidArgumentError(absl::StrCat("resume token: expected ", kResumeTokenBytes,
+                                                   " bytes of version 1, found ", token.size(),
+                                                   " bytes"));
+  }
+  const std::string mac = Hmac(key_, token.substr(0, kMacAt));
+  if (CRYPTO_memcmp(mac.data(), token.data() + kMacAt, mac.size()) != 0) {
+    return absl::InvalidArgumentError(
+        "resume token: not signed by this cluster, or changed; start the request anew");
+  }
+  const auto differs = [&](size_t at, const std::string& value) {
+    return token.substr(at, SHA256_DIGEST_LENGTH) != value;
+  };
+  const auto refuse = [](const char* what) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("resume token: ", what, "; start the request anew"));
+  };
+  if (static_cast<int64_t>(ReadU64(token.substr(kExpiryAt))) <= now_unix_s)
+    return refuse("expired");
+  if (differs(kTenantAt, Sha256(expected.tenant))) return refuse("issued to another tenant");
+  if (differs(kDefinitionAt, expected.definition_hash)) {
+    return refuse("issued for another prompt or other parameters");
+  }
+  if (differs(kFingerprintAt, Sha256(expected.fingerprint))) {
+    return refuse("issued for another model or numerics class");
+  }
+  if (differs(kTextVersionAt, Sha256(expected.text_version))) {
+    return refuse("issued for another tokenizer or chat template");
+  }
+  return ReadU64(token.substr(kSeedAt));
+}
+
+}  // namespace conclave::gateway

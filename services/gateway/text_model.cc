@@ -1,0 +1,45 @@
+#include "services/gateway/text_model.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "shared/base/status_macros.h"
+
+namespace conclave::gateway {
+
+absl::StatusOr<std::shared_ptr<const TextModel>> TextModel::Load(
+    const std::filesystem::path& model_dir, std::string served_name) {
+  std::shared_ptr<TextModel> model(new TextModel);
+  model->name_ = std::move(served_name);
+  ASSIGN_OR_RETURN(model->tokenizer_, text::Tokenizer::Load(model_dir));
+  ASSIGN_OR_RETURN(model->chat_template_, text::ChatTemplate::Load(model_dir, model->tokenizer_));
+  ASSIGN_OR_RETURN(model->defaults_,
+                   LoadModelDefaults(model_dir, model->tokenizer_->eos_token_id()));
+  if (model->defaults_.vocab_size > 0 &&
+      model->tokenizer_->vocab_size() > model->defaults_.vocab_size) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        model_dir.string(), ": tokenizer.json has ids up to ", model->tokenizer_->vocab_size() - 1,
+        ", but the embedding has ", model->defaults_.vocab_size,
+        " rows (config.json, vocab_size); use the tokenizer the checkpoint was made with"));
+  }
+  return model;
+}
+
+absl::StatusOr<std::vector<int32_t>> TextModel::Encode(const PromptInput& prompt) const {
+  if (const auto* text = std::get_if<TextPromptInput>(&prompt)) {
+    return tokenizer_->Encode(text->text, {.add_special_tokens = text->add_special_tokens,
+                                           .parse_special_tokens = text->parse_special_tokens});
+  }
+  if (const auto* chat = std::get_if<ChatPromptInput>(&prompt)) {
+    ASSIGN_OR_RETURN(text::ChatPrompt rendered,
+                     chat_template_->Render({.messages_json = chat->messages_json,
+                                             .add_generation_prompt = chat->add_generation_prompt,
+                                             .template_name = {},
+                                             .variables_json = chat->variables_json,
+                                             .unix_seconds = std::nullopt}));
+    return std::move(rendered.ids);
+  }
+  return std::get<TokenPromptInput>(prompt).ids;
+}
+
+}  // namespace conclave::gateway

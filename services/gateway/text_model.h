@@ -1,0 +1,43 @@
+// The model as the gateway knows it: its name, tokenizer, chat template and sampling defaults. No
+// weights.
+//
+// Loaded once at start, shared, immutable, thread-safe.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "services/gateway/generation.h"
+#include "services/gateway/model_defaults.h"
+#include "shared/text/chat_template.h"
+#include "shared/text/tokenizer.h"
+
+namespace conclave::gateway {
+
+class TextModel {
+ public:
+  // INVALID_ARGUMENT when the tokenizer has ids that the embedding lacks, naming both sizes; else
+  // as the loaders of shared/text.
+  static absl::StatusOr<std::shared_ptr<const TextModel>> Load(
+      const std::filesystem::path& model_dir, std::string served_name);
+
+  const std::string& name() const { return name_; }
+  const std::shared_ptr<const text::Tokenizer>& tokenizer() const { return tokenizer_; }
+  const ModelDefaults& defaults() const { return defaults_; }
+
+  // The prompt's ids. Errors as Tokenizer::Encode and ChatTemplate::Render. Token prompts are
+  // returned as they are.
+  absl::StatusOr<std::vector<int32_t>> Encode(const PromptInput& prompt) const;
+
+ private:
+  TextModel() = default;
+
+  std::string name_;
+  std::shared_ptr<const text::Tokenizer> tokenizer_;
+  std::shared_ptr<const text::ChatTemplate> chat_template_;
+  ModelDefaults defaults_;
+};
+
+}  // namespace conclave::gateway
