@@ -19,13 +19,11 @@ constexpr int64_t kMaxTopK = 64;  // kernels/gate.h
 
 int32_t Narrow(int64_t value) { return static_cast<int32_t>(value); }
 
-// A sliding window that is never reached changes nothing.
-void RefuseReachableWindow(ConfigFields& fields, const ModelConfig& config) {
+// A token sees itself and the sliding_window - 1 tokens before it. A window that is never reached
+// changes nothing and counts as none.
+int32_t ReadWindow(ConfigFields& fields, const ModelConfig& config) {
   const int64_t window = fields.IntegerOr("sliding_window", 0, {.min = 0, .max = int64_t{1} << 40});
-  if (window > 0 && window < config.max_positions) {
-    fields.Unsupported("sliding_window", absl::StrCat("null, or at least max_position_embeddings, ",
-                                                      config.max_positions));
-  }
+  return window < config.max_positions ? Narrow(window) : 0;
 }
 
 void ReadLatentAttention(ConfigFields& fields, double score_scale, ModelConfig& config) {
@@ -189,7 +187,7 @@ void ReadGrouped(ConfigFields& fields, ModelConfig& config) {
     case ModelFamily::kMixtral:
       // The softmax over the chosen experts alone: over all of them, divided by the chosen sum.
       moe.normalise = true;
-      RefuseReachableWindow(fields, config);
+      attention.window_tokens = ReadWindow(fields, config);
       break;
     case ModelFamily::kOlmoe:
       moe.normalise = fields.BoolOr("norm_topk_prob", false);
@@ -211,7 +209,11 @@ void ReadGrouped(ConfigFields& fields, ModelConfig& config) {
       dense_layers = fields.IntegersOr("mlp_only_layers", {});
       sparse_step = fields.IntegerOr("decoder_sparse_step", 1, {.min = 1, .max = 1 << 20});
       config.dense_intermediate = Narrow(fields.IntegerOr("intermediate_size", 0, kWidth));
-      fields.OnlyBool("use_sliding_window", false);
+      if (family == ModelFamily::kQwen2Moe) {
+        fields.OnlyBool("use_sliding_window", false);  // true: in every other layer only
+      } else if (fields.BoolOr("use_sliding_window", false)) {
+        attention.window_tokens = ReadWindow(fields, config);
+      }
       fields.Inert({"sliding_window", "max_window_layers"});
   }
   for (int32_t layer = 0; layer < config.num_layers; ++layer) {

@@ -221,6 +221,7 @@ TEST_F(ModelConfigTest, EveryChangeThatMattersChangesTheText) {
     json value;
   };
   const Change changes[] = {
+      {"mixtral", "sliding_window", 64},
       {"mixtral", "rms_norm_eps", 1e-6},
       {"mixtral", "rope_theta", 5e5},
       {"mixtral", "num_experts_per_tok", 1},
@@ -258,10 +259,7 @@ TEST_F(ModelConfigTest, RefusesValuesThatChangeTheComputation) {
     ExpectUnsupported(model, "layer_types", {"full_attention", "sliding_attention"},
                       "\"full_attention\" for every layer");
   }
-  ExpectUnsupported("mixtral", "sliding_window", 1024,
-                    "null, or at least max_position_embeddings, 4096");
   ExpectUnsupported("qwen2_moe", "use_sliding_window", true, "false");
-  ExpectUnsupported("qwen3_moe", "use_sliding_window", true, "false");
   ExpectUnsupported("deepseek_v2_lite", "scoring_func", "sigmoid", "\"softmax\"");
   ExpectUnsupported("deepseek_v2_lite", "topk_method", "noaux_tc",
                     "\"greedy\", \"group_limited_greedy\"");
@@ -272,8 +270,15 @@ TEST_F(ModelConfigTest, RefusesValuesThatChangeTheComputation) {
   ExpectUnsupported("deepseek_v3", "moe_layer_freq", 2, "1");
 }
 
-TEST_F(ModelConfigTest, AcceptsAWindowThatIsNeverReached) {
+TEST_F(ModelConfigTest, AWindowThatIsNeverReachedIsNone) {
   json config = GoldenConfig("mixtral");
+  config["sliding_window"] = 4095;
+  EXPECT_EQ(Load(config)->attention.window_tokens, 4095);
+  json qwen3 = GoldenConfig("qwen3_moe");
+  qwen3["sliding_window"] = 512;
+  EXPECT_EQ(Load(qwen3)->attention.window_tokens, 0);
+  qwen3["use_sliding_window"] = true;
+  EXPECT_EQ(Load(qwen3)->attention.window_tokens, 512);
   config["sliding_window"] = 4096;
   EXPECT_EQ(Load(config)->attention.window_tokens, 0);
 }
@@ -377,6 +382,7 @@ TEST_F(ModelConfigTest, RefusesMistypedAndImpossibleFields) {
   ExpectInvalid("mixtral", "hidden_size", std::numeric_limits<uint64_t>::max(), "an integer");
   ExpectInvalid("mixtral", "hidden_size", nullptr, "an integer");
   ExpectInvalid("mixtral", "num_hidden_layers", 1 << 30, "an integer from 1 to 4096");
+  ExpectInvalid("mixtral", "sliding_window", "all", "an integer");
   ExpectInvalid("mixtral", "vocab_size", json::array({1}), "an integer");
   ExpectInvalid("mixtral", "rms_norm_eps", 0, "a number above 0");
   ExpectInvalid("mixtral", "rms_norm_eps", "small", "a number above 0");
