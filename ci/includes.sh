@@ -27,7 +27,8 @@ only shared/base shared/base
 only shared/metrics shared/metrics shared/base
 only shared/options shared/options shared/base
 only shared/http shared/http shared/base shared/metrics
-only shared/rpc shared/rpc shared/base shared/metrics conclave/v1
+# Row frames carry the kernels' row types; they are a target of their own, which gateway and controller do not link.
+only shared/rpc shared/rpc shared/base shared/metrics conclave/v1 kernels
 only shared/weights shared/weights shared/base kernels
 only shared/text shared/text shared/base
 only shared/experts shared/experts shared/weights shared/base shared/metrics kernels
