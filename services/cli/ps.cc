@@ -1,6 +1,8 @@
 // `conclave ps`: the processes and members, what they hold, and how they stand.
 #include "services/cli/ps.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -35,6 +37,11 @@ int64_t ResidentBytes(int64_t pid) {
     if (key == "VmRSS:") return kib * 1024;
   }
   return 0;
+}
+
+bool IsThisHost(const std::string& host) {
+  char name[256] = "";
+  return gethostname(name, sizeof(name) - 1) == 0 && host == name;
 }
 
 std::string Port(const std::string& address) {
@@ -195,7 +202,8 @@ std::vector<ProcessRow> JoinProcesses(const std::vector<ProcessState>& processes
                    .ops_address = member.ops_address,
                    .log = "",
                    .pid = member.pid,
-                   .memory_bytes = member.resident_bytes};
+                   .memory_bytes =
+                       IsThisHost(member.host) ? ResidentBytes(member.pid) : member.resident_bytes};
     fill(member, &row);
     rows.push_back(std::move(row));
   }
