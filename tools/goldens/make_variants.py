@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 PROMPTS = (1, 2)  # of the base: 7 and 33 tokens
 GREEDY_STEPS = 16
@@ -99,6 +99,8 @@ def make(golden_dir, name):
     link = folder / "model.safetensors"
     link.unlink(missing_ok=True)
     link.symlink_to(os.path.join("..", base_name, "model.safetensors"))
+
+    AutoConfig.from_pretrained(folder).save_pretrained(folder / "transformers5")
 
     base_golden = json.loads((base / "golden.json").read_text())
     layers = base_golden["moe_layers"]
