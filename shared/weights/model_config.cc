@@ -19,6 +19,8 @@ namespace fs = std::filesystem;
 
 constexpr uint64_t kMaxConfigBytes = 16 << 20;
 constexpr int64_t kFp8Block = 128;
+// The largest open models have some 25 000 experts in all layers; this bounds the tensor table.
+constexpr int64_t kMaxExpertsInAllLayers = 1 << 18;
 
 // Fields of all families that say how a model was trained, saved or is to be used as a library
 // object, but not what it computes.
@@ -180,6 +182,11 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const fs::path& model_dir, const Con
     ReadDeepseek(fields, parsed.score_scale, config);
   } else {
     ReadGrouped(fields, config);
+  }
+  if (int64_t{config.num_layers} * config.moe.num_experts > kMaxExpertsInAllLayers) {
+    fields.Invalid("num_hidden_layers",
+                   absl::StrCat("at most ", kMaxExpertsInAllLayers, " experts in all layers, not ",
+                                int64_t{config.num_layers} * config.moe.num_experts));
   }
   ReadInertFields(fields);
   RETURN_IF_ERROR(fields.Finish(options.strict, warnings));

@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
+#include <random>
+#include <utility>
 
 #include "kernels/bf16.h"
 #include "shared/weights/dtype.h"
@@ -417,6 +420,39 @@ TEST_F(CheckpointTest, RecognisesForeignFormatsByTheirTensors) {
     ExpectRefused(stored, absl::StatusCode::kUnimplemented,
                   std::string("it looks like ") + foreign.format);
   }
+}
+
+// Bytes are changed where a decision hangs on them: in config.json, or in a shard's header.
+TEST_F(CheckpointTest, RandomDamageIsAnErrorOrIsReadAsItStands) {
+  const StoredCheckpoint stored = StoredCheckpoint::Read(GoldenDir("deepseek_v3_fp8"));
+  stored.Write(dir_.path());
+  const std::string config = testing::ReadText(dir_.path() / "config.json");
+  std::string weights = testing::ReadText(dir_.path() / "model.safetensors");
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, weights.data(), sizeof(header_bytes));
+  std::mt19937_64 random(7);  // a fixed seed: the same damage every time
+  int refused = 0;
+  constexpr int kRounds = 400;
+  for (int round = 0; round < kRounds; ++round) {
+    std::string damaged_config = config;
+    const char byte = static_cast<char>(random() & 0xff);
+    char* place = &damaged_config[random() % config.size()];
+    const bool in_header = round % 2 == 0;
+    if (in_header) place = &weights[random() % (8 + header_bytes)];
+    const char before = std::exchange(*place, byte);
+    testing::WriteText(dir_.path() / "config.json", damaged_config);
+    if (in_header) testing::WriteText(dir_.path() / "model.safetensors", weights);
+    const auto checkpoint = Checkpoint::Open(dir_.path(), {});
+    if (checkpoint.ok()) {
+      (*checkpoint)->Fingerprint("bf16");
+    } else {
+      ++refused;
+      EXPECT_THAT(std::string(checkpoint.status().message()), HasSubstr(dir_.path().string()));
+    }
+    *place = before;
+    if (in_header) testing::WriteText(dir_.path() / "model.safetensors", weights);
+  }
+  EXPECT_GT(refused, kRounds / 2);
 }
 
 TEST_F(CheckpointTest, RefusesTheWeightsOfAnotherFamily) {

@@ -405,6 +405,10 @@ TEST_F(ModelConfigTest, RefusesMistypedAndImpossibleFields) {
   ExpectInvalid("deepseek_v3", "topk_group", 5, "an integer from 1 to 4");
   ExpectInvalid("deepseek_v3", "first_k_dense_replace", 3, "an integer from 0 to 2");
   json config = GoldenConfig("mixtral");
+  config["num_hidden_layers"] = 4096;
+  config["num_local_experts"] = 65535;
+  ExpectRefused(config, absl::StatusCode::kInvalidArgument, "at most 262144 experts in all layers");
+  config = GoldenConfig("mixtral");
   config["num_attention_heads"] = config["num_key_value_heads"] = 7;
   ExpectRefused(config, absl::StatusCode::kInvalidArgument,
                 "num_attention_heads is 7, wanted a divisor of hidden_size, 96");
