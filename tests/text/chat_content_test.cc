@@ -177,6 +177,16 @@ TEST_F(OwnTemplate, FollowsANameThatTheTemplateOnlyTestsFor) {
   EXPECT_EQ(*tokenizer_->Decode(prompt->ids), prompt->text);
 }
 
+TEST_F(OwnTemplate, FollowsANameThatTheTemplateReverses) {
+  // Tested for, then written backwards: what comes out is no name.
+  const char* source =
+      "{% if '</think>' in messages[0].content %}{{ messages[0].content | reverse }}{% endif %}";
+  const auto prompt = Render(source, json::array({Message("user", "</think>")}));
+  ASSERT_TRUE(prompt.ok()) << prompt.status();
+  EXPECT_EQ(prompt->text, ">kniht/<");
+  EXPECT_EQ(prompt->ids, *tokenizer_->Encode(prompt->text));
+}
+
 TEST_F(OwnTemplate, RefusesANameThatItCannotFollow) {
   // Emits the name itself, and its length as well: no mark goes unnoticed.
   const auto prompt = Render("{{ messages[0].content | length }} {{ messages[0].content }}",

@@ -106,11 +106,13 @@ impl Conversation<'_> {
         // A mark inside hides the name from the template's own tests; one beside it does not, but stops a trim there.
         let marked_after = self.render_with(suspect, |text| text.replace(name, &after));
         if let Some(offsets) = marked_after.as_deref().and_then(|text| offsets_if_same(text, plain, sentinel)) {
-            return Ok(offsets.into_iter().map(|at| at - name.len() + first_len).collect());
+            let ends = offsets.into_iter().filter(|&at| plain[..at].ends_with(name));
+            return Ok(ends.map(|at| at - name.len() + first_len).collect());
         }
         let marked_before = self.render_with(suspect, |text| text.replace(name, &before));
         if let Some(offsets) = marked_before.as_deref().and_then(|text| offsets_if_same(text, plain, sentinel)) {
-            return Ok(offsets.into_iter().map(|at| at + first_len).collect());
+            let starts = offsets.into_iter().filter(|&at| plain[at..].starts_with(name));
+            return Ok(starts.map(|at| at + first_len).collect());
         }
         // The text changed with every mark: fine if the template takes the name out, as it does with past reasoning.
         match (marked_after, marked_before) {
