@@ -83,7 +83,7 @@ class Scheduler {
   std::vector<EndedSequence> TakeExpired();
 
   // The next step; empty when nothing can run now. Gives and takes blocks. The plan is valid until
-  // any other call but Computed, Append and Park of its own sequences.
+  // any other call but Computed, Append, Park and Remove of its own sequences.
   StepPlan Plan();
 
   // What came out of the plan. Computed: `num_tokens` more ids are in the cache. Append: the next
