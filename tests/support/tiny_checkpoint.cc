@@ -173,6 +173,11 @@ class TinyModel {
                       {"mlp_only_layers", Coin() ? json::array({1}) : json::array()},
                       {"use_sliding_window", false}});
     }
+    if (family_ == "mixtral" || family_ == "qwen3_moe") {
+      const bool window = Coin();
+      config_["sliding_window"] = window ? json(Draw(2, 60)) : json(nullptr);
+      if (qwen) config_["use_sliding_window"] = window;
+    }
     const int shared = Draw(4, 30);
     if (family_ == "qwen2_moe") config_["shared_expert_intermediate_size"] = shared;
     if (family_ == "qwen3_moe") config_["head_dim"] = head_dim;
