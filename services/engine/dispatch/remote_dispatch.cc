@@ -137,19 +137,23 @@ void RemoteDispatch::Begin(const ExpertCall& call) {
 }
 
 void RemoteDispatch::SendRows(const std::vector<uint32_t>& rows) {
-  // The worker of each expert, chosen once: the live one with the fewest rows under way.
+  std::map<int32_t, int64_t> rows_of;  // expert -> rows
+  for (const uint32_t row : rows) ++rows_of[call_.expert_ids[row]];
+  // The worker of each expert: the live one with the fewest rows under way, these here included.
   std::map<int32_t, std::shared_ptr<WorkerLink>> chosen;
+  std::map<const WorkerLink*, int64_t> load;
+  for (const auto& [expert, num_rows] : rows_of) {
+    std::shared_ptr<WorkerLink>& best = chosen[expert];
+    for (const auto& link : call_routes_->WorkersOf(call_.layer, expert)) {
+      if (!link->live() || failed_links_.contains(link.get())) continue;
+      load.try_emplace(link.get(), link->outstanding_rows.load());
+      if (best == nullptr || load[link.get()] < load[best.get()]) best = link;
+    }
+    if (best != nullptr) load[best.get()] += num_rows;
+  }
   for (const uint32_t row : rows) {
     const int32_t expert = call_.expert_ids[row];
-    const auto [entry, added] = chosen.try_emplace(expert);
-    if (added) {
-      for (const auto& link : call_routes_->WorkersOf(call_.layer, expert)) {
-        if (!link->live() || failed_links_.contains(link.get())) continue;
-        if (entry->second == nullptr || link->outstanding_rows < entry->second->outstanding_rows)
-          entry->second = link;
-      }
-    }
-    if (entry->second == nullptr) FailToken(row / call_.top_k, NoLiveWorker(expert));
+    if (chosen[expert] == nullptr) FailToken(row / call_.top_k, NoLiveWorker(expert));
   }
   // A token with one lost row leaves the batch: its other rows need not be computed.
   std::map<WorkerLink*, std::pair<std::shared_ptr<WorkerLink>, std::vector<uint32_t>>> by_worker;
