@@ -60,6 +60,7 @@ absl::StatusOr<Golden> Golden::Open(const std::filesystem::path& dir) {
   for (const auto& prompt : json.at("prompts")) {
     golden.prompts_.push_back({.ids = prompt.at("ids"), .greedy_ids = prompt.at("greedy_ids")});
   }
+  golden.hidden_prompt_ = json.value("hidden_prompt", size_t{2});
   golden.moe_layers_ = json.at("moe_layers").get<std::vector<int32_t>>();
   const auto& yardstick = json.at("yardstick");
   golden.yardstick_ = {

@@ -30,6 +30,8 @@ class Golden {
   static absl::StatusOr<Golden> Open(const std::filesystem::path& dir);
 
   const std::vector<GoldenPrompt>& prompts() const { return prompts_; }
+  // The prompt whose hidden states are kept.
+  size_t hidden_prompt() const { return hidden_prompt_; }
   const std::vector<int32_t>& moe_layers() const { return moe_layers_; }
   const GoldenYardstick& yardstick() const { return yardstick_; }
 
@@ -42,6 +44,7 @@ class Golden {
   struct File;
 
   std::vector<GoldenPrompt> prompts_;
+  size_t hidden_prompt_ = 0;
   std::vector<int32_t> moe_layers_;
   GoldenYardstick yardstick_;
   std::shared_ptr<const File> file_;
