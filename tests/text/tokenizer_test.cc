@@ -263,6 +263,20 @@ TEST(Tokenizer, SurvivesEveryByteFlipped) {
   EXPECT_LT(loaded, 150);
 }
 
+TEST(Tokenizer, APanicInTheLibraryIsAnErrorThatTellsWhere) {
+  // The library looks up a special token that the file's own post-processor forgot to list, and
+  // panics.
+  ModelFolder folder("qwen3");
+  const json forgetful = {{"type", "TemplateProcessing"},
+                          {"single", {{{"SpecialToken", {{"id", "<x>"}, {"type_id", 0}}}}}},
+                          {"pair", json::array()},
+                          {"special_tokens", json::object()}};
+  folder.Set("tokenizer.json", "post_processor", forgetful);
+  EXPECT_THAT(LoadError(folder.path(), absl::StatusCode::kInternal),
+              AllOf(HasSubstr(folder.path().string()), HasSubstr("panicked at tokenizers-")));
+  EXPECT_NE(LoadTokenizer(FamilyDir("qwen3")), nullptr);
+}
+
 TEST(Tokenizer, NamesADecoderItCannotStream) {
   ModelFolder folder("qwen3");
   folder.Set("tokenizer.json", "decoder",

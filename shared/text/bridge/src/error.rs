@@ -53,8 +53,9 @@ pub fn guarded<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     });
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
         let place = PANICKED_AT.take();
-        // Of the path of a crate's source only what names the crate and the file.
-        let short = place.rsplit_once("/registry/src/").map_or(place.as_str(), |(_, crate_path)| crate_path);
+        // ~/.cargo/registry/src/<registry>/<crate>/src/file.rs:line: only what names the crate and the file.
+        let in_registry = place.split_once("/registry/src/").and_then(|(_, path)| path.split_once('/'));
+        let short = in_registry.map_or(place.as_str(), |(_, crate_path)| crate_path);
         error(Code::Internal, format!("the text library panicked at {short}"))
     })
 }
