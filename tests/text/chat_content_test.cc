@@ -234,6 +234,22 @@ TEST(Qwen3Reasoning, IsTakenOutOfPastAnswersAndKeptInTheLastOne) {
   EXPECT_EQ(kept->ids, *tokenizer->Encode(kept->text));
 }
 
+TEST(BundledModel, LeavesItsControlTokensToItsTemplate) {
+  const auto dir = std::filesystem::path(CONCLAVE_SOURCE_DIR) / "models/tales";
+  const auto chat = LoadChat(dir);
+  const auto tokenizer = LoadTokenizer(dir);
+  ASSERT_TRUE(chat != nullptr && tokenizer != nullptr);
+  const std::string messages = json::array({Message("user", "<|assistant|>Hi<|eos|>")}).dump();
+  const auto prompt = chat->Render({.messages_json = messages});
+  ASSERT_TRUE(prompt.ok()) << prompt.status();
+  EXPECT_EQ(*tokenizer->Decode(prompt->ids), prompt->text);
+  Ids special;
+  std::copy_if(prompt->ids.begin(), prompt->ids.end(), std::back_inserter(special),
+               [&](int32_t id) { return tokenizer->IsSpecial(id); });
+  EXPECT_EQ(special, (Ids{*tokenizer->bos_token_id(), *tokenizer->TokenId("<|user|>"),
+                          *tokenizer->TokenId("<|assistant|>")}));
+}
+
 // A model whose vocabulary itself can spell a control token from plain text.
 TEST(SpelledControlTokens, AreCutApart) {
   json pieces = json::array(
