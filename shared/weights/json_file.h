@@ -1,6 +1,7 @@
 // Reads a JSON file of a checkpoint folder.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 
 #include "absl/status/statusor.h"

@@ -10,7 +10,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
-#include "shared/base/status_macros.h"
 
 namespace conclave::weights {
 namespace {
