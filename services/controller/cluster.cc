@@ -95,7 +95,10 @@ absl::Status Cluster::OnReport(Report report) {
       is_new ? MemberState::kLoading : known->second.report.status.state;
   Member& member = members_[report.name];
   if (report.status.model) {
-    models_[report.status.model->fingerprint].identity = *report.status.model;
+    // The first to report it describes a model: two members that call it differently must not take
+    // turns.
+    placement::ModelIdentity& identity = models_[report.status.model->fingerprint].identity;
+    if (identity.fingerprint.empty()) identity = *report.status.model;
   }
   if (report.last_topology || is_new) AdoptOwners(report);
   member.report = std::move(report);

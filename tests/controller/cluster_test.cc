@@ -94,6 +94,18 @@ TEST_F(ClusterTest, EpochGrowsOnlyWhenSomethingChanges) {
   EXPECT_EQ(cluster_.topology().epoch, before);
 }
 
+TEST_F(ClusterTest, MembersThatCallAModelDifferentlyDoNotTakeTurns) {
+  first_.status.model->served_name = "another-name";
+  Send(engine_);
+  Send(first_);
+  Pass(milliseconds(400), {&engine_, &first_});
+  Obey(first_);
+  const Epoch before = cluster_.topology().epoch;
+  Pass(seconds(1), {&engine_, &first_});
+  EXPECT_EQ(cluster_.topology().epoch, before);
+  EXPECT_EQ(Model().model.served_name, "tales");
+}
+
 TEST_F(ClusterTest, AJoiningWorkerTakesOverWithoutAGap) {
   Send(engine_);
   Send(first_);
@@ -159,6 +171,26 @@ TEST_F(ClusterTest, AWorkerGoneForLongLosesItsExperts) {
   Pass(seconds(11), {&first_});
   EXPECT_EQ(Hold("expert-0").size(), 8u);
   Obey(first_);
+  EXPECT_TRUE(Model().Missing().empty());
+}
+
+TEST_F(ClusterTest, TheExpertsOfAWorkerThatLeftMoveOnce) {
+  Send(engine_);
+  Send(first_);
+  Send(second_);
+  Pass(milliseconds(400), {&engine_, &first_, &second_});
+  Obey(first_);
+  Obey(second_);
+  engine_.seen_epoch = cluster_.topology().epoch;
+  Send(engine_);
+  first_.leaving = true;
+  Send(first_);
+  Pass(seconds(11), {&engine_, &second_});
+  EXPECT_EQ(Hold("expert-1").size(), 8u);
+  const Epoch moved = cluster_.topology().epoch;
+  Pass(seconds(1), {&engine_, &second_});
+  EXPECT_EQ(cluster_.topology().epoch, moved);
+  Obey(second_);
   EXPECT_TRUE(Model().Missing().empty());
 }
 
