@@ -72,6 +72,15 @@ absl::StatusOr<rpc::Channel> OpenChannel(const std::string& address, const Commo
 
 }  // namespace
 
+absl::StatusOr<std::string> FindController(const Context& context) {
+  const auto running = ReadRunningCluster(context.state_dir);
+  if (running.ok()) return running->controller_address;
+  for (const Settings::Row& row : context.rows) {
+    if (row.key == "controller_address" && row.source != "default") return row.value;
+  }
+  return running.status();
+}
+
 absl::StatusOr<ClusterMembers> ListMembers(const std::string& controller,
                                            const CommonOptions& common,
                                            std::chrono::milliseconds timeout) {

@@ -8,7 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "services/cli/cluster_state.h"
-#include "shared/options/options.h"
+#include "services/cli/command.h"
 
 namespace conclave::cli {
 
@@ -33,6 +33,10 @@ struct ClusterMembers {
   uint64_t term = 0, number = 0;  // the topology's epoch
   std::vector<MemberInfo> members;
 };
+
+// Which controller to ask: that of the cluster that runs here, else the setting controller_address
+// if it was set; FAILED_PRECONDITION when there is none.
+absl::StatusOr<std::string> FindController(const Context& context);
 
 // UNAVAILABLE when the controller does not answer in time.
 absl::StatusOr<ClusterMembers> ListMembers(const std::string& controller,

@@ -31,17 +31,19 @@ class EventsCommand final : public Command {
 
 int EventsCommand::Run(const Context& context) {
   std::vector<Event> events = ReadEvents(context.state_dir);
-  const auto running = ReadRunningCluster(context.state_dir);
-  const std::string controller =
-      running.ok() ? running->controller_address : context.options.common.controller;
-  const auto more = ListEvents(controller, context.options.common, last_);
-  if (more.ok()) {
-    events.insert(events.end(), more->begin(), more->end());
+  const auto controller = FindController(context);
+  if (controller.ok()) {
+    const auto more = ListEvents(*controller, context.options.common, last_);
+    if (more.ok()) {
+      events.insert(events.end(), more->begin(), more->end());
+    } else if (events.empty()) {
+      return Fail(more.status());
+    } else {
+      std::fprintf(stderr,
+                   "the controller does not answer; these are the supervisor's events alone\n");
+    }
   } else if (events.empty()) {
-    return Fail(running.ok() ? more.status() : running.status());
-  } else if (running.ok()) {
-    std::fprintf(stderr,
-                 "the controller does not answer; these are the supervisor's events alone\n");
+    return Fail(controller.status());
   }
   std::stable_sort(events.begin(), events.end(),
                    [](const Event& a, const Event& b) { return a.unix_ms < b.unix_ms; });

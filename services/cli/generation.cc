@@ -12,6 +12,8 @@
 namespace conclave::cli {
 namespace {
 
+constexpr std::chrono::nanoseconds kShortestSpan = std::chrono::milliseconds(2);
+
 double Seconds(std::chrono::nanoseconds duration) {
   return std::chrono::duration<double>(duration).count();
 }
@@ -36,7 +38,8 @@ double GenerationResult::first_token_seconds() const {
 }
 
 double GenerationResult::seconds_per_output_token() const {
-  if (arrivals.size() < 2) return 0;
+  // What came in one burst, because this process was not scheduled, says nothing about speed.
+  if (arrivals.size() < 2 || arrivals.back().at - arrivals.front().at < kShortestSpan) return 0;
   int64_t later = 0;
   for (size_t i = 1; i < arrivals.size(); ++i) later += arrivals[i].num_tokens;
   return later == 0
@@ -60,7 +63,8 @@ double GenerationResult::longest_gap_seconds() const {
 std::string CanonicalText(const Parameters& parameters, const GenerationResult& result) {
   std::string text = "conclave digest 1\n";
   absl::StrAppend(&text, "prompt ", absl::StrJoin(result.prompt_ids, ","), "\n");
-  absl::StrAppend(&text, "seed ", result.seed, "\n");
+  // Greedy output does not depend on the seed: a drawn one must not make the digest differ.
+  if (parameters.temperature != 0.0) absl::StrAppend(&text, "seed ", result.seed, "\n");
   Append("temperature", parameters.temperature, &text);
   Append("top_p", parameters.top_p, &text);
   Append("top_k", parameters.top_k, &text);

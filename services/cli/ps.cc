@@ -89,16 +89,16 @@ class PsCommand final : public Command {
 int PsCommand::Run(const Context& context) {
   const auto running = ReadRunningCluster(context.state_dir);
   if (!running.ok() && !absl::IsFailedPrecondition(running.status())) return Fail(running.status());
-  const std::string controller =
-      running.ok() ? running->controller_address : context.options.common.controller;
-  const auto members = ListMembers(controller, context.options.common, kControllerTimeout);
-  if (!running.ok() && !members.ok()) return Fail(running.status());
+  const auto controller = FindController(context);
+  if (!controller.ok()) return Fail(controller.status());
+  const auto members = ListMembers(*controller, context.options.common, kControllerTimeout);
+  if (!running.ok() && !members.ok()) return Fail(members.status());
 
   const std::vector<ProcessRow> rows =
       JoinProcesses(running.ok() ? running->processes : std::vector<ProcessState>(),
                     members.ok() ? *members : ClusterMembers(), members.ok());
   const std::string note = members.ok() ? ReplicaNote(*members)
-                                        : absl::StrCat("The controller at ", controller,
+                                        : absl::StrCat("The controller at ", *controller,
                                                        " does not answer: serving goes on with the "
                                                        "last placement.");
   if (json_) {
@@ -123,7 +123,7 @@ int PsCommand::Run(const Context& context) {
         {"model", running.ok() ? running->model : ""},
         {"http_address", running.ok() ? running->http_address : ""},
         {"grpc_address", running.ok() ? running->grpc_address : ""},
-        {"controller_address", controller},
+        {"controller_address", *controller},
         {"supervisor_pid", running.ok() ? running->supervisor_pid : 0},
         {"state_dir", context.state_dir},
         {"controller_answers", members.ok()},

@@ -140,9 +140,7 @@ absl::Status Supervisor::Start(Duration timeout) {
         ready.ok()) {
       if (ready->status == 200) {
         Save("ready");
-        Tell("cluster",
-             absl::StrCat("ready: ", Count(static_cast<int64_t>(children_.size()), "process"),
-                          children_.size() == 1 ? "" : "es"));
+        Tell("cluster", absl::StrCat("ready with ", children_.size(), " processes"));
         return absl::OkStatus();
       }
       missing = ready->body;

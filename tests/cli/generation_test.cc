@@ -64,6 +64,20 @@ TEST(DigestTest, ASeedGivenAndTheSameSeedDrawnAreEqual) {
   EXPECT_EQ(Digest(given, SomeResult()), Digest(Parameters(), SomeResult()));
 }
 
+TEST(DigestTest, TheSeedOfAGreedyAnswerDoesNotCount) {
+  Parameters greedy;
+  greedy.temperature = 0;
+  GenerationResult other = SomeResult();
+  other.seed = 8;
+  EXPECT_EQ(Digest(greedy, other), Digest(greedy, SomeResult()));
+}
+
+TEST(GenerationResultTest, ABurstHasNoSpeed) {
+  GenerationResult result;
+  result.arrivals = {{milliseconds(300), 1}, {milliseconds(300), 1}, {milliseconds(300), 1}};
+  EXPECT_EQ(result.tokens_per_second(), 0);
+}
+
 TEST(GenerationResultTest, MeasuresFromArrivals) {
   GenerationResult result;
   result.arrivals = {{milliseconds(11), 1}, {milliseconds(21), 2}, {milliseconds(51), 2}};
