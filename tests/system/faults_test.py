@@ -1,0 +1,126 @@
+"""Each process is killed in turn: what a client sees, and how the cluster comes back."""
+
+import json
+import os
+import signal
+import time
+import unittest
+
+from cluster import Cluster, ClusterTest, alive, wait_until
+
+STORY = ["Tell me a story.", "--temperature", "0", "--seed", "1", "--max-tokens", "60", "--ignore-eos"]
+
+
+class Deaths(ClusterTest):
+    # Many deaths in a row in one cluster: five a minute are restarted at once, so each process dies at most twice.
+
+    def setUp(self):
+        wait_until(self.cluster.is_ready, "the cluster ready")
+
+    def expected(self):
+        return self.cluster.run(*STORY)["digest"]
+
+    def test_a_killed_worker_restarts_and_the_answer_is_the_same(self):
+        digest = self.expected()
+        running = self.cluster.start("run", *STORY, "--pace", "30", "--json")
+        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+        old = self.cluster.kill("expert-0")
+        out, errors = running.communicate(timeout=60)
+        if running.returncode == 0:
+            self.assertEqual(json.loads(out)["digest"], digest)
+        else:
+            # The worker was not back within the two seconds that a request waits.
+            self.assertIn("UNAVAILABLE", errors)
+            self.assertRegex(errors, r"layer \d+ expert \d+")
+        self.cluster.wait_restarted("expert-0", old)
+        self.assertEqual(self.expected(), digest)
+        events = self.cluster.conclave("events", "--last", "0").stdout
+        self.assertIn(f"expert-0 ({old}) ended by SIGKILL", events)
+        self.assertRegex(events, r"expert-0 restarted as \d+ \(1 of at most 5 a minute\)")
+
+    def test_without_workers_a_request_gets_a_typed_error(self):
+        digest = self.expected()
+        # Stopped, not killed: a killed one would be back too soon.
+        pids = [self.cluster.process(name)["pid"] for name in ("expert-0", "expert-1")]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: not self.cluster.is_ready(), "the gateway not ready")
+            status, body = self.cluster.get("/readyz")
+            self.assertEqual(status, 503)
+            self.assertIn("expert", body)
+            began = time.monotonic()
+            failed = self.cluster.conclave("run", *STORY, check=False)
+            self.assertLess(time.monotonic() - began, 30)
+            self.assertEqual(failed.returncode, 1)
+            self.assertIn("error: UNAVAILABLE: ", failed.stderr)
+            status, body = self.cluster.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]})
+            self.assertEqual(status, 503)
+            self.assertIn("error", json.loads(body))
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        wait_until(self.cluster.is_ready, "the workers back")
+        self.assertEqual(self.expected(), digest)
+
+    def test_a_killed_engine_fails_its_requests_and_restarts(self):
+        digest = self.expected()
+        running = self.cluster.start("run", *STORY, "--pace", "10")
+        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+        old = self.cluster.kill("engine-0")
+        _, errors = running.communicate(timeout=60)
+        self.assertEqual(running.returncode, 1)
+        self.assertIn("error: UNAVAILABLE: ", errors)
+        self.cluster.wait_restarted("engine-0", old)
+        self.assertEqual(self.expected(), digest)
+
+    def test_a_killed_controller_is_not_missed(self):
+        digest = self.expected()
+        running = self.cluster.start("run", *STORY, "--pace", "30", "--json")
+        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+        old = self.cluster.kill("controller")
+        self.assertEqual(self.cluster.run(*STORY)["digest"], digest)
+        out, errors = running.communicate(timeout=60)
+        self.assertEqual(running.returncode, 0, errors)
+        self.assertEqual(json.loads(out)["digest"], digest)
+        self.cluster.wait_restarted("controller", old)
+        wait_until(lambda: len([row for row in self.cluster.ps()["processes"] if row["state"] == "ready"]) == 5,
+                   "all members with the new controller")
+        self.assertEqual(self.expected(), digest)
+
+    def test_a_killed_gateway_restarts(self):
+        digest = self.expected()
+        running = self.cluster.start("run", *STORY, "--pace", "10")
+        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+        old = self.cluster.kill("gateway")
+        _, errors = running.communicate(timeout=60)
+        self.assertEqual(running.returncode, 1)
+        self.assertIn("error: UNAVAILABLE: ", errors)
+        self.cluster.wait_restarted("gateway", old)
+        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("0 running"), "the engine free again")
+        self.assertEqual(self.expected(), digest)
+
+
+class Supervision(unittest.TestCase):
+    def test_a_killed_supervisor_leaves_processes_that_down_ends(self):
+        with Cluster() as cluster:
+            pids = [row["pid"] for row in cluster.ps()["processes"]]
+            supervisor = cluster.ps()["supervisor_pid"]
+            os.kill(supervisor, signal.SIGKILL)
+            wait_until(lambda: cluster.conclave("ps", check=False).returncode == 3
+                       or cluster.ps()["supervisor_pid"] == 0, "the supervisor gone")
+            out = cluster.conclave("down").stdout
+            self.assertIn("5 processes of a cluster whose supervisor had died ended", out)
+            self.assertFalse(any(alive(pid) for pid in pids))
+
+    def test_a_model_that_is_not_there_ends_up_with_its_name(self):
+        cluster = Cluster(model="/nowhere/model")
+        done = cluster.conclave("up", "-d", *cluster.flags, check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("/nowhere/model", done.stderr)
+        self.assertEqual(cluster.conclave("ps", check=False).returncode, 3)
+        cluster.folder.cleanup()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

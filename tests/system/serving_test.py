@@ -1,0 +1,239 @@
+"""One cluster as people use it: start, look, ask, stream, stop."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import time
+import unittest
+
+from cluster import CONCLAVE, Cluster, ClusterTest, alive, wait_until
+
+
+class Serving(ClusterTest):
+    def test_ps_shows_every_process_and_what_it_holds(self):
+        table = self.cluster.conclave("ps").stdout.splitlines()
+        self.assertEqual(table[0].split(), ["NAME", "PID", "PORT", "STATE", "HOLDS", "MEMORY", "LOAD"])
+        names = [line.split()[0] for line in table[1:6]]
+        self.assertEqual(names, ["controller", "gateway", "engine-0", "expert-0", "expert-1"])
+        self.assertEqual(table[-1], "1 replica: a worker's death fails requests until it restarts")
+        rows = self.cluster.ps()["processes"]
+        self.assertEqual({row["state"] for row in rows}, {"ready"})
+        held = [re.match(r"(\d+) of (\d+) experts", row["holds"]).groups() for row in rows if row["kind"] == "expert"]
+        self.assertEqual(sum(int(own) for own, _ in held), int(held[0][1]))
+
+    def test_run_ends_with_a_digest_that_can_be_expected(self):
+        flags = ["--temperature", "0.8", "--seed", "7", "--max-tokens", "40"]
+        first = self.cluster.conclave("run", "Tell me a story.", *flags).stdout
+        summary = first.splitlines()[-1]
+        match = re.fullmatch(r"\d+ tokens, first after \d+ ms(, [\d.]+ tokens/s)?, (stop|length), seed 7, digest ([0-9a-f]{8})",
+                             summary)
+        self.assertTrue(match, summary)
+        digest = match[3]
+        again = self.cluster.conclave("run", "Tell me a story.", *flags, "--expect", digest).stdout
+        self.assertTrue(again.splitlines()[-1].endswith(": as expected"), again)
+        self.assertEqual(first.splitlines()[:-1], again.splitlines()[:-1])
+        wrong = self.cluster.conclave("run", "Tell me a story.", *flags, "--expect", "00000000", check=False)
+        self.assertEqual(wrong.returncode, 1)
+        self.assertIn(digest, wrong.stderr)
+
+    def test_a_drawn_seed_repeats_the_answer(self):
+        first = self.cluster.run("Tell me a story.", "--temperature", "1", "--max-tokens", "20")
+        again = self.cluster.run("Tell me a story.", "--temperature", "1", "--max-tokens", "20", "--seed", str(first["seed"]))
+        self.assertEqual(first["ids"], again["ids"])
+        self.assertEqual(first["digest"], again["digest"])
+
+    def test_grpc_and_http_give_the_same_text(self):
+        by_grpc = self.cluster.run("What is the capital of France?", "--temperature", "0", "--max-tokens", "30")
+        by_http = self.cluster.chat("What is the capital of France?", temperature=0, max_tokens=30)
+        self.assertEqual(by_http["choices"][0]["message"]["content"], by_grpc["text"])
+        self.assertEqual(by_http["usage"]["completion_tokens"], len(by_grpc["ids"]))
+        self.assertEqual(by_http["system_fingerprint"], by_grpc["fingerprint"])
+
+    def test_pace_holds_the_speed_down_and_leaves_the_answer(self):
+        fast = self.cluster.run("Tell me a story.", "--temperature", "0", "--max-tokens", "12", "--ignore-eos")
+        slow = self.cluster.run("Tell me a story.", "--temperature", "0", "--max-tokens", "12", "--ignore-eos", "--pace", "20")
+        self.assertEqual(fast["digest"], slow["digest"])
+        self.assertGreater(slow["seconds"], 0.4)
+
+    def test_the_stream_comes_in_pieces_and_ends_with_done(self):
+        connection = self.cluster.connection()
+        connection.request("POST", "/v1/chat/completions", json.dumps({
+            "messages": [{"role": "user", "content": "Tell me a story."}], "stream": True, "max_tokens": 20,
+            "temperature": 0}), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        self.assertEqual(response.status, 200)
+        self.assertIn("text/event-stream", response.getheader("Content-Type"))
+        events = [line[6:] for line in response.read().decode().split("\n") if line.startswith("data: ")]
+        connection.close()
+        self.assertEqual(events[-1].strip(), "[DONE]")
+        chunks = [json.loads(event) for event in events[:-1]]
+        text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+        whole = self.cluster.chat("Tell me a story.", max_tokens=20, temperature=0)
+        self.assertEqual(text, whole["choices"][0]["message"]["content"])
+        self.assertGreater(len(chunks), 5)
+        reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
+        self.assertEqual(reasons[:-1], [None] * (len(reasons) - 1))
+
+    def test_closing_the_connection_frees_the_engine(self):
+        connection = self.cluster.connection()
+        connection.request("POST", "/v1/completions", json.dumps({
+            "prompt": "Once upon a time", "stream": True, "max_tokens": 1500, "pace": 20, "ignore_eos": True}),
+            {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        self.assertEqual(response.status, 200)
+        response.read(20)
+        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+        response.close()
+        connection.close()
+        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("0 running"), "the engine free again")
+
+    def test_ctrl_c_stops_the_answer_and_frees_the_engine(self):
+        running = self.cluster.start("run", "Tell me a story.", "--raw", "--ignore-eos", "--max-tokens", "1500", "--pace", "20")
+        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+        running.send_signal(signal.SIGINT)
+        out, _ = running.communicate(timeout=20)
+        self.assertEqual(running.returncode, 130)
+        self.assertIn("cancelled", out.splitlines()[-1])
+        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("0 running"), "the engine free again")
+
+    def test_chat_keeps_its_history_and_obeys(self):
+        script = "/set temperature 0\n/set max_tokens 20\nWhat is the capital of France?\n/set\n/set colour 3\n/clear\n/quit\n"
+        out = self.cluster.conclave("chat", stdin=script).stdout
+        self.assertIn("temperature 0, max_tokens 20", out)
+        self.assertIn("\"colour\" is not a parameter", out)
+        self.assertIn("(anew)", out)
+
+    def test_ctrl_c_in_chat_stops_the_answer_and_not_the_program(self):
+        controller, terminal = pty.openpty()
+        chat = subprocess.Popen([str(CONCLAVE), "chat", "--pace", "10", "--ignore-eos", "--max-tokens", "1000", "--state-dir",
+                                 str(self.cluster.state_dir)], env=self.cluster.env, stdin=terminal, stdout=terminal,
+                                stderr=terminal, start_new_session=True)
+        os.close(terminal)
+        seen = b""
+
+        def read_until(text):
+            nonlocal seen
+            deadline = time.monotonic() + 30
+            while text not in seen:
+                self.assertLess(time.monotonic(), deadline, seen)
+                if select.select([controller], [], [], 0.1)[0]:
+                    seen += os.read(controller, 4096)
+        try:
+            read_until(b"> ")
+            os.write(controller, b"Tell me a story.\n")
+            wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the question in ps")
+            chat.send_signal(signal.SIGINT)
+            read_until(b"(stopped)")
+            os.write(controller, b"/quit\n")
+            self.assertEqual(chat.wait(timeout=20), 0)
+        finally:
+            chat.kill()
+            chat.wait()
+            os.close(controller)
+
+    def test_bench_measures_and_counts(self):
+        measured = json.loads(self.cluster.conclave("bench", "serve", "-c", "4", "-n", "8", "--max-tokens", "8", "--json").stdout)
+        self.assertEqual(measured["requests"], 8)
+        self.assertEqual(measured["failed"], 0)
+        self.assertGreater(measured["output_tokens_per_second"], 0)
+        self.assertLessEqual(measured["end_to_end_seconds"]["p50"], measured["end_to_end_seconds"]["max"])
+
+    def test_every_process_has_its_operations_port(self):
+        self.cluster.chat("Hello", max_tokens=3)
+        for row in self.cluster.ps()["processes"]:
+            with self.subTest(row["name"]):
+                self.assertEqual(self.cluster.get("/livez", row["ops_address"])[0], 200)
+                self.assertEqual(self.cluster.get("/readyz", row["ops_address"])[0], 200)
+                status, text = self.cluster.get("/metrics", row["ops_address"])
+                self.assertEqual(status, 200)
+                self.assertRegex(text, r"(?m)^conclave_\w+")
+
+    def test_a_second_up_says_what_runs(self):
+        done = self.cluster.conclave("up", "-d", *self.cluster.flags, check=False)
+        self.assertEqual(done.returncode, 3)
+        self.assertIn("runs here already", done.stderr)
+        self.assertIn(self.cluster.http_address, done.stderr)
+
+    def test_a_busy_port_is_named_with_its_owner(self):
+        with_other_state = [str(CONCLAVE), "up", "-d", "--model", "x", "--state-dir", str(self.cluster.state_dir) + "-other",
+                            "--gateway-http-listen", self.cluster.http_address]
+        done = subprocess.run(with_other_state, env=self.cluster.env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=60)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(self.cluster.http_address.rsplit(":", 1)[1], done.stderr)
+        self.assertIn(str(self.cluster.process("gateway")["pid"]), done.stderr)
+        self.assertIn("--auto-ports", done.stderr)
+
+    def test_logs_and_events_are_there(self):
+        self.assertTrue(self.cluster.conclave("logs", "engine-0").stdout)
+        unknown = self.cluster.conclave("logs", "engine-7", check=False)
+        self.assertEqual(unknown.returncode, 2)
+        self.assertIn("engine-0", unknown.stderr)
+        self.assertIn("ready", self.cluster.conclave("events").stdout)
+
+    def test_doctor_is_content_with_this_cluster(self):
+        checks = {check["check"]: check for check in json.loads(self.cluster.conclave("doctor", "--json").stdout)}
+        self.assertEqual(checks["ports"]["verdict"], "ok")
+        self.assertIn(self.cluster.http_address, checks["ports"]["found"])
+
+
+class Stopping(unittest.TestCase):
+    def test_down_ends_all_and_says_so(self):
+        with Cluster() as cluster:
+            pids = [row["pid"] for row in cluster.ps()["processes"]]
+            out = cluster.conclave("down").stdout
+            self.assertRegex(out, r"^5 processes ended in [\d.]+ s, no request was running\n$")
+            for pid in pids:
+                self.assertFalse(alive(pid), pid)
+            again = cluster.conclave("ps", check=False)
+            self.assertEqual(again.returncode, 3)
+            self.assertIn("conclave up", again.stderr)
+            self.assertEqual(cluster.conclave("run", "Hello", check=False).returncode, 3)
+            cluster.up()  # and up again, on the same folder
+
+    def test_a_running_request_is_finished_before_the_end(self):
+        with Cluster() as cluster:
+            running = cluster.start("run", "Tell me a story.", "--raw", "--ignore-eos", "--max-tokens", "40", "--pace", "20",
+                                    "--json")
+            wait_until(lambda: cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+            down = cluster.conclave("down").stdout
+            self.assertIn("1 request was running", down)
+            out, errors = running.communicate(timeout=20)
+            self.assertEqual(running.returncode, 0, errors)
+            self.assertEqual(len(json.loads(out)["ids"]), 40)
+
+    def test_the_drain_time_is_a_limit(self):
+        with Cluster("--drain-seconds", "1") as cluster:
+            running = cluster.start("run", "Tell me a story.", "--raw", "--ignore-eos", "--max-tokens", "1500", "--pace", "5")
+            wait_until(lambda: cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+            began = time.monotonic()
+            cluster.conclave("down")
+            self.assertLess(time.monotonic() - began, 15)
+            _, errors = running.communicate(timeout=20)
+            self.assertEqual(running.returncode, 1)
+            self.assertIn("error: ", errors)
+
+    def test_ctrl_c_ends_a_cluster_in_the_foreground(self):
+        cluster = Cluster()
+        try:
+            up = cluster.start("up", *cluster.flags)
+            line = ""
+            while "Ready in" not in line:
+                line = up.stdout.readline()
+                self.assertTrue(line, "up ended early")
+            pids = [row["pid"] for row in cluster.ps()["processes"]]
+            up.send_signal(signal.SIGINT)
+            out, _ = up.communicate(timeout=40)
+            self.assertEqual(up.returncode, 0)
+            self.assertRegex(out, r"5 processes ended in")
+            self.assertFalse(any(alive(pid) for pid in pids))
+        finally:
+            cluster.folder.cleanup()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
