@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "services/cli/bundled_model.h"
 #include "services/cli/port_owner.h"
 #include "shared/base/address.h"
 #include "shared/base/status_macros.h"
@@ -83,7 +84,7 @@ std::vector<std::string> Planner::HandedOn(const std::string& section) const {
     flags.push_back(std::filesystem::absolute(context_.config_file).string());
   }
   for (const Settings::Row& row : context_.rows) {
-    if (!absl::StartsWith(row.source, "flag ")) continue;
+    if (!absl::StartsWith(row.source, "flag ") && row.source != kBundledSource) continue;
     const size_t dot = row.key.find('.');
     const std::string row_section = dot == std::string::npos ? "" : row.key.substr(0, dot);
     if (!row_section.empty() && row_section != section) continue;

@@ -5,6 +5,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "services/cli/bundled_model.h"
 #include "services/cli/command.h"
 #include "shared/base/log.h"
 #include "shared/base/nearest.h"
@@ -81,6 +82,14 @@ int RunEntry(Entry& entry) {
   if (status.ok()) status = context.options.common.Validate();
   if (!status.ok()) return Fail(status);
   context.rows = settings.Rows();
+  if (context.options.common.model.empty()) {
+    context.options.common.model = BundledModel();
+    for (Settings::Row& row : context.rows) {
+      if (row.key != "model" || context.options.common.model.empty()) continue;
+      row.value = context.options.common.model;
+      row.source = kBundledSource;
+    }
+  }
   context.config_file = settings.config_file();
   context.state_dir = StateDir(context.options.common);
   // The commands speak to people; the libraries' notes stay quiet.
