@@ -1,5 +1,5 @@
-// When a dead process is started again: after 1, 2, 4, ... seconds, and at most five times a
-// minute. Pure: takes the time.
+// When a dead process is started again: after a quarter, half, one, ... second(s), and at most five
+// times a minute. Pure: takes the time.
 #pragma once
 
 #include <deque>
@@ -12,9 +12,9 @@ namespace conclave::cli {
 class RestartPolicy {
  public:
   static constexpr int kMostPerMinute = 5;
-  // A request waits two seconds for an expert without a worker: a first restart within one second
-  // saves it.
-  static constexpr Duration kFirstDelay = std::chrono::seconds(1);
+  // A request waits two seconds for an expert without a worker: the first restarts come soon enough
+  // to save it.
+  static constexpr Duration kFirstDelay = std::chrono::milliseconds(250);
   static constexpr Duration kMostDelay = std::chrono::seconds(30);
 
   // The process died now: how long to wait before the next start.

@@ -5,14 +5,15 @@
 namespace conclave::cli {
 namespace {
 
+using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 TEST(RestartPolicyTest, WaitsLongerAfterEachDeath) {
   SimulatedClock clock;
   RestartPolicy policy;
-  for (const int expected : {1, 2, 4, 8, 16}) {
-    EXPECT_EQ(policy.DelayAfterDeath(clock.Now()), seconds(expected));
-    clock.Advance(seconds(expected));
+  for (const int expected_ms : {250, 500, 1000, 2000, 4000}) {
+    EXPECT_EQ(policy.DelayAfterDeath(clock.Now()), milliseconds(expected_ms));
+    clock.Advance(milliseconds(expected_ms));
     policy.Restarted(clock.Now());
   }
 }
@@ -36,9 +37,9 @@ TEST(RestartPolicyTest, ForgetsAfterAGoodMinute) {
   RestartPolicy policy;
   policy.Restarted(clock.Now());
   policy.Restarted(clock.Now());
-  EXPECT_EQ(policy.DelayAfterDeath(clock.Now()), seconds(4));
+  EXPECT_EQ(policy.DelayAfterDeath(clock.Now()), milliseconds(1000));
   clock.Advance(seconds(60));
-  EXPECT_EQ(policy.DelayAfterDeath(clock.Now()), seconds(1));
+  EXPECT_EQ(policy.DelayAfterDeath(clock.Now()), milliseconds(250));
   EXPECT_EQ(policy.Restarted(clock.Now()), 1);
 }
 
