@@ -59,7 +59,9 @@ step() {
   step_pid=
   local took
   took=$(show_time $(($(now_ms) - start)))
+  # A build that found nothing to do stops counting early: then the count says nothing.
   counter=$(last_counter "$log")
+  if [ "${counter%/*}" != "${counter#*/}" ]; then counter=; fi
   if [ -t 1 ]; then
     printf '\r%s %9s  %-12s\n' "$head" "$counter" "$took"
   else

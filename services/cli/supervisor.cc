@@ -19,6 +19,7 @@ namespace {
 constexpr Duration kTick = std::chrono::milliseconds(20);
 constexpr Duration kProgressPeriod = std::chrono::milliseconds(700);
 constexpr std::chrono::milliseconds kReadyTimeout{1000};
+constexpr Duration kReportGrace = std::chrono::seconds(2);
 // After its drain time a process still has to close files and leave the cluster.
 constexpr Duration kExitGrace = std::chrono::seconds(5);
 
@@ -120,6 +121,7 @@ absl::Status Supervisor::Start(Duration timeout) {
   Save("starting");
   const TimePoint deadline = clock_.Now() + timeout;
   TimePoint next_progress = clock_.Now() + kProgressPeriod;
+  TimePoint ready_at{};
   std::string missing = "the gateway does not answer";
   while (clock_.Now() < deadline) {
     absl::Status failed;
@@ -138,7 +140,10 @@ absl::Status Supervisor::Start(Duration timeout) {
     RestartDue();
     if (const auto ready = HttpGet(options_.plan.http_address, "/readyz", kReadyTimeout);
         ready.ok()) {
-      if (ready->status == 200) {
+      // The members report every half second: `ps` right after shall show what is true now.
+      if (ready->status == 200 && ready_at == TimePoint{}) ready_at = clock_.Now();
+      if (ready->status == 200 &&
+          (StartingLine().empty() || clock_.Now() - ready_at > kReportGrace)) {
         Save("ready");
         Tell("cluster", absl::StrCat("ready with ", children_.size(), " processes"));
         return absl::OkStatus();
