@@ -17,8 +17,10 @@ namespace {
 // Between attempts to open the stream.
 constexpr auto kFirstBackoff = std::chrono::milliseconds(100);
 constexpr auto kMostBackoff = std::chrono::milliseconds(1000);
+// A cancelled call ends at once; this is for a library that hangs.
+constexpr auto kCloseTimeout = std::chrono::seconds(10);
 
-// Says what happened to a stream to the one who opened it; cut off when that one goes.
+// What a client shares with its streams: whom to tell, and how many streams there are.
 class StreamOwner {
  public:
   StreamOwner(std::string engine, EngineListener* listener)
@@ -34,11 +36,45 @@ class StreamOwner {
     MutexLock lock(mutex_);
     if (listener_) function(engine_, *listener_);
   }
+  void AddStream() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    ++num_streams_;
+  }
+  void RemoveStream() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    if (--num_streams_ == 0) no_stream_.NotifyAll();
+  }
+  bool HasStreams() const EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return num_streams_ > 0;
+  }
+  void WaitForStreams(Duration timeout) EXCLUDES(mutex_) {
+    const auto deadline = std::chrono::steady_clock::now() + timeout;
+    MutexLock lock(mutex_);
+    while (num_streams_ > 0 && no_stream_.WaitUntil(mutex_, deadline)) {
+    }
+  }
 
  private:
   const std::string engine_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
+  CondVar no_stream_;
   EngineListener* listener_ GUARDED_BY(mutex_);
+  int num_streams_ GUARDED_BY(mutex_) = 0;
+};
+
+// A stream's presence at its owner, which ends after everything else of the stream.
+class StreamPresence {
+ public:
+  explicit StreamPresence(std::shared_ptr<StreamOwner> owner) : owner_(std::move(owner)) {
+    owner_->AddStream();
+  }
+  ~StreamPresence() { owner_->RemoveStream(); }
+  StreamPresence(const StreamPresence&) = delete;
+  StreamPresence& operator=(const StreamPresence&) = delete;
+
+ private:
+  const std::shared_ptr<StreamOwner> owner_;
 };
 
 // One stream. Keeps itself alive until gRPC is done with it. A hold lasts from the start until the
@@ -47,7 +83,8 @@ class StreamOwner {
 class Stream final : public grpc::ClientBidiReactor<v1::EngineCommand, v1::EngineEvents>,
                      public std::enable_shared_from_this<Stream> {
  public:
-  explicit Stream(std::shared_ptr<StreamOwner> owner) : owner_(std::move(owner)) {}
+  explicit Stream(std::shared_ptr<StreamOwner> owner)
+      : owner_(std::move(owner)), presence_(owner_) {}
 
   void Open(v1::EngineService::Stub* stub, const rpc::Channel& channel,
             const std::string& gateway) {
@@ -136,6 +173,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::EngineCommand, v1::Engin
 
  private:
   const std::shared_ptr<StreamOwner> owner_;
+  const StreamPresence presence_;  // above the context: it outlives the call
   std::shared_ptr<Stream> self_;
   grpc::ClientContext context_;
   v1::EngineEvents events_;
@@ -154,12 +192,13 @@ class EngineClient final : public EngineLink {
         gateway_name_(std::move(gateway_name)),
         owner_(std::make_shared<StreamOwner>(std::move(engine_name), listener)) {}
 
+  // A stream must not outlive the channel: gRPC joins its own threads when the last reference to a
+  // channel goes, and the stream's goes on one of them.
   ~EngineClient() override {
-    owner_->Detach();
-    if (stream_) stream_->Close();
+    Close();
+    owner_->WaitForStreams(kCloseTimeout);
   }
 
-  // Start, Cancel and Tick are called by the core thread alone.
   void Start(const SequenceStart& start) override {
     if (!stream_) return;
     v1::EngineCommand command;
@@ -174,7 +213,17 @@ class EngineClient final : public EngineLink {
     stream_->Send(std::move(command));
   }
 
+  void Close() override {
+    owner_->Detach();
+    closing_ = true;
+    if (stream_) stream_->Close();
+    stream_.reset();
+  }
+
+  bool closed() const override { return closing_ && !owner_->HasStreams(); }
+
   void Tick() override {
+    if (closing_) return;
     const auto now = std::chrono::steady_clock::now();
     if (stream_ && !stream_->done()) {
       if (now - opened_ > kMostBackoff) backoff_ = kFirstBackoff;
@@ -194,6 +243,7 @@ class EngineClient final : public EngineLink {
   const std::string gateway_name_;
   const std::shared_ptr<StreamOwner> owner_;
   std::shared_ptr<Stream> stream_;
+  bool closing_ = false;
   std::chrono::steady_clock::time_point opened_, next_attempt_;
   std::chrono::milliseconds backoff_{kFirstBackoff};
 };

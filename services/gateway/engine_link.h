@@ -85,15 +85,19 @@ class EngineListener {
   virtual void OnEngineLost(const std::string& engine, const absl::Status& why) = 0;
 };
 
-// One engine. Start and Cancel do nothing while the stream is down: OnEngineLost has been, or will
-// be, called.
+// One engine, used by one thread. Start and Cancel do nothing while the stream is down:
+// OnEngineLost has been, or will be, called.
 class EngineLink {
  public:
-  virtual ~EngineLink() = default;  // no listener call follows
+  virtual ~EngineLink() = default;  // Close, and waits until closed
   virtual void Start(const SequenceStart& start) = 0;
   virtual void Cancel(uint64_t sequence_id) = 0;
   // Called about ten times a second: the place to reconnect.
   virtual void Tick() = 0;
+  // Begins to end the stream: no listener call follows, and no new stream.
+  virtual void Close() = 0;
+  // True when nothing of the stream is left. It needs every `taken` to have been called.
+  virtual bool closed() const = 0;
 };
 
 using EngineLinkFactory = std::function<std::unique_ptr<EngineLink>(

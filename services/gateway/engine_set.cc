@@ -20,6 +20,18 @@ EngineSet::Engine& EngineSet::Add(std::string name, std::string address,
   return engine;
 }
 
+void EngineSet::Remove(const std::string& name) {
+  const auto found = engines_.find(name);
+  if (found == engines_.end()) return;
+  found->second.link->Close();
+  closing_.push_back(std::move(found->second.link));
+  engines_.erase(found);
+}
+
+void EngineSet::DestroyClosed() {
+  std::erase_if(closing_, [](const auto& link) { return link->closed(); });
+}
+
 EngineSet::Engine* EngineSet::LeastLoaded() {
   const auto rank = [](const Engine& engine) {
     const int32_t others =

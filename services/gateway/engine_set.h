@@ -41,7 +41,10 @@ class EngineSet {
 
   Engine* Find(const std::string& name);
   Engine& Add(std::string name, std::string address, std::unique_ptr<EngineLink> link);
-  void Remove(const std::string& name) { engines_.erase(name); }
+  // Forgets an engine. Its link is closed, and destroyed by DestroyClosed later: that must not wait
+  // here.
+  void Remove(const std::string& name);
+  void DestroyClosed();
   std::map<std::string, Engine>& all() { return engines_; }
 
   // The connected engine with the fewest sequences: other gateways' by the last report, plus our
@@ -56,6 +59,7 @@ class EngineSet {
 
  private:
   std::map<std::string, Engine> engines_;
+  std::vector<std::unique_ptr<EngineLink>> closing_;
 };
 
 }  // namespace conclave::gateway

@@ -59,7 +59,7 @@ Frontend::~Frontend() {
   tasks_.Close();
   thread_.join();
   for (auto& task : tasks_.PopAll()) task();
-  for (auto& [name, engine] : engines_.all()) engine.link.reset();
+  for (auto& [name, engine] : engines_.all()) engine.link.reset();  // waits for its stream
   for (auto& [key, entry] : entries_) {
     entry.request->Fail(absl::UnavailableError("the gateway has stopped"));
   }
@@ -166,6 +166,10 @@ void Frontend::RecordRequest(const std::string& api, const absl::Status& status)
   options_.registry
       ->GetCounter("conclave_requests_total", {{"api", api}, {"code", CodeName(status)}})
       .Increment();
+  if (!status.ok()) {
+    options_.registry->GetCounter("conclave_errors_total", {{"code", CodeName(status)}})
+        .Increment();
+  }
 }
 
 bool Frontend::Drain(Duration grace) {
@@ -225,6 +229,7 @@ void Frontend::OnEngineLost(const std::string& engine, const absl::Status& why) 
       LogWarning("engine lost", {{"engine", engine}, {"why", std::string(why.message())}});
     }
     known->identity.reset();
+    RefreshSnapshot();  // first: whoever hears of the failure must not find the engine still there
     FailAllOn(engine,
               rpc::WithDetails(absl::UnavailableError(absl::StrCat("the connection to ", engine,
                                                                    " was lost: ", why.message())),
@@ -232,7 +237,6 @@ void Frontend::OnEngineLost(const std::string& engine, const absl::Status& why) 
                                 .metadata = {{"engine", engine}},
                                 .retry_after_ms = 1000,
                                 .fields = {}}));
-    RefreshSnapshot();
   });
 }
 
@@ -440,6 +444,7 @@ void Frontend::ApplyCluster(const placement::ClusterView& view) {
 void Frontend::Tick() {
   const TimePoint now = options_.clock->Now();
   for (auto& [name, engine] : engines_.all()) engine.link->Tick();
+  engines_.DestroyClosed();
   std::vector<std::pair<uint64_t, absl::Status>> late;
   std::vector<uint64_t> without_usage;
   for (const auto& [key, entry] : entries_) {

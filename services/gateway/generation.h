@@ -29,7 +29,7 @@ struct TextPromptInput {
 struct ChatPromptInput {
   std::string messages_json;  // an array of {role, content}, checked by the transport
   bool add_generation_prompt = true;
-  std::string variables_json;  // an object, or empty
+  std::string variables_json = "";  // an object, or empty
 };
 struct TokenPromptInput {
   std::vector<int32_t> ids;
