@@ -104,6 +104,9 @@ std::vector<std::string> Planner::HandedOn(const std::string& section) const {
 absl::StatusOr<ClusterPlan> Planner::Plan() {
   const UpOptions& up = context_.options.up;
   ClusterPlan plan;
+  if (const std::string& secret = context_.options.common.cluster_secret_file; !secret.empty()) {
+    plan.cluster_secret_file = std::filesystem::absolute(secret).string();
+  }
   const auto add = [&](PlannedProcess process) {
     const std::vector<std::string> handed_on = HandedOn(process.kind);
     process.flags.insert(process.flags.begin(), handed_on.begin(), handed_on.end());

@@ -25,6 +25,7 @@ struct ClusterPlan {
   std::string http_address;
   std::string grpc_address;
   std::string controller_address;
+  std::string cluster_secret_file;  // absolute; empty: none
 };
 
 // Ports lie at fixed distances above up.base_port (8000: gateway HTTP; +1 gateway gRPC, +10

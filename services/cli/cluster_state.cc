@@ -35,6 +35,7 @@ json ToJson(const ClusterState& state) {
           {"http_address", state.http_address},
           {"grpc_address", state.grpc_address},
           {"controller_address", state.controller_address},
+          {"cluster_secret_file", state.cluster_secret_file},
           {"processes", state.processes}};
 }
 
@@ -60,6 +61,7 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& state_dir) {
     state.http_address = value.at("http_address");
     state.grpc_address = value.at("grpc_address");
     state.controller_address = value.at("controller_address");
+    state.cluster_secret_file = value.at("cluster_secret_file");
     state.processes = value.at("processes").get<std::vector<ProcessState>>();
     return state;
   } catch (const json::exception& error) {

@@ -39,6 +39,7 @@ struct ClusterState {
   std::string http_address;
   std::string grpc_address;
   std::string controller_address;
+  std::string cluster_secret_file;  // absolute; empty: none. Later commands show the same secret
   std::vector<ProcessState> processes;
 };
 

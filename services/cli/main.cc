@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/cli/bundled_model.h"
+#include "services/cli/cluster_state.h"
 #include "services/cli/command.h"
 #include "shared/base/log.h"
 #include "shared/base/nearest.h"
@@ -92,6 +93,12 @@ int RunEntry(Entry& entry) {
   }
   context.config_file = settings.config_file();
   context.state_dir = StateDir(context.options.common);
+  // The cluster that runs here asks for the secret it was started with.
+  if (std::string& secret = context.options.common.cluster_secret_file; secret.empty()) {
+    if (const auto running = ReadRunningCluster(context.state_dir); running.ok()) {
+      secret = running->cluster_secret_file;
+    }
+  }
   // The commands speak to people; the libraries' notes stay quiet.
   status = StartLog("conclave", "warning", context.options.common.log_format);
   if (!status.ok()) return Fail(status);

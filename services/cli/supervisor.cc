@@ -39,6 +39,7 @@ Supervisor::Supervisor(Options options, StopSignals& signals)
   state_.http_address = options_.plan.http_address;
   state_.grpc_address = options_.plan.grpc_address;
   state_.controller_address = options_.plan.controller_address;
+  state_.cluster_secret_file = options_.plan.cluster_secret_file;
   for (const PlannedProcess& plan : options_.plan.processes) {
     Child child;
     child.plan = plan;

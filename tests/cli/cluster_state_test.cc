@@ -28,6 +28,7 @@ class ClusterStateTest : public ::testing::Test {
     ClusterState state;
     state.phase = "ready";
     state.model = "/models/tales";
+    state.cluster_secret_file = "/secrets/cluster";
     state.supervisor_pid = supervisor;
     state.supervisor_start_ticks = StartTicks(supervisor);
     state.http_address = "127.0.0.1:8000";
@@ -49,6 +50,7 @@ TEST_F(ClusterStateTest, IsReadAsWritten) {
   ASSERT_TRUE(state.ok()) << state.status();
   EXPECT_EQ(state->phase, "ready");
   EXPECT_EQ(state->model, "/models/tales");
+  EXPECT_EQ(state->cluster_secret_file, "/secrets/cluster");
   ASSERT_EQ(state->processes.size(), 1u);
   EXPECT_EQ(state->processes[0].name, "engine-0");
   EXPECT_EQ(state->processes[0].last_end, "ended by SIGKILL");
