@@ -1,10 +1,16 @@
 #include "services/expert/worker.h"
 
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -63,11 +69,17 @@ class Controller {
   std::string address_;
 };
 
+constexpr milliseconds kCallTimeout{500};
+
 // An engine as far as experts go: a member with a dispatch that follows the topology.
 class Engine {
  public:
   Engine(const placement::ModelIdentity& identity, const std::string& controller) {
-    auto dispatch = engine::RemoteDispatch::Create({.engine_name = "engine-0", .model = identity});
+    engine::RemoteDispatch::Options dispatch_options;
+    dispatch_options.engine_name = "engine-0";
+    dispatch_options.model = identity;
+    dispatch_options.call_timeout = kCallTimeout;
+    auto dispatch = engine::RemoteDispatch::Create(dispatch_options);
     EXPECT_TRUE(dispatch.ok()) << dispatch.status();
     dispatch_ = *std::move(dispatch);
     placement::Membership::Options options;
@@ -93,6 +105,54 @@ class Engine {
  private:
   std::unique_ptr<engine::RemoteDispatch> dispatch_;
   std::unique_ptr<placement::Membership> membership_;
+};
+
+// One token at the first experts of the first MoE layer: whether it was served, or why not.
+absl::Status CallOnce(engine::RemoteDispatch& dispatch, const weights::ModelConfig& config,
+                      int32_t layer) {
+  std::vector<std::byte> row(config.hidden * 2), results(row.size() * config.moe.top_k);
+  std::vector<int32_t> experts(config.moe.top_k);
+  for (int32_t i = 0; i < config.moe.top_k; ++i) experts[i] = i;
+  const std::vector<engine::RowOrigin> origins(1);
+  dispatch.Begin({.layer = layer,
+                  .num_tokens = 1,
+                  .hidden = config.hidden,
+                  .top_k = config.moe.top_k,
+                  .row_type = kernels::RowType::kBf16,
+                  .rows = row.data(),
+                  .expert_ids = experts,
+                  .results = results.data(),
+                  .origins = origins,
+                  .traceparent = {}});
+  const engine::ExpertOutcome outcome = dispatch.Finish();
+  return outcome.failed.empty() ? absl::OkStatus() : outcome.failed.front().status;
+}
+
+// conclave-expert as a process of its own.
+class Process {
+ public:
+  explicit Process(const std::vector<std::string>& arguments) {
+    std::vector<char*> argv;
+    for (const std::string& argument : arguments)
+      argv.push_back(const_cast<char*>(argument.c_str()));
+    argv.push_back(nullptr);
+    EXPECT_EQ(posix_spawn(&pid_, argv[0], nullptr, nullptr, argv.data(), environ), 0);
+  }
+  ~Process() {
+    Signal(SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  void Signal(int signal) { EXPECT_EQ(kill(pid_, signal), 0); }
+  // Returns when all of its threads have stopped.
+  void Freeze() {
+    Signal(SIGSTOP);
+    int status = 0;
+    EXPECT_EQ(waitpid(pid_, &status, WUNTRACED), pid_);
+    EXPECT_TRUE(WIFSTOPPED(status));
+  }
+
+ private:
+  pid_t pid_ = 0;
 };
 
 bool WaitFor(const std::function<bool()>& condition) {
@@ -201,6 +261,33 @@ TEST_F(WorkerTest, ASecondWorkerOfANameIsRefused) {
   EXPECT_TRUE(WaitFor([&] { return !second->Failure().ok(); }));
   EXPECT_THAT(std::string(second->Failure().message()), HasSubstr("expert-0"));
   EXPECT_TRUE(first->Failure().ok());
+}
+
+TEST_F(WorkerTest, AFrozenProcessIsGivenUpAndTakenBackWhenItWakes) {
+  const CommonOptions common = Common();
+  Process worker({CONCLAVE_BINARY_DIR "/conclave-expert", "--model", common.model,
+                  "--controller-address", common.controller, "--state-dir", common.state_dir,
+                  "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--threads", "1"});
+  Engine engine(identity_, controller_.address());
+  const auto checkpoint = OpenGolden("olmoe");
+  const auto call = [&] {
+    return CallOnce(engine.dispatch(), checkpoint->config(), identity_.moe_layers.front());
+  };
+  ASSERT_TRUE(WaitFor([&] { return engine.dispatch().Missing().empty(); }));
+  EXPECT_TRUE(call().ok());
+
+  worker.Freeze();
+  const absl::Status late = call();
+  EXPECT_EQ(late.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(late.message()), HasSubstr("expert-0 did not answer within 500 ms"));
+  // From now on nobody waits for it.
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(call().code(), absl::StatusCode::kUnavailable);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, kCallTimeout / 2);
+
+  worker.Signal(SIGCONT);
+  EXPECT_TRUE(WaitFor([&] { return engine.dispatch().Missing().empty(); }));
+  EXPECT_TRUE(call().ok());
 }
 
 TEST_F(WorkerTest, UnusableSettingsAreNamed) {
