@@ -144,7 +144,9 @@ absl::StatusOr<ClusterPlan> Planner::Plan() {
       if (!IsSet(kind + ".threads")) {
         process.flags.push_back(absl::StrCat("--threads=", std::max(1, cores_ / count)));
       }
-      if (kind == "engine" && up.workers == 0) process.flags.push_back("--experts=local");
+      if (kind == "engine" && up.workers == 0 && !IsSet("engine.experts")) {
+        process.flags.push_back("--experts=local");
+      }
       add(std::move(process));
     }
     return absl::OkStatus();
