@@ -5,10 +5,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "services/gateway/missing_parts.h"
 #include "shared/base/log.h"
 #include "shared/base/status_macros.h"
 #include "shared/base/thread_name.h"
-#include "shared/placement/topology.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::gateway {
@@ -471,44 +471,10 @@ void Frontend::Tick() {
 void Frontend::RefreshSnapshot() {
   Snapshot snapshot{.identity = engines_.CommonIdentity(),
                     .num_engines = engines_.num_connected(),
-                    .missing = WhatIsMissing()};
+                    .missing = WhatIsMissing(engines_, missing_experts_, options_.clock->Now(),
+                                             options_.step_age_limit)};
   MutexLock lock(mutex_);
   snapshot_ = std::move(snapshot);
-}
-
-std::vector<std::string> Frontend::WhatIsMissing() {
-  std::vector<std::string> missing;
-  const TimePoint now = options_.clock->Now();
-  bool stepping = false;
-  for (const auto& [name, engine] : engines_.all()) {
-    if (!engine.refusal.empty()) missing.push_back(engine.refusal);
-    if (!engine.identity) continue;
-    // A report that is itself old says nothing: the controller may be away. Then the live stream
-    // counts.
-    const Duration report_age = now - engine.load_time;
-    const Duration step_age = std::chrono::milliseconds(engine.load.last_step_age_ms);
-    if (report_age > options_.step_age_limit || step_age <= options_.step_age_limit) {
-      stepping = true;
-    } else {
-      missing.push_back(absl::StrCat(name, " has not stepped for ", Seconds(step_age), " s"));
-    }
-  }
-  if (stepping) {
-    missing.clear();
-  } else if (missing.empty()) {
-    missing.push_back("no engine is connected");
-  }
-  for (const placement::MissingExperts& experts : missing_experts_) {
-    const bool ours =
-        std::any_of(engines_.all().begin(), engines_.all().end(), [&](const auto& entry) {
-          return entry.second.identity && entry.second.identity->fingerprint == experts.fingerprint;
-        });
-    if (ours && !experts.experts.empty()) {
-      missing.push_back(
-          absl::StrCat("no live worker has ", placement::DescribeExperts(experts.experts)));
-    }
-  }
-  return missing;
 }
 
 }  // namespace conclave::gateway

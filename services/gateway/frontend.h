@@ -117,7 +117,6 @@ class Frontend final : public EngineListener {
   void ApplyCluster(const placement::ClusterView& view);
   void Tick();
   void RefreshSnapshot();
-  std::vector<std::string> WhatIsMissing();
 
   const Options options_;
   const std::shared_ptr<const TextModel> model_;
