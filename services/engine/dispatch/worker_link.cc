@@ -26,12 +26,21 @@ std::atomic<uint64_t> next_stream_id{1};
 
 }  // namespace
 
+// The streams of a link that still exist. A channel must not lose its last reference on one of
+// gRPC's own threads, which it joins; the streams end on those, so the link, which owns the
+// channel, outlives them by waiting here.
+struct WorkerLink::Streams {
+  Mutex mutex;
+  CondVar none;
+  int count GUARDED_BY(mutex) = 0;
+};
+
 // One attempt: a gRPC call and its reactor. Keeps itself alive until OnDone.
 class WorkerLink::Stream final
     : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   explicit Stream(std::shared_ptr<WorkerLink> link)
-      : id(next_stream_id++), link_(std::move(link)) {}
+      : id(next_stream_id++), presence_(link->streams_), link_(std::move(link)) {}
 
   const uint64_t id;
 
@@ -117,6 +126,24 @@ class WorkerLink::Stream final
     const std::shared_ptr<Stream> last = std::move(self_);  // may delete this
   }
 
+  class Presence {
+   public:
+    explicit Presence(std::shared_ptr<Streams> streams) : streams_(std::move(streams)) {
+      MutexLock lock(streams_->mutex);
+      ++streams_->count;
+    }
+    ~Presence() {
+      MutexLock lock(streams_->mutex);
+      if (--streams_->count == 0) streams_->none.NotifyAll();
+    }
+    Presence(const Presence&) = delete;
+    Presence& operator=(const Presence&) = delete;
+
+   private:
+    const std::shared_ptr<Streams> streams_;
+  };
+
+  const Presence presence_;  // first: it goes after all that refers to the channel
   const std::shared_ptr<WorkerLink> link_;
   std::shared_ptr<Stream> self_;
   grpc::ClientContext context_;
@@ -132,6 +159,7 @@ class WorkerLink::Stream final
 WorkerLink::WorkerLink(Options options)
     : options_(std::move(options)),
       channel_({.address = options_.address, .secret = options_.secret}),
+      streams_(std::make_shared<Streams>()),
       backoff_(rpc::kReconnectBackoffFirst),
       reason_(absl::UnavailableError("not connected yet")) {}
 
@@ -195,11 +223,13 @@ void WorkerLink::Stop() {
     live_stream_ = 0;
     stream = stream_;
   }
-  if (stream == nullptr) return;
-  stream->Cancel(absl::CancelledError("the engine no longer uses this worker"));
+  if (stream != nullptr) {
+    stream->Cancel(absl::CancelledError("the engine no longer uses this worker"));
+    stream.reset();
+  }
   const auto deadline = std::chrono::steady_clock::now() + kStopTimeout;
-  MutexLock lock(mutex_);
-  while (stream_ != nullptr && ended_.WaitUntil(mutex_, deadline)) {
+  MutexLock lock(streams_->mutex);
+  while (streams_->count > 0 && streams_->none.WaitUntil(streams_->mutex, deadline)) {
   }
 }
 
@@ -256,10 +286,8 @@ void WorkerLink::OnEnd(Stream* stream, const absl::Status& status) {
   }
   options_.inbox->TryPush({stream->id, StreamLost{status}});
   options_.on_change();
-  // Last: Stop waits for it, and then all that the lines above refer to may go.
   MutexLock lock(mutex_);
   stream_ = nullptr;
-  ended_.NotifyAll();
 }
 
 }  // namespace conclave::engine

@@ -78,6 +78,7 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
 
  private:
   class Stream;
+  struct Streams;
   void OnMessage(Stream* stream, rpc::ReceivedMessage message) EXCLUDES(mutex_);
   void OnHello(Stream* stream, const rpc::HelloFrame& hello) EXCLUDES(mutex_);
   void OnEnd(Stream* stream, const absl::Status& status) EXCLUDES(mutex_);
@@ -87,7 +88,7 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
   std::atomic<uint64_t> live_stream_{0};
 
   mutable Mutex mutex_;
-  CondVar ended_;
+  const std::shared_ptr<Streams> streams_;             // how many exist; Stop waits for none
   std::shared_ptr<Stream> stream_ GUARDED_BY(mutex_);  // null between streams
   TimePoint attempt_at_ GUARDED_BY(mutex_);  // next attempt, or when an unanswered one is given up
   std::chrono::milliseconds backoff_ GUARDED_BY(mutex_);
