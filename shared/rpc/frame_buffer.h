@@ -4,8 +4,8 @@
 // A value; knows nothing of gRPC.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
-#include <cstring>
 #include <memory>
 #include <span>
 #include <vector>
@@ -20,7 +20,7 @@ struct FrameBuffer {
   explicit FrameBuffer(size_t bytes) : data(new std::byte[bytes]), size(bytes) {}
   static FrameBuffer CopyOf(std::span<const std::byte> bytes) {
     FrameBuffer copy(bytes.size());
-    std::memcpy(copy.data.get(), bytes.data(), bytes.size());
+    std::copy(bytes.begin(), bytes.end(), copy.data.get());
     return copy;
   }
 

@@ -48,7 +48,7 @@ std::vector<std::byte> EncodeHello(const HelloFrame& hello) {
   Store<uint8_t>(&frame[layout::kHelloRowTypeAt], static_cast<uint8_t>(hello.row_type));
   Store<uint16_t>(&frame[layout::kHelloNameBytesAt], static_cast<uint16_t>(name.size()));
   Store<uint64_t>(&frame[layout::kHelloWindowAt], hello.window_bytes);
-  std::memcpy(frame.data() + layout::kHelloBytes, name.data(), name.size());
+  if (!name.empty()) std::memcpy(frame.data() + layout::kHelloBytes, name.data(), name.size());
   return frame;
 }
 
@@ -58,7 +58,9 @@ std::vector<std::byte> EncodeError(const ErrorFrame& error) {
   StoreCommon(frame, frame.size(), layout::Kind::kError, 0, layout::kErrorBytes, error.call_id);
   Store<uint32_t>(&frame[layout::kErrorCodeAt], static_cast<uint32_t>(error.code));
   Store<uint32_t>(&frame[layout::kErrorMessageBytesAt], static_cast<uint32_t>(message.size()));
-  std::memcpy(frame.data() + layout::kErrorBytes, message.data(), message.size());
+  if (!message.empty()) {
+    std::memcpy(frame.data() + layout::kErrorBytes, message.data(), message.size());
+  }
   return frame;
 }
 
@@ -95,7 +97,7 @@ size_t EncodeRequest(const RequestHeader& header, std::span<const RowReference> 
   const size_t trace_at = layout::kRequestBytes + references.size_bytes();
   const size_t rows_at = RowsOffset(layout::kRequestBytes, references.size(), trace.size());
   std::fill(frame.begin() + trace_at, frame.begin() + rows_at, std::byte{0});
-  std::memcpy(frame.data() + trace_at, trace.data(), trace.size());
+  if (!trace.empty()) std::memcpy(frame.data() + trace_at, trace.data(), trace.size());
   return rows_at;
 }
 
