@@ -104,6 +104,7 @@ void Outgoing::ClientGone() {
     gone_ = true;
     bytes_.clear();
     callback = std::exchange(on_gone_, nullptr);
+    if (phase_ == Phase::kEnded) return;  // the handler has finished: it awaits nothing
   }
   if (callback) callback();
 }

@@ -39,8 +39,9 @@ class Outgoing {
   Batch Take() EXCLUDES(mutex_);
   // Queues the heartbeat of an announced stream.
   void Beat() EXCLUDES(mutex_);
-  // Nobody reads a stream any more: its output is dropped, and the callback is called. A whole
-  // answer may still come: a client that only closed its sending side gets it.
+  // Nobody reads a stream any more: its output is dropped, and the callback is called unless the
+  // handler has given its whole answer. That may still come: a client that only closed its sending
+  // side gets it.
   void ClientGone() EXCLUDES(mutex_);
   // The answer is written: the callback is not needed any more.
   void Completed() EXCLUDES(mutex_);
