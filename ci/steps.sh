@@ -31,6 +31,24 @@ last_counter() {
     grep -oE '^\[[0-9]+/[0-9]+\]|^ *[0-9]+/[0-9]+ Test' | tail -n 1 | grep -oE '[0-9]+/[0-9]+'
 }
 
+# LOG: why it failed. Of ctest's log, what each failed test said was wrong; of any other, the last lines.
+explain() {
+  local failures
+  failures=$(tr '\r' '\n' <"$1" | awk '
+    /^ *Start +[0-9]+: / { failed = 0 }
+    /Test +#[0-9]+: .*(\*\*\*|\(Failed\)|\(Timeout\))/ { failed = 1; left = 1; shown = 0 }
+    /[0-9]+% tests passed/ { failed = 0 }
+    failed && /: Failure$|^(FAIL|ERROR): |ERROR: |Traceback|runtime error:|WARNING: ThreadSanitizer|what\(\): / { left = 25 }
+    failed && left > 0 && shown < 120 { print; --left; ++shown }')
+  if [ -n "$failures" ]; then
+    echo "what the failed tests said (all of it is in $1):"
+    cut -c1-300 <<<"$failures" | sed 's/^/    /'
+  else
+    echo "the last lines of $1:"
+    tail -n 25 "$1" | tr '\r' '\n' | cut -c1-300 | sed 's/^/    /'
+  fi
+}
+
 step() {
   local name=$1 text=$2 remedy=$3 log=$logs/$1.log
   shift 3
@@ -71,8 +89,7 @@ step() {
   {
     echo
     echo "FAILED at step $steps_done, $name (exit code $code): $*"
-    echo "the last lines of $log:"
-    tail -n 25 "$log" | tr '\r' '\n' | cut -c1-300 | sed 's/^/    /'
+    explain "$log"
     echo "what to do: $remedy"
   } >&2
   return "$code"
