@@ -51,8 +51,8 @@ class Exchange {
   // True when bytes of a streamed answer were queued or sent: too late for Respond.
   bool stream_begun() const;
 
-  // Calls `callback` once when the client goes away before Respond or EndStream: on the connection's
-  // thread, or at once if that has happened. It must not block.
+  // Calls `callback` once when the client goes away before Respond or EndStream: on the
+  // connection's thread, or at once if that has happened. It must not block.
   void OnClientGone(std::function<void()> callback);
 
  private:
