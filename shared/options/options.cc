@@ -59,6 +59,16 @@ absl::Status BadHost(std::string_view setting, const std::string& host) {
 
 constexpr int32_t kLongestMs = 3'600'000;
 
+void BindMember(std::string_view section, MemberOptions& member, Settings& s) {
+  s.Add(section, "name", &member.name, "this member's name, unique in the cluster");
+  s.Add(section, "listen", &member.listen, "host:port of gRPC");
+  s.Add(section, "ops_listen", &member.ops_listen, "host:port of /livez, /readyz, /metrics");
+  s.Add(section, "advertise", &member.advertise,
+        "host by which others reach it; empty: the listen address");
+  s.Add(section, "threads", &member.threads, "compute threads; 0: the usable cores");
+  s.Add(section, "cpu_level", &member.cpu_level, "kernels: auto, reference, avx512, avx512_bf16");
+}
+
 }  // namespace
 
 absl::Status CommonOptions::Validate() const {
@@ -79,30 +89,41 @@ absl::Status GatewayOptions::Validate() const {
   return OutOfRange("gateway.first_token_timeout_s", first_token_timeout_s, 1, 86'400);
 }
 
+absl::Status MemberOptions::Validate(std::string_view section) const {
+  const auto key = [section](const char* name) { return absl::StrCat(std::string(section), name); };
+  RETURN_IF_ERROR(BadName(key(".name"), name));
+  RETURN_IF_ERROR(BadAddress(key(".listen"), listen));
+  RETURN_IF_ERROR(BadAddress(key(".ops_listen"), ops_listen));
+  RETURN_IF_ERROR(BadHost(key(".advertise"), advertise));
+  RETURN_IF_ERROR(OutOfRange(key(".threads"), threads, 0, 1024));
+  return NotOneOf(key(".cpu_level"), cpu_level, {"auto", "reference", "avx512", "avx512_bf16"});
+}
+
+EngineOptions::EngineOptions() {
+  name = "engine-0";
+  listen = "127.0.0.1:8020";
+  ops_listen = "127.0.0.1:9020";
+}
+
 absl::Status EngineOptions::Validate() const {
-  RETURN_IF_ERROR(BadName("engine.name", name));
-  RETURN_IF_ERROR(BadAddress("engine.listen", listen));
-  RETURN_IF_ERROR(BadAddress("engine.ops_listen", ops_listen));
-  RETURN_IF_ERROR(BadHost("engine.advertise", advertise));
+  RETURN_IF_ERROR(MemberOptions::Validate("engine"));
   RETURN_IF_ERROR(NotOneOf("engine.experts", experts, {"remote", "local"}));
-  RETURN_IF_ERROR(OutOfRange("engine.threads", threads, 0, 1024));
   RETURN_IF_ERROR(OutOfRange<int64_t>("engine.context", context, 0, 16'777'216));
   RETURN_IF_ERROR(OutOfRange("engine.step_budget_ms", step_budget_ms, 0.1, 60'000.0));
   RETURN_IF_ERROR(OutOfRange("engine.max_batch", max_batch, 1, 65'536));
   RETURN_IF_ERROR(OutOfRange("engine.max_waiting", max_waiting, 1, 1'000'000));
-  RETURN_IF_ERROR(
-      OutOfRange("engine.missing_expert_wait_ms", missing_expert_wait_ms, 0, kLongestMs));
-  return NotOneOf("engine.cpu_level", cpu_level, {"auto", "reference", "avx512", "avx512_bf16"});
+  return OutOfRange("engine.missing_expert_wait_ms", missing_expert_wait_ms, 0, kLongestMs);
+}
+
+ExpertOptions::ExpertOptions() {
+  name = "expert-0";
+  listen = "127.0.0.1:8030";
+  ops_listen = "127.0.0.1:9030";
 }
 
 absl::Status ExpertOptions::Validate() const {
-  RETURN_IF_ERROR(BadName("expert.name", name));
-  RETURN_IF_ERROR(BadAddress("expert.listen", listen));
-  RETURN_IF_ERROR(BadAddress("expert.ops_listen", ops_listen));
-  RETURN_IF_ERROR(BadHost("expert.advertise", advertise));
-  RETURN_IF_ERROR(OutOfRange("expert.threads", threads, 0, 1024));
-  RETURN_IF_ERROR(OutOfRange("expert.max_queue_mib", max_queue_mib, 1, 65'536));
-  return NotOneOf("expert.cpu_level", cpu_level, {"auto", "reference", "avx512", "avx512_bf16"});
+  RETURN_IF_ERROR(MemberOptions::Validate("expert"));
+  return OutOfRange("expert.max_queue_mib", max_queue_mib, 1, 65'536);
 }
 
 absl::Status ControllerOptions::Validate() const {
@@ -174,13 +195,8 @@ void AllOptions::Bind(Settings& s) {
   s.Add("gateway", "first_token_timeout_s", &gateway.first_token_timeout_s,
         "longest wait for a first token, s");
 
-  s.Add("engine", "name", &engine.name, "this member's name, unique in the cluster");
-  s.Add("engine", "listen", &engine.listen, "host:port of gRPC");
-  s.Add("engine", "ops_listen", &engine.ops_listen, "host:port of /livez, /readyz, /metrics");
-  s.Add("engine", "advertise", &engine.advertise,
-        "host by which others reach it; empty: the listen address");
+  BindMember("engine", engine, s);
   s.Add("engine", "experts", &engine.experts, "remote: on expert workers; local: in this process");
-  s.Add("engine", "threads", &engine.threads, "compute threads; 0: the usable cores");
   s.Add("engine", "context", &engine.context,
         "longest prompt and output together, tokens; 0: what the model allows and memory fits");
   s.Add("engine", "kv_memory", &engine.kv_memory, "KV cache, bytes; auto: what fits");
@@ -190,18 +206,11 @@ void AllOptions::Bind(Settings& s) {
   s.Add("engine", "max_waiting", &engine.max_waiting, "sequences queued, more are refused");
   s.Add("engine", "missing_expert_wait_ms", &engine.missing_expert_wait_ms,
         "longest wait for an expert without a live worker, ms");
-  s.Add("engine", "cpu_level", &engine.cpu_level, "kernels: auto, reference, avx512, avx512_bf16");
 
-  s.Add("expert", "name", &expert.name, "this member's name, unique in the cluster");
-  s.Add("expert", "listen", &expert.listen, "host:port of gRPC");
-  s.Add("expert", "ops_listen", &expert.ops_listen, "host:port of /livez, /readyz, /metrics");
-  s.Add("expert", "advertise", &expert.advertise,
-        "host by which others reach it; empty: the listen address");
-  s.Add("expert", "threads", &expert.threads, "compute threads; 0: the usable cores");
+  BindMember("expert", expert, s);
   s.Add("expert", "memory", &expert.memory, "memory for experts, bytes; auto: no limit");
   s.Add("expert", "max_queue_mib", &expert.max_queue_mib,
         "frames in flight before a stream is paused, MiB");
-  s.Add("expert", "cpu_level", &expert.cpu_level, "kernels: auto, reference, avx512, avx512_bf16");
 
   s.Add("controller", "listen", &controller.listen, "host:port of gRPC");
   s.Add("controller", "ops_listen", &controller.ops_listen,
@@ -219,26 +228,30 @@ void AllOptions::Bind(Settings& s) {
 
 absl::Status AllOptions::Validate(std::string_view section) const {
   RETURN_IF_ERROR(common.Validate());
+  const auto check_listen = [&](const char* name, const std::string& address) {
+    return CheckListen(absl::StrCat(std::string(section), ".", name), address, common);
+  };
   if (section == "gateway") {
     RETURN_IF_ERROR(gateway.Validate());
-    RETURN_IF_ERROR(CheckListen("gateway.http_listen", gateway.http_listen, common));
-    RETURN_IF_ERROR(CheckListen("gateway.grpc_listen", gateway.grpc_listen, common));
-  } else if (section == "engine") {
-    RETURN_IF_ERROR(engine.Validate());
-    RETURN_IF_ERROR(CheckListen("engine.listen", engine.listen, common));
-    RETURN_IF_ERROR(CheckListen("engine.ops_listen", engine.ops_listen, common));
-  } else if (section == "expert") {
-    RETURN_IF_ERROR(expert.Validate());
-    RETURN_IF_ERROR(CheckListen("expert.listen", expert.listen, common));
-    RETURN_IF_ERROR(CheckListen("expert.ops_listen", expert.ops_listen, common));
-  } else if (section == "controller") {
-    RETURN_IF_ERROR(controller.Validate());
-    RETURN_IF_ERROR(CheckListen("controller.listen", controller.listen, common));
-    RETURN_IF_ERROR(CheckListen("controller.ops_listen", controller.ops_listen, common));
-  } else if (section == "up") {
-    RETURN_IF_ERROR(up.Validate());
+    RETURN_IF_ERROR(check_listen("http_listen", gateway.http_listen));
+    return check_listen("grpc_listen", gateway.grpc_listen);
   }
-  return absl::OkStatus();
+  if (section == "engine") {
+    RETURN_IF_ERROR(engine.Validate());
+    RETURN_IF_ERROR(check_listen("listen", engine.listen));
+    return check_listen("ops_listen", engine.ops_listen);
+  }
+  if (section == "expert") {
+    RETURN_IF_ERROR(expert.Validate());
+    RETURN_IF_ERROR(check_listen("listen", expert.listen));
+    return check_listen("ops_listen", expert.ops_listen);
+  }
+  if (section == "controller") {
+    RETURN_IF_ERROR(controller.Validate());
+    RETURN_IF_ERROR(check_listen("listen", controller.listen));
+    return check_listen("ops_listen", controller.ops_listen);
+  }
+  return up.Validate();
 }
 
 }  // namespace conclave

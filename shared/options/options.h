@@ -47,34 +47,39 @@ struct GatewayOptions {
   absl::Status Validate() const;
 };
 
-struct EngineOptions {
-  std::string name = "engine-0";
-  std::string listen = "127.0.0.1:8020";      // gRPC
-  std::string ops_listen = "127.0.0.1:9020";  // /livez /readyz /metrics
-  std::string advertise;
+// Common to the sections "engine" and "expert": processes that compute.
+struct MemberOptions {
+  std::string name;        // unique in the cluster
+  std::string listen;      // gRPC
+  std::string ops_listen;  // /livez /readyz /metrics
+  std::string advertise;   // host other processes reach this one by; empty: the listen address
+  int32_t threads = 0;     // compute threads; 0: the cores this process may use
+  std::string cpu_level = "auto";  // auto, reference, avx512, avx512_bf16
+
+  // `section`: "engine" or "expert".
+  absl::Status Validate(std::string_view section) const;
+};
+
+struct EngineOptions : MemberOptions {
+  EngineOptions();  // engine-0, ports 8020 and 9020
+
   std::string experts = "remote";  // remote: expert workers; local: in this process
-  int32_t threads = 0;             // compute threads; 0: the cores this process may use
   int64_t context = 0;  // longest prompt + output, tokens; 0: what the model allows and memory fits
   ByteSize kv_memory{0};       // KV cache; 0: what fits
   double step_budget_ms = 50;  // predicted length of a step into which prefill is cut
   int32_t max_batch = 256;     // sequences running at once
   int32_t max_waiting = 1024;  // sequences queued before new ones are refused
   int32_t missing_expert_wait_ms =
-      2000;                        // how long a request waits for an expert without a live worker
-  std::string cpu_level = "auto";  // auto, reference, avx512, avx512_bf16
+      2000;  // how long a request waits for an expert without a live worker
 
   absl::Status Validate() const;
 };
 
-struct ExpertOptions {
-  std::string name = "expert-0";
-  std::string listen = "127.0.0.1:8030";
-  std::string ops_listen = "127.0.0.1:9030";
-  std::string advertise;
-  int32_t threads = 0;
+struct ExpertOptions : MemberOptions {
+  ExpertOptions();  // expert-0, ports 8030 and 9030
+
   ByteSize memory{0};           // for experts; 0: no limit
   int32_t max_queue_mib = 256;  // bytes of frames in flight before a stream is paused, MiB
-  std::string cpu_level = "auto";
 
   absl::Status Validate() const;
 };
