@@ -1,5 +1,4 @@
 // conclave-controller: keeps the members' leases and publishes the topology.
-#include <cstdio>
 #include <string>
 
 #include "services/controller/controller_service.h"
@@ -7,23 +6,23 @@
 #include "shared/base/signals.h"
 #include "shared/base/status_macros.h"
 #include "shared/http/ops_server.h"
-#include "shared/options/options.h"
+#include "shared/options/service_main.h"
 #include "shared/rpc/server.h"
 
 namespace conclave {
 namespace {
 
+constexpr char kSection[] = "controller";
+
 absl::Status Run(int argc, char** argv) {
   StopSignals signals;
   AllOptions options;
-  Settings settings("conclave-controller", "controller",
-                    "Keeps the members' leases and decides which worker holds which expert.");
-  options.Bind(settings);
-  bool exit_now = false;
-  RETURN_IF_ERROR(settings.Parse(argc, argv, &exit_now));
-  if (exit_now) return absl::OkStatus();
-  RETURN_IF_ERROR(options.Validate("controller"));
-  RETURN_IF_ERROR(StartLog("controller", options.common.log_level, options.common.log_format));
+  ASSIGN_OR_RETURN(
+      const bool serve,
+      StartService(kSection,
+                   "Keeps the members' leases and decides which worker holds which expert.", argc,
+                   argv, &options));
+  if (!serve) return absl::OkStatus();
 
   SteadyClock clock;
   metrics::Registry registry;
@@ -66,8 +65,5 @@ absl::Status Run(int argc, char** argv) {
 }  // namespace conclave
 
 int main(int argc, char** argv) {
-  const absl::Status status = conclave::Run(argc, argv);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "conclave-controller: error: %s\n", std::string(status.message()).c_str());
-  return 1;
+  return conclave::ExitCode(conclave::kSection, conclave::Run(argc, argv));
 }

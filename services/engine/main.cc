@@ -3,56 +3,49 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <cstdio>
-#include <string>
+#include <memory>
 
 #include "services/engine/engine.h"
 #include "shared/base/log.h"
-#include "shared/base/settings.h"
 #include "shared/base/signals.h"
-#include "shared/options/options.h"
+#include "shared/base/status_macros.h"
+#include "shared/options/service_main.h"
 
+namespace conclave {
 namespace {
 
+constexpr char kSection[] = "engine";
 constexpr std::chrono::milliseconds kCheckPeriod{200};
 
-int Fail(const absl::Status& status) {
-  std::fprintf(stderr, "conclave-engine: %s\n", std::string(status.message()).c_str());
-  return 1;
+absl::Status Run(int argc, char** argv) {
+  StopSignals signals;
+  AllOptions options;
+  ASSIGN_OR_RETURN(
+      const bool serve,
+      StartService(kSection,
+                   "Serves a model's attention layers, KV cache and sampling to gateways.", argc,
+                   argv, &options));
+  if (!serve) return absl::OkStatus();
+
+  ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine,
+                   engine::Engine::Start(options.common, options.engine));
+  absl::Status failure;
+  while (failure.ok() && !signals.WaitFor(kCheckPeriod)) failure = engine->Failure();
+  if (engine->loading()) {
+    LogInfo("ended while loading");
+    engine->Leave();
+    // Reading the weights cannot be stopped half way, and nothing runs that needs an orderly end.
+    _exit(ExitCode(kSection, failure));
+  }
+  RETURN_IF_ERROR(failure);
+  LogInfo("draining", {{"seconds", options.common.drain_seconds}});
+  engine->Drain(std::chrono::seconds(options.common.drain_seconds));
+  return absl::OkStatus();
 }
 
 }  // namespace
+}  // namespace conclave
 
 int main(int argc, char** argv) {
-  using namespace conclave;
-  StopSignals signals;
-  AllOptions options;
-  Settings settings("conclave-engine", "engine",
-                    "Serves a model's attention layers, KV cache and sampling to gateways.");
-  options.Bind(settings);
-  bool exit_now = false;
-  if (const absl::Status status = settings.Parse(argc, argv, &exit_now); !status.ok())
-    return Fail(status);
-  if (exit_now) return 0;
-  if (const absl::Status status = options.Validate("engine"); !status.ok()) return Fail(status);
-  if (const absl::Status status =
-          StartLog(options.engine.name, options.common.log_level, options.common.log_format);
-      !status.ok()) {
-    return Fail(status);
-  }
-
-  auto engine = engine::Engine::Start(options.common, options.engine);
-  if (!engine.ok()) return Fail(engine.status());
-  while (!signals.WaitFor(kCheckPeriod).has_value()) {
-    if (const absl::Status failure = (*engine)->Failure(); !failure.ok()) return Fail(failure);
-  }
-  if ((*engine)->loading()) {
-    LogInfo("ended while loading");
-    (*engine)->Leave();
-    _exit(0);  // reading the weights cannot be stopped half way, and nothing runs that needs an
-               // orderly end
-  }
-  LogInfo("draining", {{"seconds", options.common.drain_seconds}});
-  (*engine)->Drain(std::chrono::seconds(options.common.drain_seconds));
-  return 0;
+  return conclave::ExitCode(conclave::kSection, conclave::Run(argc, argv));
 }

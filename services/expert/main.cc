@@ -1,52 +1,42 @@
 // conclave-expert: serves the routed experts that the controller's topology gives it.
 
 #include <chrono>
-#include <cstdio>
-#include <string>
+#include <memory>
 
 #include "services/expert/worker.h"
 #include "shared/base/log.h"
-#include "shared/base/settings.h"
 #include "shared/base/signals.h"
-#include "shared/options/options.h"
+#include "shared/base/status_macros.h"
+#include "shared/options/service_main.h"
 
+namespace conclave {
 namespace {
 
+constexpr char kSection[] = "expert";
 constexpr std::chrono::milliseconds kCheckPeriod{200};
 
-int Fail(const absl::Status& status) {
-  std::fprintf(stderr, "conclave-expert: %s\n", std::string(status.message()).c_str());
-  return 1;
+absl::Status Run(int argc, char** argv) {
+  StopSignals signals;
+  AllOptions options;
+  ASSIGN_OR_RETURN(
+      const bool serve,
+      StartService(
+          kSection,
+          "Serves routed experts of a model to engines, as the controller's topology says.", argc,
+          argv, &options));
+  if (!serve) return absl::OkStatus();
+
+  ASSIGN_OR_RETURN(const std::unique_ptr<expert::Worker> worker,
+                   expert::Worker::Start(options.common, options.expert));
+  while (!signals.WaitFor(kCheckPeriod)) RETURN_IF_ERROR(worker->Failure());
+  LogInfo("leaving the cluster");
+  worker->Drain(std::chrono::seconds(options.common.drain_seconds));
+  return absl::OkStatus();
 }
 
 }  // namespace
+}  // namespace conclave
 
 int main(int argc, char** argv) {
-  using namespace conclave;
-  StopSignals signals;
-  AllOptions options;
-  Settings settings(
-      "conclave-expert", "expert",
-      "Serves routed experts of a model to engines, as the controller's topology says.");
-  options.Bind(settings);
-  bool exit_now = false;
-  if (const absl::Status status = settings.Parse(argc, argv, &exit_now); !status.ok())
-    return Fail(status);
-  if (exit_now) return 0;
-  if (const absl::Status status = options.common.Validate(); !status.ok()) return Fail(status);
-  if (const absl::Status status = options.expert.Validate(); !status.ok()) return Fail(status);
-  if (const absl::Status status =
-          StartLog(options.expert.name, options.common.log_level, options.common.log_format);
-      !status.ok()) {
-    return Fail(status);
-  }
-
-  auto worker = expert::Worker::Start(options.common, options.expert);
-  if (!worker.ok()) return Fail(worker.status());
-  while (!signals.WaitFor(kCheckPeriod).has_value()) {
-    if (const absl::Status failure = (*worker)->Failure(); !failure.ok()) return Fail(failure);
-  }
-  LogInfo("leaving the cluster");
-  (*worker)->Drain(std::chrono::seconds(options.common.drain_seconds));
-  return 0;
+  return conclave::ExitCode(conclave::kSection, conclave::Run(argc, argv));
 }

@@ -1,6 +1,5 @@
 // conclave-gateway: the API. Text becomes ids here, engines are chosen here, stop strings end here.
 #include <atomic>
-#include <cstdio>
 #include <filesystem>
 #include <string>
 
@@ -16,13 +15,15 @@
 #include "shared/base/signals.h"
 #include "shared/base/status_macros.h"
 #include "shared/http/server.h"
-#include "shared/options/options.h"
+#include "shared/options/service_main.h"
 #include "shared/placement/member.h"
 #include "shared/rpc/server.h"
 #include "shared/weights/checkpoint.h"
 
 namespace conclave {
 namespace {
+
+constexpr char kSection[] = "gateway";
 
 using gateway::Frontend;
 
@@ -64,16 +65,12 @@ absl::StatusOr<std::shared_ptr<const gateway::TextModel>> LoadModel(const Common
 absl::Status Run(int argc, char** argv) {
   StopSignals signals;
   AllOptions options;
-  Settings settings(
-      "conclave-gateway", "gateway",
-      "Serves the gRPC and the OpenAI-compatible HTTP API over the cluster's engines.");
-  options.Bind(settings);
-  bool exit_now = false;
-  RETURN_IF_ERROR(settings.Parse(argc, argv, &exit_now));
-  if (exit_now) return absl::OkStatus();
-  RETURN_IF_ERROR(options.Validate("gateway"));
-  RETURN_IF_ERROR(
-      StartLog(options.gateway.name, options.common.log_level, options.common.log_format));
+  ASSIGN_OR_RETURN(
+      const bool serve,
+      StartService(kSection,
+                   "Serves the gRPC and the OpenAI-compatible HTTP API over the cluster's engines.",
+                   argc, argv, &options));
+  if (!serve) return absl::OkStatus();
   ASSIGN_OR_RETURN(const rpc::ClusterSecret secret,
                    rpc::ClusterSecret::Load(options.common.cluster_secret_file));
   ASSIGN_OR_RETURN(const std::shared_ptr<const gateway::TextModel> model,
@@ -161,8 +158,5 @@ absl::Status Run(int argc, char** argv) {
 }  // namespace conclave
 
 int main(int argc, char** argv) {
-  const absl::Status status = conclave::Run(argc, argv);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "conclave-gateway: error: %s\n", std::string(status.message()).c_str());
-  return 1;
+  return conclave::ExitCode(conclave::kSection, conclave::Run(argc, argv));
 }

@@ -1,0 +1,43 @@
+#include "shared/options/service_main.h"
+
+#include <cstdio>
+#include <string>
+
+#include "shared/base/log.h"
+#include "shared/base/status_macros.h"
+
+namespace conclave {
+namespace {
+
+std::string ProgramOf(std::string_view section) { return "conclave-" + std::string(section); }
+
+std::string MemberNameOf(std::string_view section, const AllOptions& options) {
+  if (section == "gateway") return options.gateway.name;
+  if (section == "engine") return options.engine.name;
+  if (section == "expert") return options.expert.name;
+  return std::string(section);
+}
+
+}  // namespace
+
+absl::StatusOr<bool> StartService(std::string_view section, std::string_view description, int argc,
+                                  const char* const* argv, AllOptions* options) {
+  Settings settings(ProgramOf(section), std::string(section), std::string(description));
+  options->Bind(settings);
+  bool exit_now = false;
+  RETURN_IF_ERROR(settings.Parse(argc, argv, &exit_now));
+  if (exit_now) return false;
+  RETURN_IF_ERROR(options->Validate(section));
+  RETURN_IF_ERROR(StartLog(MemberNameOf(section, *options), options->common.log_level,
+                           options->common.log_format));
+  return true;
+}
+
+int ExitCode(std::string_view section, const absl::Status& status) {
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "%s: error: %s\n", ProgramOf(section).c_str(),
+               std::string(status.message()).c_str());
+  return 1;
+}
+
+}  // namespace conclave
