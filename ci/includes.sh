@@ -32,6 +32,7 @@ only shared/rpc shared/rpc shared/base shared/metrics conclave/v1 kernels
 only shared/weights shared/weights shared/base kernels
 only shared/text shared/text shared/base
 only shared/experts shared/experts shared/weights shared/base shared/metrics kernels
+only shared/model shared/model shared/options shared/placement shared/weights shared/base kernels
 only shared/placement shared/placement shared/base shared/metrics shared/rpc conclave/v1
 for service in services/*/; do
   service=${service%/}

@@ -1,12 +1,10 @@
 #include "services/expert/worker.h"
 
 #include <atomic>
-#include <filesystem>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/context.h"
 #include "services/expert/compute_loop.h"
 #include "services/expert/expert_service.h"
 #include "services/expert/holdings.h"
@@ -20,11 +18,10 @@
 #include "shared/experts/expert_set.h"
 #include "shared/http/ops_server.h"
 #include "shared/metrics/registry.h"
+#include "shared/model/served_model.h"
 #include "shared/placement/member.h"
 #include "shared/rpc/advertise.h"
 #include "shared/rpc/server.h"
-#include "shared/weights/checkpoint.h"
-#include "shared/weights/expert_weights.h"
 
 namespace conclave::expert {
 namespace {
@@ -35,44 +32,6 @@ constexpr uint64_t kStreamWindowBytes = 32 << 20;
 // A worker that leaves is done when no frame has waited for so long.
 constexpr std::chrono::milliseconds kQuietTime{50};
 constexpr std::chrono::milliseconds kQuietCheck{10};
-
-absl::StatusOr<kernels::NumericsClass> ParseNumerics(const std::string& name) {
-  if (name == "auto" || name == "bf16") return kernels::NumericsClass::kBf16;
-  if (name == "f32") return kernels::NumericsClass::kF32;
-  return absl::InvalidArgumentError(
-      absl::StrCat("numerics is \"", name, "\"; it may be auto, f32 or bf16"));
-}
-
-absl::StatusOr<kernels::CpuLevel> ParseLevel(const std::string& name) {
-  if (name == "auto") return kernels::BestCpuLevel();
-  const auto level = kernels::ParseCpuLevel(name);
-  if (!level.has_value()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "expert.cpu_level is \"", name, "\"; it may be auto, reference, avx512 or avx512_bf16"));
-  }
-  if (!kernels::CpuSupports(*level)) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "expert.cpu_level is ", name, ", which this processor does not have; use auto"));
-  }
-  return *level;
-}
-
-placement::ModelIdentity IdentityOf(const weights::Checkpoint& checkpoint,
-                                    const CommonOptions& common, kernels::NumericsClass numerics) {
-  const weights::ModelConfig& config = checkpoint.config();
-  placement::ModelIdentity identity;
-  identity.numerics_class = std::string(kernels::NumericsClassName(numerics));
-  identity.fingerprint = checkpoint.Fingerprint(identity.numerics_class);
-  identity.served_name =
-      common.served_name.empty() ? checkpoint.dir().filename().string() : common.served_name;
-  identity.num_layers = config.num_layers;
-  for (int32_t layer = 0; layer < config.num_layers; ++layer) {
-    if (config.IsMoe(layer)) identity.moe_layers.push_back(layer);
-  }
-  identity.num_experts = config.moe.num_experts;
-  identity.expert_bytes = static_cast<int64_t>(weights::ExpertBytes(config, numerics));
-  return identity;
-}
 
 }  // namespace
 
@@ -117,26 +76,19 @@ struct Worker::State {
 };
 
 absl::Status Worker::State::Open(const CommonOptions& common, const ExpertOptions& options) {
-  if (common.model.empty()) {
-    return absl::InvalidArgumentError(
-        "model is not set: pass --model with the checkpoint's folder or org/name");
-  }
   name = options.name;
   capacity_bytes = options.memory.bytes;
   ASSIGN_OR_RETURN(secret, rpc::ClusterSecret::Load(common.cluster_secret_file));
-  ASSIGN_OR_RETURN(const kernels::NumericsClass numerics, ParseNumerics(common.numerics));
-  ASSIGN_OR_RETURN(const std::filesystem::path dir, weights::ResolveModelDir(common.model));
-  ASSIGN_OR_RETURN(std::shared_ptr<const weights::Checkpoint> checkpoint,
-                   weights::Checkpoint::Open(dir, {.config = {.strict = common.strict_config}}));
-  for (const std::string& warning : checkpoint->warnings()) LogWarning(warning);
-  identity = IdentityOf(*checkpoint, common, numerics);
-  experts = std::make_unique<experts::ExpertSet>(checkpoint, numerics);
+  ASSIGN_OR_RETURN(model::ServedModel model, model::OpenServedModel(common));
+  identity = std::move(model.identity);
+  experts = std::make_unique<experts::ExpertSet>(std::move(model.checkpoint), model.numerics);
   return absl::OkStatus();
 }
 
 absl::Status Worker::State::Serve(const CommonOptions& common, const ExpertOptions& options) {
   ComputeOptions compute_options;
-  ASSIGN_OR_RETURN(compute_options.cpu_level, ParseLevel(options.cpu_level));
+  ASSIGN_OR_RETURN(compute_options.cpu_level,
+                   model::ChooseCpuLevel("expert.cpu_level", options.cpu_level));
   compute_options.num_threads = options.threads > 0 ? options.threads : ReadCpuLimit().cores;
   compute = std::make_unique<ComputeLoop>(compute_options, experts.get(), &clock, &metrics);
 

@@ -1,0 +1,104 @@
+#include "services/engine/loaded_model.h"
+
+#include <chrono>
+#include <utility>
+
+#include "services/engine/dispatch/local_dispatch.h"
+#include "services/engine/kv_memory.h"
+#include "services/engine/kv_plan.h"
+#include "services/engine/metered_dispatch.h"
+#include "services/engine/model_size.h"
+#include "shared/base/byte_size.h"
+#include "shared/base/limits.h"
+#include "shared/base/log.h"
+#include "shared/base/status_macros.h"
+
+namespace conclave::engine {
+
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const Parts& parts) {
+  std::unique_ptr<LoadedModel> loaded(new LoadedModel(parts));
+  const int threads = parts.options->threads > 0 ? parts.options->threads : ReadCpuLimit().cores;
+  loaded->context_ = std::make_unique<kernels::Context>(parts.level, threads);
+  ASSIGN_OR_RETURN(loaded->weights_,
+                   weights::LoadEngineWeights(*parts.model->checkpoint, parts.model->numerics,
+                                              [&parts](int64_t done, int64_t total) {
+                                                parts.progress("loading", done, total);
+                                              }));
+  loaded->dispatch_ = parts.remote;
+  if (parts.remote == nullptr) RETURN_IF_ERROR(loaded->LoadExperts());
+  RETURN_IF_ERROR(loaded->MakeCache());
+  loaded->StartLoop();
+  return loaded;
+}
+
+absl::Status LoadedModel::LoadExperts() {
+  const model::ServedModel& model = *parts_.model;
+  experts_ = std::make_unique<experts::ExpertSet>(model.checkpoint, model.numerics);
+  const int64_t total =
+      static_cast<int64_t>(model.identity.moe_layers.size()) * model.identity.num_experts;
+  int64_t done = 0;
+  for (const int32_t layer : model.identity.moe_layers) {
+    for (int32_t expert = 0; expert < model.identity.num_experts; ++expert) {
+      if (*parts_.stop) return absl::CancelledError("the engine was stopped while it loaded");
+      RETURN_IF_ERROR(experts_->Load({layer, expert}));
+      parts_.progress("loading experts", ++done, total);
+    }
+  }
+  local_dispatch_ = std::make_unique<LocalDispatch>(experts_.get(), parts_.clock, context_.get());
+  metered_dispatch_ = std::make_unique<MeteredDispatch>(
+      local_dispatch_.get(), model.identity.num_experts, parts_.registry);
+  dispatch_ = metered_dispatch_.get();
+  return absl::OkStatus();
+}
+
+absl::Status LoadedModel::MakeCache() {
+  const weights::ModelConfig& config = weights_->config;
+  const int64_t available_bytes = ReadMemoryLimit().available_bytes;
+  const int64_t block_bytes = KvBlockBytesOf(config, weights_->numerics);
+  ASSIGN_OR_RETURN(const KvPlan plan, PlanKv({.model_context = config.max_positions,
+                                              .block_bytes = block_bytes,
+                                              .context = parts_.options->context,
+                                              .kv_bytes = parts_.options->kv_memory.bytes,
+                                              .max_batch = parts_.options->max_batch,
+                                              .available_bytes = available_bytes}));
+  context_tokens_ = plan.context_tokens;
+  ASSIGN_OR_RETURN(std::unique_ptr<KvMemory> memory, MapKvMemory(plan.num_blocks, block_bytes));
+  cache_ = std::make_unique<KvCache>(std::move(memory));
+  LogInfo("memory", {{"weights", FormatBytes(static_cast<int64_t>(weights_->bytes()))},
+                     {"context", plan.context_tokens},
+                     {"kv_memory", FormatBytes(plan.num_blocks * block_bytes)},
+                     {"kv_tokens", cache_->capacity_tokens()},
+                     {"decided_by", plan.reason},
+                     {"free", FormatBytes(available_bytes)},
+                     {"threads", num_threads()},
+                     {"cpu_level", kernels::CpuLevelName(parts_.level)}});
+  return absl::OkStatus();
+}
+
+void LoadedModel::StartLoop() {
+  const EngineOptions& options = *parts_.options;
+  forward_ = std::make_unique<Forward>(weights_, cache_->storage(), context_tokens_, dispatch_,
+                                       context_.get());
+  Stepper::Options stepper;
+  stepper.scheduler.step_budget_ms = options.step_budget_ms;
+  stepper.scheduler.max_batch = options.max_batch;
+  stepper.scheduler.max_waiting = options.max_waiting;
+  stepper.scheduler.context_tokens = context_tokens_;
+  stepper.scheduler.missing_expert_wait = std::chrono::milliseconds(options.missing_expert_wait_ms);
+  stepper.scheduler.fingerprint = parts_.model->identity.fingerprint;
+  const ModelSize size = SizeOf(weights_->config);
+  stepper.costs = GuessCosts(size.active_parameters, size.attention_width, num_threads());
+  stepper.vocab_size = weights_->config.vocab_size;
+  stepper_ = std::make_unique<Stepper>(stepper, Stepper::Parts{.forward = forward_.get(),
+                                                               .dispatch = dispatch_,
+                                                               .cache = cache_.get(),
+                                                               .context = context_.get(),
+                                                               .sink = parts_.sink,
+                                                               .metrics = parts_.metrics,
+                                                               .clock = parts_.clock});
+  loop_ = std::make_unique<StepLoop>(
+      StepLoop::Options{.max_queued_starts = options.max_waiting + options.max_batch},
+      stepper_.get(), cache_.get(), parts_.clock);
+}
+
+}  // namespace conclave::engine
