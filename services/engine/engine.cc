@@ -11,7 +11,6 @@
 #include "services/engine/engine_metrics.h"
 #include "services/engine/engine_service.h"
 #include "services/engine/loaded_model.h"
-#include "services/engine/model_size.h"
 #include "shared/base/byte_size.h"
 #include "shared/base/limits.h"
 #include "shared/base/log.h"
@@ -23,6 +22,7 @@
 #include "shared/placement/member.h"
 #include "shared/rpc/advertise.h"
 #include "shared/rpc/server.h"
+#include "shared/weights/engine_weights.h"
 
 namespace conclave::engine {
 namespace {
@@ -31,12 +31,18 @@ namespace {
 constexpr Duration kOldestTurn = std::chrono::seconds(5);
 // Missing experts that /readyz names; the rest is a number.
 constexpr size_t kMostNamed = 8;
+// Loading writes a line to the log this often.
+constexpr Duration kProgressLinePeriod = std::chrono::seconds(2);
 // What is under way to gateways has this long to leave when the engine ends.
 constexpr std::chrono::milliseconds kFlushTime{200};
 
-absl::Status CheckMemory(const weights::ModelConfig& config, kernels::NumericsClass numerics,
-                         bool with_experts) {
-  const int64_t needed = WeightBytes(SizeOf(config), numerics, with_experts);
+absl::Status CheckMemory(const model::ServedModel& model, bool with_experts) {
+  int64_t needed =
+      static_cast<int64_t>(weights::EngineBytes(model.checkpoint->config(), model.numerics));
+  if (with_experts) {
+    needed += static_cast<int64_t>(model.identity.moe_layers.size()) * model.identity.num_experts *
+              model.identity.expert_bytes;
+  }
   const MemoryLimit memory = ReadMemoryLimit();
   if (needed <= memory.available_bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(
@@ -88,7 +94,7 @@ struct Engine::State {
   std::string note GUARDED_BY(mutex) = "opening the model";
   absl::Status failure GUARDED_BY(mutex);
 
-  int64_t logged_tenths = -1;  // load thread alone
+  TimePoint next_progress_line;  // load thread alone
 
   std::unique_ptr<placement::Membership> membership;
   std::thread load_thread;
@@ -102,7 +108,7 @@ absl::Status Engine::State::Open(const CommonOptions& common_options,
   ASSIGN_OR_RETURN(level, model::ChooseCpuLevel("engine.cpu_level", options.cpu_level));
   ASSIGN_OR_RETURN(model, model::OpenServedModel(common));
   const weights::ModelConfig& config = model.checkpoint->config();
-  RETURN_IF_ERROR(CheckMemory(config, model.numerics, options.experts == "local"));
+  RETURN_IF_ERROR(CheckMemory(model, options.experts == "local"));
   if (options.context > config.max_positions) {
     return absl::InvalidArgumentError(absl::StrCat("engine.context is ", options.context,
                                                    " and the model was made for at most ",
@@ -216,12 +222,13 @@ void Engine::State::SetNote(std::string text) {
   note = std::move(text);
 }
 
-// For `ps` at every call, for the log at each tenth.
+// For `ps` at every call, for the log now and then.
 void Engine::State::NoteProgress(std::string_view what, int64_t done, int64_t total) {
   const int64_t percent = total > 0 ? done * 100 / total : 100;
   SetNote(absl::StrCat(std::string(what), " ", percent, " %"));
-  if (percent / 10 == logged_tenths) return;
-  logged_tenths = percent / 10;
+  const TimePoint now = clock.Now();
+  if (now < next_progress_line) return;
+  next_progress_line = now + kProgressLinePeriod;
   LogInfo(what, {{"percent", percent}});
 }
 

@@ -7,7 +7,7 @@
 #include "services/engine/kv_memory.h"
 #include "services/engine/kv_plan.h"
 #include "services/engine/metered_dispatch.h"
-#include "services/engine/model_size.h"
+#include "services/engine/token_cost.h"
 #include "shared/base/byte_size.h"
 #include "shared/base/limits.h"
 #include "shared/base/log.h"
@@ -86,8 +86,8 @@ void LoadedModel::StartLoop() {
   stepper.scheduler.context_tokens = context_tokens_;
   stepper.scheduler.missing_expert_wait = std::chrono::milliseconds(options.missing_expert_wait_ms);
   stepper.scheduler.fingerprint = parts_.model->identity.fingerprint;
-  const ModelSize size = SizeOf(weights_->config);
-  stepper.costs = GuessCosts(size.active_parameters, size.attention_width, num_threads());
+  const TokenCost cost = TokenCostOf(weights_->config);
+  stepper.costs = GuessCosts(cost.parameters, cost.attention_width, num_threads());
   stepper.vocab_size = weights_->config.vocab_size;
   stepper_ = std::make_unique<Stepper>(stepper, Stepper::Parts{.forward = forward_.get(),
                                                                .dispatch = dispatch_,

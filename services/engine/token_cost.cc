@@ -1,4 +1,4 @@
-#include "services/engine/model_size.h"
+#include "services/engine/token_cost.h"
 
 namespace conclave::engine {
 namespace {
@@ -25,33 +25,22 @@ int64_t AttentionWidth(const weights::AttentionConfig& a) {
 
 }  // namespace
 
-ModelSize SizeOf(const weights::ModelConfig& config) {
+TokenCost TokenCostOf(const weights::ModelConfig& config) {
   const int64_t hidden = config.hidden;
-  const int64_t head = int64_t{config.vocab_size} * hidden;
-  ModelSize size;
-  size.expert_parameters = 3 * hidden * config.moe.intermediate;
-  size.engine_parameters = 2 * head;  // the embedding and the LM head
-  size.active_parameters = head;
+  TokenCost cost;
+  cost.parameters = int64_t{config.vocab_size} * hidden;  // the LM head
   for (int32_t layer = 0; layer < config.num_layers; ++layer) {
-    int64_t dense = AttentionParameters(config);
+    cost.parameters += AttentionParameters(config);
+    cost.attention_width += AttentionWidth(config.attention);
     if (config.IsMoe(layer)) {
-      dense += 3 * hidden * config.moe.shared_intermediate + hidden * config.moe.num_experts;
-      size.num_experts += config.moe.num_experts;
-      size.active_parameters += config.moe.top_k * size.expert_parameters;
+      cost.parameters += hidden * config.moe.num_experts;
+      cost.parameters += 3 * hidden * config.moe.shared_intermediate;
+      cost.parameters += 3 * hidden * config.moe.intermediate * config.moe.top_k;
     } else {
-      dense += 3 * hidden * config.dense_intermediate;
+      cost.parameters += 3 * hidden * config.dense_intermediate;
     }
-    size.engine_parameters += dense;
-    size.active_parameters += dense;
-    size.attention_width += AttentionWidth(config.attention);
   }
-  return size;
-}
-
-int64_t WeightBytes(const ModelSize& size, kernels::NumericsClass numerics, bool with_experts) {
-  const int64_t element = numerics == kernels::NumericsClass::kF32 ? 4 : 2;
-  return element *
-         (size.engine_parameters + (with_experts ? size.num_experts * size.expert_parameters : 0));
+  return cost;
 }
 
 }  // namespace conclave::engine

@@ -1,4 +1,4 @@
-#include "services/engine/model_size.h"
+#include "services/engine/token_cost.h"
 
 #include <string>
 
@@ -9,30 +9,29 @@
 namespace conclave::engine {
 namespace {
 
-class ModelSizeOf : public testing::TestWithParam<const char*> {};
+class TokenCostOfTest : public testing::TestWithParam<const char*> {};
 
-// Against what loading the checkpoint really took.
-TEST_P(ModelSizeOf, AgreesWithTheLoadedWeights) {
-  for (const auto numerics : {kernels::NumericsClass::kF32, kernels::NumericsClass::kBf16}) {
-    const GoldenModel& model = LoadGolden(GetParam(), numerics);
-    const weights::ModelConfig& config = model.checkpoint->config();
-    const ModelSize size = SizeOf(config);
-    const auto loaded = static_cast<double>(model.weights->bytes());
-    // Norms, biases, f32 routers and the padding of panels are not counted.
-    EXPECT_GE(loaded, 0.9 * static_cast<double>(WeightBytes(size, numerics, false)));
-    EXPECT_LE(loaded, 1.35 * static_cast<double>(WeightBytes(size, numerics, false)));
-    const int64_t experts = WeightBytes(size, numerics, true) - WeightBytes(size, numerics, false);
-    EXPECT_NEAR(static_cast<double>(experts) / static_cast<double>(size.num_experts),
-                static_cast<double>(weights::ExpertBytes(config, numerics)),
-                0.3 * static_cast<double>(weights::ExpertBytes(config, numerics)));
-    EXPECT_LT(size.active_parameters,
-              size.engine_parameters + size.num_experts * size.expert_parameters);
-    EXPECT_GT(size.active_parameters, 0);
-    EXPECT_GT(size.attention_width, 0);
+// Against what loading the checkpoint really took: a token multiplies all of the engine's weights
+// but the embedding, and top_k experts a layer.
+TEST_P(TokenCostOfTest, AgreesWithTheLoadedWeights) {
+  const auto numerics = kernels::NumericsClass::kBf16;
+  const GoldenModel& model = LoadGolden(GetParam(), numerics);
+  const weights::ModelConfig& config = model.checkpoint->config();
+  const double element_bytes = 2;
+  double active_bytes =
+      static_cast<double>(model.weights->bytes() - model.weights->embedding.size());
+  for (int32_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.IsMoe(layer)) continue;
+    active_bytes += config.moe.top_k * static_cast<double>(weights::ExpertBytes(config, numerics));
   }
+  const TokenCost cost = TokenCostOf(config);
+  // Routers are stored in f32, and panels are padded.
+  EXPECT_GE(active_bytes, 0.95 * element_bytes * static_cast<double>(cost.parameters));
+  EXPECT_LE(active_bytes, 1.35 * element_bytes * static_cast<double>(cost.parameters));
+  EXPECT_GT(cost.attention_width, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, ModelSizeOf,
+INSTANTIATE_TEST_SUITE_P(All, TokenCostOfTest,
                          testing::Values("deepseek_v2_lite", "deepseek_v2_full", "deepseek_v3",
                                          "mixtral", "qwen2_moe", "qwen3_moe", "olmoe"),
                          [](const auto& info) { return std::string(info.param); });
