@@ -156,7 +156,8 @@ absl::StatusOr<ClusterPlan> Planner::Plan() {
   add({.name = "gateway",
        .kind = "gateway",
        .program = "conclave-gateway",
-       .flags = {"--http-listen=" + plan.http_address, "--grpc-listen=" + plan.grpc_address},
+       .flags = {"--name=gateway", "--http-listen=" + plan.http_address,
+                 "--grpc-listen=" + plan.grpc_address},
        .address = plan.http_address,
        .ops_address = plan.http_address});
   return plan;

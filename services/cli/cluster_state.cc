@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
+#include "services/cli/table.h"
 #include "shared/base/json_file.h"
 #include "shared/base/status_macros.h"
 
@@ -36,12 +37,28 @@ json ToJson(const ClusterState& state) {
           {"grpc_address", state.grpc_address},
           {"controller_address", state.controller_address},
           {"cluster_secret_file", state.cluster_secret_file},
+          {"drained_requests", state.drained_requests},
+          {"cut_off_requests", state.cut_off_requests},
           {"processes", state.processes}};
 }
 
 std::string LockPath(const std::string& state_dir) { return state_dir + "/up.lock"; }
 
 }  // namespace
+
+std::string DescribeDrain(const ClusterState& state) {
+  const auto were = [](int64_t number) { return number == 1 ? " was " : " were "; };
+  if (state.drained_requests < 0) return "";
+  if (state.drained_requests == 0) return ", no request was running";
+  std::string text = absl::StrCat(", ", Count(state.drained_requests, "request"),
+                                  were(state.drained_requests), "running");
+  if (state.cut_off_requests == state.drained_requests) {
+    absl::StrAppend(&text, " and", were(state.cut_off_requests), "cut off");
+  } else if (state.cut_off_requests > 0) {
+    absl::StrAppend(&text, ", ", state.cut_off_requests, were(state.cut_off_requests), "cut off");
+  }
+  return text;
+}
 
 std::string ClusterStatePath(const std::string& state_dir) { return state_dir + "/cluster.json"; }
 
@@ -62,6 +79,8 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& state_dir) {
     state.grpc_address = value.at("grpc_address");
     state.controller_address = value.at("controller_address");
     state.cluster_secret_file = value.at("cluster_secret_file");
+    state.drained_requests = value.value("drained_requests", int64_t{-1});
+    state.cut_off_requests = value.value("cut_off_requests", int64_t{0});
     state.processes = value.at("processes").get<std::vector<ProcessState>>();
     return state;
   } catch (const json::exception& error) {

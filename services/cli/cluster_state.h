@@ -32,7 +32,7 @@ struct ProcessState {
 };
 
 struct ClusterState {
-  std::string phase;  // "starting", "ready", "draining"
+  std::string phase;  // "starting", "ready", "draining", "ended"
   std::string model;
   int64_t supervisor_pid = 0;
   int64_t supervisor_start_ticks = 0;
@@ -40,8 +40,16 @@ struct ClusterState {
   std::string grpc_address;
   std::string controller_address;
   std::string cluster_secret_file;  // absolute; empty: none. Later commands show the same secret
+  // At the end: requests that the gateway found running and those of them that it had to cut off.
+  // -1: it did not say.
+  int64_t drained_requests = -1;
+  int64_t cut_off_requests = 0;
   std::vector<ProcessState> processes;
 };
+
+// The end of a sentence: ", no request was running", ", 2 requests were running, 1 was cut off";
+// empty when the gateway did not say.
+std::string DescribeDrain(const ClusterState& state);
 
 std::string ClusterStatePath(const std::string& state_dir);
 

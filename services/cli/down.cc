@@ -8,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "services/cli/cluster_state.h"
 #include "services/cli/command.h"
-#include "services/cli/controller_client.h"
 #include "services/cli/leftovers.h"
 #include "services/cli/table.h"
 
@@ -21,20 +20,6 @@ constexpr auto kPoll = std::chrono::milliseconds(10);
 constexpr auto kTellAfter = std::chrono::seconds(2);
 // Beyond the drain time: what the supervisor itself may take for four kinds of processes.
 constexpr auto kMostBeyondDrain = std::chrono::seconds(60);
-
-// "no request was running", "2 requests were running"; empty when nobody could say.
-std::string RunningRequests(const ClusterState& state, const CommonOptions& common) {
-  const auto members =
-      ListMembers(state.controller_address, common, std::chrono::milliseconds(500));
-  if (!members.ok()) return "";
-  int64_t running = 0;
-  for (const MemberInfo& member : members->members) {
-    if (member.kind == "gateway" && member.live) running += member.running;
-  }
-  if (running == 0) return ", no request was running";
-  return absl::StrCat(", ", Count(running, "request"),
-                      running == 1 ? " was running" : " were running");
-}
 
 class DownCommand final : public Command {
  public:
@@ -53,7 +38,6 @@ int DownCommand::Run(const Context& context) {
                 ended == 1 ? "1 process" : absl::StrCat(ended, " processes").c_str());
     return kExitOk;
   }
-  const std::string running = RunningRequests(*state, context.options.common);
   const auto start = steady_clock::now();
   if (kill(static_cast<pid_t>(state->supervisor_pid), SIGTERM) != 0) {
     return Fail(absl::PermissionDeniedError(
@@ -76,9 +60,13 @@ int DownCommand::Run(const Context& context) {
     }
     std::this_thread::sleep_for(kPoll);
   }
+  const auto ended = ReadClusterState(context.state_dir);
+  // A supervisor that was itself killed meanwhile has left processes behind.
+  EndLeftovers(context.state_dir);
+  const std::string drain = ended.ok() && ended->phase == "ended" ? DescribeDrain(*ended) : "";
   const double seconds = std::chrono::duration<double>(steady_clock::now() - start).count();
   std::printf("%zu processes ended in %s%s\n", state->processes.size(),
-              FormatSeconds(seconds).c_str(), running.c_str());
+              FormatSeconds(seconds).c_str(), drain.c_str());
   return kExitOk;
 }
 

@@ -11,6 +11,7 @@
 #include "services/cli/controller_client.h"
 #include "services/cli/http_get.h"
 #include "services/cli/table.h"
+#include "shared/base/drain_report.h"
 #include "shared/base/status_macros.h"
 
 namespace conclave::cli {
@@ -206,6 +207,7 @@ bool Supervisor::WaitForEnd(const std::string& kind, Duration grace) {
   const TimePoint deadline = clock_.Now() + grace;
   for (;;) {
     Reap([&](Child& child, const ChildEnd& end) {
+      TakeDrainReport(child);
       if (!end.clean()) {
         Tell(child.state.name, absl::StrCat("(", child.state.pid, ") ", end.ToString(),
                                             " while draining: ", LastLogLine(child.state.log)));
@@ -217,6 +219,14 @@ bool Supervisor::WaitForEnd(const std::string& kind, Duration grace) {
     if (!running) return true;
     if (clock_.Now() >= deadline || signals_.WaitFor(kTick)) return false;
   }
+}
+
+void Supervisor::TakeDrainReport(const Child& child) {
+  if (child.plan.kind != "gateway") return;
+  const auto report = ReadDrainReport(DrainReportPath(options_.state_dir, child.plan.name));
+  if (!report.ok() || report->pid != child.state.pid) return;
+  state_.drained_requests = report->running;
+  state_.cut_off_requests = report->cut_off;
 }
 
 int Supervisor::Stop() {

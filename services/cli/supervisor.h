@@ -43,8 +43,10 @@ class Supervisor {
   void Supervise();
 
   // Ends the gateway, then engines, workers, controller, each with the drain time as grace; a
-  // second signal ends all at once. Returns how many processes ended.
+  // second signal ends all at once. Returns how many processes ended; state() then says what the
+  // gateway found running.
   int Stop();
+  const ClusterState& state() const { return state_; }
 
  private:
   struct Child {
@@ -61,6 +63,8 @@ class Supervisor {
   void Tell(const std::string& member, const std::string& text);
   void Save(const std::string& phase);
   bool WaitForEnd(const std::string& kind, Duration grace);
+  // What a gateway that has just ended found running.
+  void TakeDrainReport(const Child& child);
   std::string StartingLine();
 
   const Options options_;

@@ -176,7 +176,8 @@ int UpCommand::RunHere(const Context& context, const ClusterPlan& plan, Reporter
     reporter.Line(absl::StrCat(
         ended, " processes ended in ",
         FormatSeconds(
-            std::chrono::duration<double>(std::chrono::steady_clock::now() - stopping).count())));
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - stopping).count()),
+        DescribeDrain(supervisor.state())));
   }
   return kExitOk;
 }

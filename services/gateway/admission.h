@@ -18,13 +18,18 @@ class Places {
  public:
   bool TryTake(int32_t capacity) EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
-    if (taken_ >= capacity) return false;
+    if (closed_ || taken_ >= capacity) return false;
     ++taken_;
     return true;
   }
   void GiveBack() EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
     if (--taken_ == 0) empty_.NotifyAll();
+  }
+  // No place is taken from now on.
+  void Close() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    closed_ = true;
   }
   // False when the timeout passed first.
   bool WaitUntilEmpty(Duration timeout) EXCLUDES(mutex_) {
@@ -43,6 +48,7 @@ class Places {
  private:
   mutable Mutex mutex_;
   CondVar empty_;
+  bool closed_ GUARDED_BY(mutex_) = false;
   int32_t taken_ GUARDED_BY(mutex_) = 0;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <future>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +21,8 @@ constexpr auto kTick = std::chrono::milliseconds(100);
 // themselves, and each has one task at a time.
 constexpr size_t kMaxClientTasks = 1 << 16;
 constexpr size_t kMaxTasks = 1 << 17;
+// The core thread does nothing that takes long: this is for a machine that hardly lets it run.
+constexpr auto kCoreAnswerTime = std::chrono::seconds(5);
 
 std::string CodeName(const absl::Status& status) {
   return status.ok() ? "OK" : absl::StatusCodeToString(status.code());
@@ -55,6 +58,7 @@ Frontend::Frontend(Options options, std::shared_ptr<const TextModel> model)
 
 Frontend::~Frontend() {
   draining_ = true;
+  places_->Close();
   stopping_ = true;
   tasks_.Close();
   thread_.join();
@@ -66,19 +70,18 @@ Frontend::~Frontend() {
 }
 
 absl::StatusOr<Admission> Frontend::Admit() {
+  if (places_->TryTake(options_.max_running)) {
+    return Admission(nullptr, [places = places_](void*) { places->GiveBack(); });
+  }
   if (draining_) {
     return rpc::WithDetails(
         absl::UnavailableError("the gateway is shutting down"),
         {.reason = "SHUTTING_DOWN", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
   }
-  if (!places_->TryTake(options_.max_running)) {
-    return rpc::WithDetails(
-        absl::ResourceExhaustedError(
-            absl::StrCat("all ", options_.max_running,
-                         " places for running requests are taken; try again later")),
-        {.reason = "TOO_MANY_REQUESTS", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
-  }
-  return Admission(nullptr, [places = places_](void*) { places->GiveBack(); });
+  return rpc::WithDetails(
+      absl::ResourceExhaustedError(absl::StrCat(
+          "all ", options_.max_running, " places for running requests are taken; try again later")),
+      {.reason = "TOO_MANY_REQUESTS", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
 }
 
 absl::StatusOr<Generation> Frontend::Prepare(GenerationInput input, const FieldNames& names) const {
@@ -172,17 +175,35 @@ void Frontend::RecordRequest(const std::string& api, const absl::Status& status)
   }
 }
 
-bool Frontend::Drain(Duration grace) {
+int32_t Frontend::AskCore(std::function<int32_t()> question, int32_t otherwise) {
+  const auto promise = std::make_shared<std::promise<int32_t>>();
+  std::future<int32_t> answer = promise->get_future();
+  const auto task = [promise, question = std::move(question)] { promise->set_value(question()); };
+  if (!Post(task) || answer.wait_for(kCoreAnswerTime) != std::future_status::ready) {
+    return otherwise;
+  }
+  return answer.get();
+}
+
+Frontend::Drained Frontend::Drain(Duration grace) {
   draining_ = true;
-  if (places_->WaitUntilEmpty(grace)) return true;
-  Post([this] {
+  places_->Close();
+  // Counted by the core thread: it sends a request's end and gives its place back in one task, so
+  // that no client has an answer whose request is still counted here.
+  const auto taken = [places = places_] { return places->taken(); };
+  Drained drained{.running = AskCore(taken, places_->taken())};
+  if (places_->WaitUntilEmpty(grace)) return drained;
+  const auto fail_all = [this] {
+    const int32_t unfinished = places_->taken();
     while (!entries_.empty()) {
       const uint64_t key = entries_.begin()->first;
       const absl::Status why = absl::UnavailableError("the gateway has shut down");
       Apply(key, entries_.begin()->second.request->Fail(why), why);
     }
-  });
-  return false;
+    return unfinished;
+  };
+  drained.cut_off = AskCore(fail_all, places_->taken());
+  return drained;
 }
 
 void Frontend::OnEngineConnected(const std::string& engine, const EngineIdentity& identity) {

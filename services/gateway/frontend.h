@@ -83,9 +83,14 @@ class Frontend final : public EngineListener {
   // Counts a request that ended before Submit, or one that Submit does not see (tokenize).
   void RecordRequest(const std::string& api, const absl::Status& status);
 
+  // What Drain found and did.
+  struct Drained {
+    int32_t running = 0;  // admitted before, and not yet at their end
+    int32_t cut_off = 0;  // of these, failed because the grace was over
+  };
   // Refuses new requests and waits for the running ones. After `grace` the rest gets UNAVAILABLE.
-  // True if none was cut off.
-  bool Drain(Duration grace);
+  // A request whose end was sent before the call is not among those running. Called once.
+  Drained Drain(Duration grace);
 
   void OnEngineConnected(const std::string& engine, const EngineIdentity& identity) override;
   void OnEngineEvents(const std::string& engine, std::vector<SequenceEvent> events,
@@ -108,6 +113,9 @@ class Frontend final : public EngineListener {
 
   void Run();
   bool Post(std::function<void()> task);
+  // Runs `question` on the core thread, after everything posted before, and waits for its answer;
+  // `otherwise` when the thread is stopping.
+  int32_t AskCore(std::function<int32_t()> question, int32_t otherwise);
   // The rest runs on the core thread.
   void StartRequest(uint64_t key, Entry entry);
   void ApplyEvent(const SequenceEvent& event);

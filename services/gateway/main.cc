@@ -1,4 +1,6 @@
 // conclave-gateway: the API. Text becomes ids here, engines are chosen here, stop strings end here.
+#include <unistd.h>
+
 #include <atomic>
 #include <filesystem>
 #include <string>
@@ -11,6 +13,7 @@
 #include "services/gateway/grpc_service.h"
 #include "services/gateway/http_api.h"
 #include "shared/base/address.h"
+#include "shared/base/drain_report.h"
 #include "shared/base/log.h"
 #include "shared/base/signals.h"
 #include "shared/base/status_macros.h"
@@ -145,12 +148,21 @@ absl::Status Run(int argc, char** argv) {
   grpc_server->SetServing(false);
   const auto grace = std::chrono::seconds(options.common.drain_seconds);
   // New requests are refused with UNAVAILABLE from here; then connections end one after the other.
-  const bool finished = frontend.Drain(grace);
-  if (!finished)
-    LogWarning("requests were cut off", {{"drain_seconds", options.common.drain_seconds}});
+  const Frontend::Drained drained = frontend.Drain(grace);
+  if (drained.cut_off > 0) {
+    LogWarning("requests were cut off",
+               {{"requests", drained.cut_off}, {"drain_seconds", options.common.drain_seconds}});
+  }
   http_server->Drain(std::chrono::seconds(1));
   membership->Leave();
   grpc_server->Drain(std::chrono::seconds(1));
+  if (const absl::Status told = WriteDrainReport(
+          DrainReportPath(StateDir(options.common), options.gateway.name),
+          {.pid = getpid(), .running = drained.running, .cut_off = drained.cut_off});
+      !told.ok()) {
+    LogWarning("the supervisor will not know what was drained",
+               {{"error", std::string(told.message())}});
+  }
   return absl::OkStatus();
 }
 

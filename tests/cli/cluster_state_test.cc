@@ -56,6 +56,32 @@ TEST_F(ClusterStateTest, IsReadAsWritten) {
   EXPECT_EQ(state->processes[0].last_end, "ended by SIGKILL");
 }
 
+TEST_F(ClusterStateTest, SaysWhatTheDrainFound) {
+  const auto text = [](int64_t drained, int64_t cut_off) {
+    ClusterState state;
+    state.drained_requests = drained;
+    state.cut_off_requests = cut_off;
+    return DescribeDrain(state);
+  };
+  EXPECT_EQ(text(-1, 0), "");
+  EXPECT_EQ(text(0, 0), ", no request was running");
+  EXPECT_EQ(text(1, 0), ", 1 request was running");
+  EXPECT_EQ(text(1, 1), ", 1 request was running and was cut off");
+  EXPECT_EQ(text(5, 0), ", 5 requests were running");
+  EXPECT_EQ(text(5, 1), ", 5 requests were running, 1 was cut off");
+  EXPECT_EQ(text(5, 5), ", 5 requests were running and were cut off");
+}
+
+TEST_F(ClusterStateTest, TheDrainIsKept) {
+  ClusterState state = StateOf(getpid());
+  state.drained_requests = 2;
+  state.cut_off_requests = 1;
+  ASSERT_TRUE(WriteClusterState(dir_, state).ok());
+  const auto again = ReadClusterState(dir_);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(DescribeDrain(*again), ", 2 requests were running, 1 was cut off");
+}
+
 TEST_F(ClusterStateTest, NoFileMeansNoCluster) {
   const auto state = ReadRunningCluster(dir_);
   EXPECT_EQ(state.status().code(), absl::StatusCode::kFailedPrecondition);

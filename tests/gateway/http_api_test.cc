@@ -513,13 +513,24 @@ TEST_F(HttpApiTest, DrainRefusesNewRequestsAndFinishesRunningOnes) {
   RawClient client(rig_->http_address());
   client.Send(GatewayRig::PostText(kChat, Chat({{"stream", true}}).dump()));
   ASSERT_NE(client.ReadUntil("wolf"), "");
-  std::future<bool> drained = std::async(std::launch::async, [this] {
+  std::future<Frontend::Drained> drained = std::async(std::launch::async, [this] {
     return rig_->frontend().Drain(std::chrono::milliseconds(200));
   });
   EXPECT_TRUE(GatewayRig::WaitFor([this] { return rig_->Post(kChat, Chat()).status == 503; }));
   EXPECT_NE(rig_->Get("/readyz").body.find("shutting down"), std::string::npos);
-  EXPECT_FALSE(drained.get());
+  const Frontend::Drained found = drained.get();
+  EXPECT_EQ(found.running, 1);
+  EXPECT_EQ(found.cut_off, 1);
   EXPECT_NE(client.ReadUntil("[DONE]").find("the gateway has shut down"), std::string::npos);
+}
+
+TEST_F(HttpApiTest, AnAnsweredRequestIsNotAmongThoseDrained) {
+  Start();
+  Say("The wolf.");
+  for (int i = 0; i < 20; ++i) ASSERT_EQ(rig_->Post(kChat, Chat()).status, 200);
+  const Frontend::Drained found = rig_->frontend().Drain(std::chrono::seconds(5));
+  EXPECT_EQ(found.running, 0);
+  EXPECT_EQ(found.cut_off, 0);
 }
 
 TEST_F(HttpApiTest, PromptsAndAnswersNeverReachTheLog) {

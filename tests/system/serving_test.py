@@ -211,8 +211,9 @@ class Stopping(unittest.TestCase):
             running = cluster.start("run", "Tell me a story.", "--raw", "--ignore-eos", "--max-tokens", "1500", "--pace", "5")
             wait_until(lambda: cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
             began = time.monotonic()
-            cluster.conclave("down")
+            down = cluster.conclave("down").stdout
             self.assertLess(time.monotonic() - began, 15)
+            self.assertIn("1 request was running and was cut off", down)
             _, errors = running.communicate(timeout=20)
             self.assertEqual(running.returncode, 1)
             self.assertIn("error: ", errors)
@@ -229,7 +230,7 @@ class Stopping(unittest.TestCase):
             up.send_signal(signal.SIGINT)
             out, _ = up.communicate(timeout=40)
             self.assertEqual(up.returncode, 0)
-            self.assertRegex(out, r"5 processes ended in")
+            self.assertRegex(out, r"5 processes ended in [\d.]+ s, no request was running")
             self.assertFalse(any(alive(pid) for pid in pids))
         finally:
             cluster.folder.cleanup()
