@@ -1,8 +1,46 @@
 #include "kernels/matrix.h"
 
+#include <algorithm>
+
 #include "kernels/panel.h"
 
 namespace conclave::kernels {
+namespace {
+
+// Inputs that are packed for all rows of a panel before the next ones: what they are written to
+// stays in the first cache meanwhile.
+constexpr int64_t kPackInputs = 32;
+
+// Rows of one panel; `lane` points to its first element of their first lane.
+void PackF32(MatrixView<const float> rows, float* lane) {
+  for (int64_t first = 0; first < rows.cols; first += kPackInputs) {
+    const int64_t end = std::min(first + kPackInputs, rows.cols);
+    for (int64_t r = 0; r < rows.rows; ++r) {
+      const float* row = rows.Row(r);
+      for (int64_t k = first; k < end; ++k) lane[k * kPanelOutputs + r] = row[k];
+    }
+  }
+}
+
+// The same in words of two inputs; an odd last input is paired with a zero.
+void PackBf16(MatrixView<const float> rows, uint32_t* lane) {
+  for (int64_t first = 0; first < rows.cols; first += kPackInputs) {
+    const int64_t count = std::min(kPackInputs, rows.cols - first);
+    const int64_t words = (count + 1) / 2;
+    uint32_t* to = lane + first / 2 * kPanelOutputs;
+    for (int64_t r = 0; r < rows.rows; ++r) {
+      const float* row = rows.Row(r) + first;
+      bf16 rounded[kPackInputs] = {};
+      for (int64_t k = 0; k < count; ++k) rounded[k] = ToBf16(row[k]);
+      for (int64_t w = 0; w < words; ++w) {
+        to[w * kPanelOutputs + r] =
+            rounded[2 * w].bits | static_cast<uint32_t>(rounded[2 * w + 1].bits) << 16;
+      }
+    }
+  }
+}
+
+}  // namespace
 
 std::string_view NumericsClassName(NumericsClass numerics) {
   switch (numerics) {
@@ -22,21 +60,21 @@ size_t PackedBytes(WeightFormat format, int64_t num_outputs, int64_t num_inputs)
   return static_cast<size_t>(NumPanels(num_outputs)) * PanelBytes(format, num_inputs);
 }
 
-void PackRows(WeightFormat format, int64_t /*num_outputs*/, int64_t num_inputs,
-              int64_t first_output, MatrixView<const float> rows, std::byte* packed) {
+void PackRows(WeightFormat format, int64_t num_inputs, int64_t first_output,
+              MatrixView<const float> rows, std::byte* packed) {
   const size_t panel_bytes = PanelBytes(format, num_inputs);
-  for (int64_t r = 0; r < rows.rows; ++r) {
-    const int64_t output = first_output + r;
-    const int64_t lane = output % kPanelOutputs;
-    std::byte* panel = packed + static_cast<size_t>(output / kPanelOutputs) * panel_bytes;
-    const float* row = rows.Row(r);
+  for (int64_t row = 0; row < rows.rows;) {
+    const int64_t panel = (first_output + row) / kPanelOutputs;
+    const int64_t lane = (first_output + row) % kPanelOutputs;
+    const int64_t count = std::min(kPanelOutputs - lane, rows.rows - row);
+    const MatrixView<const float> of_panel{rows.Row(row), count, num_inputs, rows.stride};
+    std::byte* to = packed + static_cast<size_t>(panel) * panel_bytes;
     if (format == WeightFormat::kF32) {
-      float* values = reinterpret_cast<float*>(panel);
-      for (int64_t k = 0; k < num_inputs; ++k) values[PanelIndex(format, k, lane)] = row[k];
+      PackF32(of_panel, reinterpret_cast<float*>(to) + lane);
     } else {
-      bf16* values = reinterpret_cast<bf16*>(panel);
-      for (int64_t k = 0; k < num_inputs; ++k) values[PanelIndex(format, k, lane)] = ToBf16(row[k]);
+      PackBf16(of_panel, reinterpret_cast<uint32_t*>(to) + lane);
     }
+    row += count;
   }
 }
 

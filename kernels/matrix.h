@@ -57,10 +57,10 @@ inline constexpr int64_t kPanelOutputs = 16;  // f32 lanes of a 512-bit register
 // Bytes of a packed matrix, a multiple of 64.
 size_t PackedBytes(WeightFormat format, int64_t num_outputs, int64_t num_inputs);
 
-// Packs rows [first_output, first_output + rows.rows) of the matrix into `packed` (PackedBytes
-// long, zeroed by the caller before the first call). Values are rounded to the format, to nearest
-// even. Rows may come in any order and in parts.
-void PackRows(WeightFormat format, int64_t num_outputs, int64_t num_inputs, int64_t first_output,
+// Packs rows [first_output, first_output + rows.rows) of a matrix of num_inputs columns into
+// `packed` (PackedBytes long, zeroed by the caller before the first call). Values are rounded to
+// the format, to nearest even. Rows may come in any order and in parts, from several threads too.
+void PackRows(WeightFormat format, int64_t num_inputs, int64_t first_output,
               MatrixView<const float> rows, std::byte* packed);
 
 }  // namespace conclave::kernels

@@ -40,7 +40,7 @@ absl::Status LoadedModel::LoadExperts() {
   for (const int32_t layer : model.identity.moe_layers) {
     for (int32_t expert = 0; expert < model.identity.num_experts; ++expert) {
       if (*parts_.stop) return absl::CancelledError("the engine was stopped while it loaded");
-      RETURN_IF_ERROR(experts_->Load({layer, expert}));
+      RETURN_IF_ERROR(experts_->Load({layer, expert}, &context_->pool()));
       parts_.progress("loading experts", ++done, total);
     }
   }

@@ -66,7 +66,7 @@ std::string Holdings::Note() const {
   return absl::StrCat("loading ", std::min<size_t>(100, held * 100 / target_.size()), " %");
 }
 
-bool Holdings::Step(const placement::ExpertKeys& target) {
+bool Holdings::Step(const placement::ExpertKeys& target, kernels::ThreadPool* pool) {
   const placement::ExpertKeys held = Held();
   // Releasing first makes room.
   for (const placement::ExpertKey& key : held) {
@@ -83,7 +83,7 @@ bool Holdings::Step(const placement::ExpertKeys& target) {
           "layer ", key.layer, " expert ", key.expert, " does not fit: ", experts_.bytes(), " of ",
           options_.capacity_bytes, " bytes are taken; raise --memory or add a worker"));
     } else {
-      loaded = experts_.Load(IdOf(key));
+      loaded = experts_.Load(IdOf(key), pool);
     }
     MutexLock lock(mutex_);
     if (!loaded.ok() && problem_.empty())
@@ -98,18 +98,23 @@ void Holdings::Run() {
   SetThreadName("expert-loader");
   auto reported = std::chrono::steady_clock::now();
   bool unreported = false;
+  std::unique_ptr<kernels::ThreadPool> pool;  // while there is something to do
   while (true) {
     placement::ExpertKeys target;
+    bool idle;
     {
       MutexLock lock(mutex_);
       if (stopping_) return;
-      if (!has_target_ || settled_) {
-        changed_.WaitFor(mutex_, kIdleWait);
-        continue;
-      }
+      idle = !has_target_ || settled_;
+      if (idle && pool == nullptr) changed_.WaitFor(mutex_, kIdleWait);
       target = target_;
     }
-    const bool changed = Step(target);
+    if (idle) {
+      pool.reset();
+      continue;
+    }
+    if (pool == nullptr) pool = std::make_unique<kernels::ThreadPool>(options_.num_threads);
+    const bool changed = Step(target, pool.get());
     unreported |= changed;
     bool failed = false;
     if (!changed) {

@@ -1,8 +1,8 @@
 // Keeps the experts that the topology names loaded, and nothing else.
 //
-// Owns one thread ("expert-loader") that loads and releases; SetTarget is called on the
-// membership's thread. What to release and when is the controller's decision: it names an expert
-// until no engine asks this worker for it any more.
+// Owns one thread ("expert-loader") that loads, with a pool of further ones meanwhile, and
+// releases; SetTarget is called on the membership's thread. What to release and when is the
+// controller's decision: it names an expert until no engine asks this worker for it any more.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include <string>
 #include <thread>
 
+#include "kernels/thread_pool.h"
 #include "shared/base/mutex.h"
 #include "shared/experts/expert_set.h"
 #include "shared/placement/topology.h"
@@ -21,6 +22,7 @@ class Holdings {
   struct Options {
     int64_t capacity_bytes = 0;       // experts beyond it are not loaded; 0: no limit
     int64_t expert_bytes = 0;         // of one expert
+    int num_threads = 1;              // to load with
     std::function<void()> on_change;  // after holdings changed, on the loader thread; at most about
                                       // ten times a second
   };
@@ -39,7 +41,7 @@ class Holdings {
  private:
   void Run();
   // Loads or releases one expert; false when there is nothing to do.
-  bool Step(const placement::ExpertKeys& target);
+  bool Step(const placement::ExpertKeys& target, kernels::ThreadPool* pool);
 
   const Options options_;
   experts::ExpertSet& experts_;

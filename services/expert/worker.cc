@@ -119,6 +119,7 @@ absl::Status Worker::State::Serve(const CommonOptions& common, const ExpertOptio
   holdings =
       std::make_unique<Holdings>(Holdings::Options{.capacity_bytes = capacity_bytes,
                                                    .expert_bytes = identity.expert_bytes,
+                                                   .num_threads = compute_options.num_threads,
                                                    .on_change = [this] { HoldingsChanged(); }},
                                  experts.get());
   ASSIGN_OR_RETURN(ops, http::OpsServer::Start({.listen = options.ops_listen,

@@ -11,9 +11,9 @@ ExpertSet::ExpertSet(std::shared_ptr<const weights::Checkpoint> checkpoint,
                      kernels::NumericsClass numerics)
     : checkpoint_(std::move(checkpoint)), numerics_(numerics) {}
 
-absl::Status ExpertSet::Load(weights::ExpertId id) {
+absl::Status ExpertSet::Load(weights::ExpertId id, kernels::ThreadPool* pool) {
   if (Holds(id)) return absl::OkStatus();
-  ASSIGN_OR_RETURN(auto loaded, weights::LoadExpert(*checkpoint_, numerics_, id));
+  ASSIGN_OR_RETURN(auto loaded, weights::LoadExpert(*checkpoint_, numerics_, id, pool));
   MutexLock lock(mutex_);
   held_.emplace(
       id, std::move(

@@ -25,9 +25,9 @@ class ExpertSet {
  public:
   ExpertSet(std::shared_ptr<const weights::Checkpoint> checkpoint, kernels::NumericsClass numerics);
 
-  // Maps and packs the expert, outside of the lock; nothing to do when it is held. NOT_FOUND if the
-  // model has no such expert.
-  absl::Status Load(weights::ExpertId id);
+  // Maps and packs the expert, outside of the lock, on the threads of `pool` (null: on this one
+  // alone); nothing to do when it is held. NOT_FOUND if the model has no such expert.
+  absl::Status Load(weights::ExpertId id, kernels::ThreadPool* pool = nullptr);
   // Forgets the expert. A computation that found it before still finishes: memory goes with the
   // last user.
   void Release(weights::ExpertId id);

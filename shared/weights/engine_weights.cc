@@ -1,11 +1,8 @@
 #include "shared/weights/engine_weights.h"
 
-#include <algorithm>
-#include <cstring>
 #include <string>
 #include <utility>
 
-#include "kernels/bf16.h"
 #include "shared/base/check.h"
 #include "shared/base/status_macros.h"
 #include "shared/weights/dtype.h"
@@ -18,11 +15,9 @@ namespace {
 using kernels::PackedMatrix;
 using kernels::WeightFormat;
 
-constexpr int64_t kProgressSteps = 200;
-
 size_t EmbeddingBytes(const ModelConfig& config, WeightFormat format) {
   return static_cast<size_t>(int64_t{config.vocab_size} * config.hidden) *
-         (format == WeightFormat::kF32 ? sizeof(float) : sizeof(uint16_t));
+         (format == WeightFormat::kF32 ? sizeof(float) : sizeof(kernels::bf16));
 }
 
 // Walks all tensors of an engine twice, in the same order: first to add up the packed bytes
@@ -39,14 +34,14 @@ class EngineLoader {
   }
 
   absl::Status Load(const Checkpoint& checkpoint, EngineWeights& weights, int64_t total_bytes,
-                    const LoadProgress& progress) {
-    MatrixLoader loader(checkpoint, weights.buffer);
+                    const LoadProgress& progress, kernels::ThreadPool* pool) {
+    MatrixLoader loader(checkpoint, weights.buffer, pool);
     loader_ = &loader;
     progress_ = &progress;
     total_bytes_ = total_bytes;
     Walk(weights);
     loader_ = nullptr;
-    return loader.status();
+    return loader.Run();
   }
 
  private:
@@ -55,36 +50,24 @@ class EngineLoader {
     weights.layers.resize(static_cast<size_t>(config_.num_layers));
     for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
       Layer(layer, weights.layers[static_cast<size_t>(layer)]);
+      Fill();
     }
     weights.final_norm = Vector(std::string(kFinalNormName), config_.hidden);
     weights.lm_head =
         Matrix(format_, std::string(config_.tied_embeddings ? kEmbeddingName : kLmHeadName),
                config_.vocab_size, config_.hidden);
+    Fill();
   }
 
   void Embedding(EngineWeights& weights) {
-    const int64_t hidden = config_.hidden;
-    const std::string name(kEmbeddingName);
     const size_t bytes = EmbeddingBytes(config_, format_);
-    const size_t element_bytes = format_ == WeightFormat::kF32 ? sizeof(float) : sizeof(uint16_t);
     if (loader_ != nullptr) {
-      weights.embedding.resize(bytes);
-      std::byte* output = weights.embedding.data();
-      const int64_t chunk = MatrixLoader::ChunkRows(hidden);
-      for (int64_t row = 0; row < config_.vocab_size && loader_->status().ok(); row += chunk) {
-        const int64_t count = std::min<int64_t>(chunk, config_.vocab_size - row);
-        for (float value : loader_->ReadRows(name, row, count, hidden)) {
-          if (format_ == WeightFormat::kF32) {
-            std::memcpy(output, &value, sizeof(value));
-          } else {
-            const kernels::bf16 rounded = kernels::ToBf16(value);
-            std::memcpy(output, &rounded, sizeof(rounded));
-          }
-          output += element_bytes;
-        }
-      }
+      std::byte* embedding = weights.buffer.Take(bytes);
+      weights.embedding = {embedding, bytes};
+      loader_->AddRowMajor(format_, kEmbeddingName, config_.vocab_size, config_.hidden, embedding);
     }
-    Done(static_cast<int64_t>(bytes));
+    queued_bytes_ += static_cast<int64_t>(PackedBuffer::RoundUp(bytes));
+    Fill();
   }
 
   void Layer(int32_t layer, LayerWeights& weights) {
@@ -148,7 +131,6 @@ class EngineLoader {
       weights.v_absorbed.push_back(
           Matrix(format_, kv_b, a.v_head_dim, a.kv_lora_rank, row + a.qk_nope_head_dim));
     }
-    if (loader_ != nullptr) loader_->Forget(kv_b);
   }
 
   void Moe(MoeLayerWeights& weights) {
@@ -175,28 +157,21 @@ class EngineLoader {
   }
 
   PackedMatrix LayerMatrix(const std::string& rest, int64_t outputs, int64_t inputs) {
-    const std::string name = LayerTensorName(layer_, rest);
-    const PackedMatrix matrix = Matrix(format_, name, outputs, inputs);
-    if (loader_ != nullptr) loader_->Forget(name);
-    return matrix;
+    return Matrix(format_, LayerTensorName(layer_, rest), outputs, inputs);
   }
 
   PackedMatrix Matrix(WeightFormat format, const std::string& name, int64_t outputs, int64_t inputs,
                       int64_t first_row = 0) {
-    PackedMatrix matrix;
-    if (loader_ != nullptr) matrix = loader_->Load(format, name, first_row, outputs, inputs);
-    Packed(format, outputs, inputs);
-    return matrix;
+    CountPacked(format, outputs, inputs);
+    return loader_ == nullptr ? PackedMatrix()
+                              : loader_->Add(format, name, first_row, outputs, inputs);
   }
 
   PackedMatrix Transposed(const std::string& name, int64_t first_row, int64_t outputs,
                           int64_t inputs) {
-    PackedMatrix matrix;
-    if (loader_ != nullptr) {
-      matrix = loader_->LoadTransposed(format_, name, first_row, outputs, inputs);
-    }
-    Packed(format_, outputs, inputs);
-    return matrix;
+    CountPacked(format_, outputs, inputs);
+    return loader_ == nullptr ? PackedMatrix()
+                              : loader_->AddTransposed(format_, name, first_row, outputs, inputs);
   }
 
   std::vector<float> LayerVector(const std::string& rest, int64_t elements) {
@@ -206,18 +181,15 @@ class EngineLoader {
     return loader_ == nullptr ? std::vector<float>() : loader_->LoadVector(name, elements);
   }
 
-  void Packed(WeightFormat format, int64_t outputs, int64_t inputs) {
-    Done(static_cast<int64_t>(kernels::PackedBytes(format, outputs, inputs)));
+  void CountPacked(WeightFormat format, int64_t outputs, int64_t inputs) {
+    queued_bytes_ += static_cast<int64_t>(kernels::PackedBytes(format, outputs, inputs));
   }
 
-  void Done(int64_t bytes) {
-    const int64_t before = done_bytes_;
-    done_bytes_ += bytes;
-    if (progress_ == nullptr || *progress_ == nullptr) return;
-    const int64_t step = std::max<int64_t>(1, total_bytes_ / kProgressSteps);
-    if (before / step != done_bytes_ / step || done_bytes_ == total_bytes_) {
-      (*progress_)(done_bytes_, total_bytes_);
-    }
+  // Fills what is queued, unless something is wrong already: Load reports it at the end.
+  void Fill() {
+    done_bytes_ += std::exchange(queued_bytes_, 0);
+    if (loader_ == nullptr || !loader_->Run().ok()) return;
+    if (*progress_ != nullptr) (*progress_)(done_bytes_, total_bytes_);
   }
 
   const ModelConfig& config_;
@@ -225,6 +197,7 @@ class EngineLoader {
   MatrixLoader* loader_ = nullptr;  // null while measuring
   const LoadProgress* progress_ = nullptr;
   int64_t total_bytes_ = 0;
+  int64_t queued_bytes_ = 0;  // since the last Fill
   int64_t done_bytes_ = 0;
   int32_t layer_ = 0;
 };
@@ -248,19 +221,17 @@ void EngineWeights::Embed(std::span<const int32_t> ids, kernels::MatrixView<floa
   }
 }
 
-size_t EngineWeights::bytes() const { return embedding.size() + buffer.capacity_bytes(); }
-
 absl::StatusOr<std::shared_ptr<const EngineWeights>> LoadEngineWeights(
-    const Checkpoint& checkpoint, kernels::NumericsClass numerics, const LoadProgress& progress) {
+    const Checkpoint& checkpoint, kernels::NumericsClass numerics, const LoadProgress& progress,
+    kernels::ThreadPool* pool) {
   RETURN_IF_ERROR(checkpoint.CheckUnchanged());
   auto weights = std::make_shared<EngineWeights>();
   weights->config = checkpoint.config();
   weights->numerics = numerics;
   EngineLoader loader(checkpoint.config(), numerics);
   const size_t bytes = loader.MeasureBytes();
-  weights->buffer =
-      PackedBuffer(bytes - EmbeddingBytes(checkpoint.config(), kernels::WeightFormatOf(numerics)));
-  RETURN_IF_ERROR(loader.Load(checkpoint, *weights, static_cast<int64_t>(bytes), progress));
+  weights->buffer = PackedBuffer(bytes);
+  RETURN_IF_ERROR(loader.Load(checkpoint, *weights, static_cast<int64_t>(bytes), progress, pool));
   return weights;
 }
 

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/ffn.h"
 #include "kernels/matrix.h"
+#include "kernels/thread_pool.h"
 #include "shared/weights/checkpoint.h"
 #include "shared/weights/model_config.h"
 #include "shared/weights/packed_buffer.h"
@@ -62,28 +63,30 @@ struct EngineWeights {
   ModelConfig config;
   kernels::NumericsClass numerics = kernels::NumericsClass::kBf16;
   // The embedding table, row-major in the class's type: bf16 [vocab][hidden] or f32.
-  std::vector<std::byte> embedding;
+  std::span<const std::byte> embedding;
   std::vector<LayerWeights> layers;
   std::vector<float> final_norm;
   kernels::PackedMatrix
       lm_head;  // [vocab_size, hidden]; a copy of the embedding in the kernels' order when tied
-  PackedBuffer buffer;  // owns what the matrices borrow
+  PackedBuffer buffer;  // owns what the embedding and the matrices borrow
 
   // Widens the embedding rows of `ids` into output [ids.size(), hidden]. Ids are in range (checked
   // at the edge).
   void Embed(std::span<const int32_t> ids, kernels::MatrixView<float> output) const;
-  size_t bytes() const;
+  size_t bytes() const { return buffer.capacity_bytes(); }
 };
 
 // Bytes that the loaded engine part takes, EngineWeights::bytes(): known from the config alone, so
 // that memory can be checked before loading.
 size_t EngineBytes(const ModelConfig& config, kernels::NumericsClass numerics);
 
-// `progress` is called from the loading thread with (bytes done, bytes in all), at most some
-// hundred times; may be null.
+// Called from the loading thread with (bytes done, bytes in all), some times a layer at most; may
+// be null.
 using LoadProgress = std::function<void(int64_t done, int64_t total)>;
 
+// Loads on the threads of `pool`; null: on the calling thread alone. The bits are the same.
 absl::StatusOr<std::shared_ptr<const EngineWeights>> LoadEngineWeights(
-    const Checkpoint& checkpoint, kernels::NumericsClass numerics, const LoadProgress& progress);
+    const Checkpoint& checkpoint, kernels::NumericsClass numerics, const LoadProgress& progress,
+    kernels::ThreadPool* pool = nullptr);
 
 }  // namespace conclave::weights

@@ -18,7 +18,8 @@ size_t ExpertBytes(const ModelConfig& config, kernels::NumericsClass numerics) {
 
 absl::StatusOr<std::shared_ptr<const ExpertWeights>> LoadExpert(const Checkpoint& checkpoint,
                                                                 kernels::NumericsClass numerics,
-                                                                ExpertId id) {
+                                                                ExpertId id,
+                                                                kernels::ThreadPool* pool) {
   const ModelConfig& config = checkpoint.config();
   const bool exists = id.layer >= 0 && id.layer < config.num_layers && config.IsMoe(id.layer) &&
                       id.expert >= 0 && id.expert < config.moe.num_experts;
@@ -34,17 +35,15 @@ absl::StatusOr<std::shared_ptr<const ExpertWeights>> LoadExpert(const Checkpoint
   auto expert = std::make_shared<ExpertWeights>();
   expert->id = id;
   expert->buffer = PackedBuffer(ExpertBytes(config, numerics));
-  MatrixLoader loader(checkpoint, expert->buffer);
-  const auto load = [&](std::string_view projection, int64_t outputs, int64_t inputs) {
-    const std::string name = ExpertTensorName(id.layer, id.expert, projection);
-    const kernels::PackedMatrix matrix = loader.Load(format, name, 0, outputs, inputs);
-    checkpoint.Forget(name);
-    return matrix;
+  MatrixLoader loader(checkpoint, expert->buffer, pool);
+  const auto add = [&](std::string_view projection, int64_t outputs, int64_t inputs) {
+    return loader.Add(format, ExpertTensorName(id.layer, id.expert, projection), 0, outputs,
+                      inputs);
   };
-  expert->ffn.gate = load("gate_proj", intermediate, hidden);
-  expert->ffn.up = load("up_proj", intermediate, hidden);
-  expert->ffn.down = load("down_proj", hidden, intermediate);
-  RETURN_IF_ERROR(loader.status());
+  expert->ffn.gate = add("gate_proj", intermediate, hidden);
+  expert->ffn.up = add("up_proj", intermediate, hidden);
+  expert->ffn.down = add("down_proj", hidden, intermediate);
+  RETURN_IF_ERROR(loader.Run());
   return expert;
 }
 

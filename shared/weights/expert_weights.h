@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/ffn.h"
 #include "kernels/matrix.h"
+#include "kernels/thread_pool.h"
 #include "shared/weights/checkpoint.h"
 #include "shared/weights/packed_buffer.h"
 
@@ -31,9 +32,10 @@ struct ExpertWeights {
 // Bytes that one routed expert takes in the kernels' order, the same for all experts of a model.
 size_t ExpertBytes(const ModelConfig& config, kernels::NumericsClass numerics);
 
-// Error NOT_FOUND if the model has no such expert.
-absl::StatusOr<std::shared_ptr<const ExpertWeights>> LoadExpert(const Checkpoint& checkpoint,
-                                                                kernels::NumericsClass numerics,
-                                                                ExpertId id);
+// Loads on the threads of `pool`; null: on the calling thread alone. Error NOT_FOUND if the model
+// has no such expert.
+absl::StatusOr<std::shared_ptr<const ExpertWeights>> LoadExpert(
+    const Checkpoint& checkpoint, kernels::NumericsClass numerics, ExpertId id,
+    kernels::ThreadPool* pool = nullptr);
 
 }  // namespace conclave::weights

@@ -2,11 +2,18 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
 namespace conclave::weights {
 namespace {
+
+using kernels::PackedMatrix;
+using kernels::WeightFormat;
+
+// f32 memory of a chunk of rows: it and what becomes of it stay in a core's own cache.
+constexpr int64_t kChunkBytes = 256 << 10;
 
 // True when all exponents are below the all-ones one; written to be vectorised.
 bool AllFinite(std::span<const float> values) {
@@ -17,62 +24,129 @@ bool AllFinite(std::span<const float> values) {
   return largest != 0x7f800000u;
 }
 
+// Whole panels, so that no two threads write to one cache line.
+int64_t ChunkRows(int64_t num_columns) {
+  const int64_t rows = kChunkBytes / (num_columns * static_cast<int64_t>(sizeof(float)));
+  return std::max(kernels::kPanelOutputs, rows / kernels::kPanelOutputs * kernels::kPanelOutputs);
+}
+
+void RoundTo(WeightFormat format, std::span<const float> values, std::byte* output) {
+  if (format == WeightFormat::kF32) {
+    std::copy(values.begin(), values.end(), reinterpret_cast<float*>(output));
+  } else {
+    std::transform(values.begin(), values.end(), reinterpret_cast<kernels::bf16*>(output),
+                   kernels::ToBf16);
+  }
+}
+
 }  // namespace
 
-int64_t MatrixLoader::ChunkRows(int64_t columns) {
-  return std::max<int64_t>(1, kChunkBytes / (columns * static_cast<int64_t>(sizeof(float))));
+PackedMatrix MatrixLoader::Add(WeightFormat format, std::string_view name, int64_t first_row,
+                               int64_t num_outputs, int64_t num_inputs) {
+  std::byte* packed = buffer_.Take(kernels::PackedBytes(format, num_outputs, num_inputs));
+  Queue({Order::kPacked, format, std::string(name), first_row, num_outputs, num_inputs, packed});
+  return {format, num_outputs, num_inputs, packed};
 }
 
-std::span<const float> MatrixLoader::ReadRows(std::string_view name, int64_t first_row,
-                                              int64_t num_rows, int64_t columns) {
-  rows_.resize(static_cast<size_t>(num_rows * columns));
-  checkpoint_.ReadRows(name, first_row, num_rows, rows_);
-  if (status_.ok() && !AllFinite(rows_)) {
-    status_ = absl::InvalidArgumentError(absl::StrCat(
-        checkpoint_.FileOf(name), ": tensor ", std::string(name),
-        " has an infinity or a NaN in "
-        "rows ",
-        first_row, " to ", first_row + num_rows - 1, "; the file is damaged: download it again"));
-  }
-  return rows_;
-}
-
-kernels::PackedMatrix MatrixLoader::Load(kernels::WeightFormat format, std::string_view name,
+PackedMatrix MatrixLoader::AddTransposed(WeightFormat format, std::string_view name,
                                          int64_t first_row, int64_t num_outputs,
                                          int64_t num_inputs) {
   std::byte* packed = buffer_.Take(kernels::PackedBytes(format, num_outputs, num_inputs));
-  const int64_t chunk = ChunkRows(num_inputs);
-  for (int64_t row = 0; row < num_outputs && status_.ok(); row += chunk) {
-    const int64_t count = std::min(chunk, num_outputs - row);
-    const std::span<const float> rows = ReadRows(name, first_row + row, count, num_inputs);
-    kernels::PackRows(format, num_outputs, num_inputs, row,
-                      kernels::DenseView(rows.data(), count, num_inputs), packed);
-  }
+  Queue(
+      {Order::kTransposed, format, std::string(name), first_row, num_inputs, num_outputs, packed});
   return {format, num_outputs, num_inputs, packed};
 }
 
-kernels::PackedMatrix MatrixLoader::LoadTransposed(kernels::WeightFormat format,
-                                                   std::string_view name, int64_t first_row,
-                                                   int64_t num_outputs, int64_t num_inputs) {
-  std::byte* packed = buffer_.Take(kernels::PackedBytes(format, num_outputs, num_inputs));
-  // Whole, not in chunks: a head's factor is small (128 x 512 in the largest DeepSeek).
-  const std::span<const float> rows = ReadRows(name, first_row, num_inputs, num_outputs);
-  transposed_.resize(rows.size());
-  for (int64_t input = 0; input < num_inputs; ++input) {
-    for (int64_t output = 0; output < num_outputs; ++output) {
-      transposed_[static_cast<size_t>(output * num_inputs + input)] =
-          rows[static_cast<size_t>(input * num_outputs + output)];
+void MatrixLoader::AddRowMajor(WeightFormat format, std::string_view name, int64_t num_rows,
+                               int64_t num_columns, std::byte* output) {
+  Queue({Order::kRowMajor, format, std::string(name), 0, num_rows, num_columns, output});
+}
+
+void MatrixLoader::Queue(Matrix matrix) {
+  // A transposed matrix is one chunk: a head's factor is small (128 x 512 in the largest DeepSeek).
+  const int64_t step =
+      matrix.order == Order::kTransposed ? matrix.num_rows : ChunkRows(matrix.num_columns);
+  for (int64_t begin = 0; begin < matrix.num_rows; begin += step) {
+    chunks_.push_back({.matrix = matrices_.size(),
+                       .begin = begin,
+                       .end = std::min(begin + step, matrix.num_rows)});
+  }
+  matrices_.push_back(std::move(matrix));
+}
+
+absl::Status MatrixLoader::Run() {
+  const std::vector<Matrix> matrices = std::exchange(matrices_, {});
+  std::vector<Chunk> chunks = std::exchange(chunks_, {});
+  if (!status_.ok()) return status_;
+  scratch_.resize(pool_ == nullptr ? 1 : static_cast<size_t>(pool_->num_threads()));
+  const auto fill = [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t i = begin; i < end; ++i) {
+      Chunk& chunk = chunks[static_cast<size_t>(i)];
+      Fill(matrices[chunk.matrix], chunk, scratch_[static_cast<size_t>(thread)]);
+    }
+  };
+  const int64_t count = static_cast<int64_t>(chunks.size());
+  if (pool_ == nullptr) {
+    fill(0, count, 0);
+  } else {
+    pool_->ParallelFor(count, 1, fill);
+  }
+  for (const Chunk& chunk : chunks) {
+    if (chunk.finite) continue;
+    const Matrix& matrix = matrices[chunk.matrix];
+    status_ = NotFinite(matrix.name, matrix.first_row + chunk.begin, matrix.first_row + chunk.end);
+    return status_;
+  }
+  for (const Matrix& matrix : matrices) checkpoint_.Forget(matrix.name);
+  return absl::OkStatus();
+}
+
+void MatrixLoader::Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) const {
+  const int64_t num_rows = chunk.end - chunk.begin;
+  const int64_t columns = matrix.num_columns;
+  scratch.rows.resize(static_cast<size_t>(num_rows * columns));
+  checkpoint_.ReadRows(matrix.name, matrix.first_row + chunk.begin, num_rows, scratch.rows);
+  chunk.finite = AllFinite(scratch.rows);
+  const float* rows = scratch.rows.data();
+  switch (matrix.order) {
+    case Order::kPacked:
+      kernels::PackRows(matrix.format, columns, chunk.begin,
+                        kernels::DenseView(rows, num_rows, columns), matrix.output);
+      break;
+    case Order::kTransposed: {
+      scratch.transposed.resize(scratch.rows.size());
+      for (int64_t row = 0; row < num_rows; ++row) {
+        for (int64_t column = 0; column < columns; ++column) {
+          scratch.transposed[static_cast<size_t>(column * num_rows + row)] =
+              rows[row * columns + column];
+        }
+      }
+      const float* transposed = scratch.transposed.data();
+      kernels::PackRows(matrix.format, num_rows, 0,
+                        kernels::DenseView(transposed, columns, num_rows), matrix.output);
+      break;
+    }
+    case Order::kRowMajor: {
+      const int64_t element = matrix.format == WeightFormat::kF32 ? 4 : 2;
+      RoundTo(matrix.format, scratch.rows, matrix.output + chunk.begin * columns * element);
+      break;
     }
   }
-  const float* values = transposed_.data();
-  kernels::PackRows(format, num_outputs, num_inputs, 0,
-                    kernels::DenseView(values, num_outputs, num_inputs), packed);
-  return {format, num_outputs, num_inputs, packed};
 }
 
 std::vector<float> MatrixLoader::LoadVector(std::string_view name, int64_t elements) {
-  const std::span<const float> values = ReadRows(name, 0, elements, 1);
-  return {values.begin(), values.end()};
+  std::vector<float> values(static_cast<size_t>(elements));
+  checkpoint_.ReadRows(name, 0, elements, values);
+  if (status_.ok() && !AllFinite(values)) status_ = NotFinite(name, 0, elements);
+  return values;
+}
+
+absl::Status MatrixLoader::NotFinite(std::string_view name, int64_t first_row,
+                                     int64_t end_row) const {
+  return absl::InvalidArgumentError(
+      absl::StrCat(checkpoint_.FileOf(name), ": tensor ", std::string(name),
+                   " has an infinity or a NaN in rows ", first_row, " to ", end_row - 1,
+                   "; the file is damaged: download it again"));
 }
 
 }  // namespace conclave::weights

@@ -1,9 +1,12 @@
-// Reads tensors of a checkpoint and puts matrices into the kernels' order, in chunks of rows, so
-// that loading takes little memory beyond its result.
+// Reads tensors of a checkpoint and puts matrices into the kernels' order, in chunks of rows on all
+// threads of a pool, so that loading takes little memory beyond its result.
 //
-// Used by the engine's and the experts' loaders, each on its own loading thread.
+// Used by the engine's and the experts' loaders, each on its own loading thread. Matrices are
+// queued first and filled by Run: their places follow from the order of the calls, their bits from
+// the checkpoint alone.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -12,48 +15,73 @@
 
 #include "absl/status/status.h"
 #include "kernels/matrix.h"
+#include "kernels/thread_pool.h"
 #include "shared/weights/checkpoint.h"
 #include "shared/weights/packed_buffer.h"
 
 namespace conclave::weights {
 
-// Temporary f32 memory of a chunk of rows.
-inline constexpr int64_t kChunkBytes = 1 << 20;
-
 class MatrixLoader {
  public:
-  // Matrices are cut from `buffer`. Both outlive this.
-  MatrixLoader(const Checkpoint& checkpoint, PackedBuffer& buffer)
-      : checkpoint_(checkpoint), buffer_(buffer) {}
+  // Matrices are cut from `buffer`. `pool` null: the calling thread alone. All outlive this.
+  MatrixLoader(const Checkpoint& checkpoint, PackedBuffer& buffer, kernels::ThreadPool* pool)
+      : checkpoint_(checkpoint), buffer_(buffer), pool_(pool) {}
 
-  // Packs rows [first_row, first_row + num_outputs) of the tensor `name`.
-  kernels::PackedMatrix Load(kernels::WeightFormat format, std::string_view name, int64_t first_row,
-                             int64_t num_outputs, int64_t num_inputs);
+  // Rows [first_row, first_row + num_outputs) of the tensor `name`, packed.
+  kernels::PackedMatrix Add(kernels::WeightFormat format, std::string_view name, int64_t first_row,
+                            int64_t num_outputs, int64_t num_inputs);
 
-  // Packs the transpose of rows [first_row, first_row + num_inputs) of `name`, a tensor of
-  // num_outputs columns.
-  kernels::PackedMatrix LoadTransposed(kernels::WeightFormat format, std::string_view name,
-                                       int64_t first_row, int64_t num_outputs, int64_t num_inputs);
+  // The transpose of rows [first_row, first_row + num_inputs) of `name`, a tensor of num_outputs
+  // columns, packed.
+  kernels::PackedMatrix AddTransposed(kernels::WeightFormat format, std::string_view name,
+                                      int64_t first_row, int64_t num_outputs, int64_t num_inputs);
 
+  // The whole tensor [num_rows, num_columns] as it lies, rounded to the format, into `output`.
+  void AddRowMajor(kernels::WeightFormat format, std::string_view name, int64_t num_rows,
+                   int64_t num_columns, std::byte* output);
+
+  // Fills what was added since the last Run, and lets the system take back the pages read.
+  // INVALID_ARGUMENT naming a tensor that holds an infinity or a NaN; later calls then do nothing
+  // and return it again.
+  absl::Status Run();
+
+  // Reads at once; what is wrong with it is reported by the next Run.
   std::vector<float> LoadVector(std::string_view name, int64_t elements);
 
-  // Reads rows into memory of the loader's own, valid until the next call.
-  std::span<const float> ReadRows(std::string_view name, int64_t first_row, int64_t num_rows,
-                                  int64_t columns);
-
-  void Forget(std::string_view name) const { checkpoint_.Forget(name); }
-
-  // Rows of `columns` elements that fit a chunk; at least 1.
-  static int64_t ChunkRows(int64_t columns);
-
-  // INVALID_ARGUMENT, naming the first tensor that held an infinity or a NaN.
-  const absl::Status& status() const { return status_; }
-
  private:
+  enum class Order : uint8_t { kPacked, kTransposed, kRowMajor };
+  struct Matrix {
+    Order order = Order::kPacked;
+    kernels::WeightFormat format = kernels::WeightFormat::kF32;
+    std::string name;
+    int64_t first_row = 0;  // of the tensor
+    int64_t num_rows = 0;   // of the tensor, from there on
+    int64_t num_columns = 0;
+    std::byte* output = nullptr;
+  };
+  // Rows [begin, end) of a matrix, counted from its first_row.
+  struct Chunk {
+    size_t matrix = 0;
+    int64_t begin = 0;
+    int64_t end = 0;
+    bool finite = true;
+  };
+  // One thread's temporary f32 memory.
+  struct Scratch {
+    std::vector<float> rows;
+    std::vector<float> transposed;
+  };
+
+  void Queue(Matrix matrix);
+  void Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) const;
+  absl::Status NotFinite(std::string_view name, int64_t first_row, int64_t end_row) const;
+
   const Checkpoint& checkpoint_;
   PackedBuffer& buffer_;
-  std::vector<float> rows_;
-  std::vector<float> transposed_;
+  kernels::ThreadPool* const pool_;
+  std::vector<Matrix> matrices_;
+  std::vector<Chunk> chunks_;
+  std::vector<Scratch> scratch_;  // [threads]
   absl::Status status_;
 };
 

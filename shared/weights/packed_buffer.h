@@ -1,4 +1,4 @@
-// One aligned allocation from which packed matrices are cut in order.
+// One allocation from which packed matrices are cut in order.
 #pragma once
 
 #include <cstddef>
@@ -10,17 +10,24 @@ namespace conclave::weights {
 class PackedBuffer {
  public:
   PackedBuffer() = default;
-  explicit PackedBuffer(size_t capacity_bytes);  // zeroed, 64-byte aligned
+  // Zeroed, 64-byte aligned; in huge pages where it is large and the system has them, because
+  // kernels stream through it. Memory is committed as it is written.
+  explicit PackedBuffer(size_t capacity_bytes);
 
   // The next `bytes` (rounded up to 64) of the buffer. CHECK-fails beyond the capacity.
   std::byte* Take(size_t bytes);
   size_t capacity_bytes() const { return capacity_bytes_; }
 
+  static size_t RoundUp(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
  private:
-  struct Free {
+  static constexpr size_t kAlignment = 64;  // a cache line, and a 512-bit register
+  struct Unmap {
+    size_t mapped_bytes;
     void operator()(std::byte* p) const;
   };
-  std::unique_ptr<std::byte, Free> data_;
+  std::unique_ptr<std::byte, Unmap> mapped_;
+  std::byte* data_ = nullptr;  // the first aligned byte of it
   size_t capacity_bytes_ = 0;
   size_t used_bytes_ = 0;
 };

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/panel.h"
 #include "kernels/ref/matmul.h"
 #include "tests/kernels/random_rows.h"
 
@@ -184,14 +185,42 @@ TEST(MatmulTest, TinyHugeAndSpecialValuesGiveTheReferencesBits) {
   }
 }
 
+TEST(MatmulTest, PacksEveryValueWhereThePanelHasIt) {
+  Rng rng(7);
+  for (WeightFormat format : kFormats) {
+    for (const auto& [outputs, inputs] : {std::pair<int64_t, int64_t>{37, 75}, {16, 32}, {1, 1}}) {
+      const std::vector<float> values = rng.Normals(outputs * inputs);
+      const OwnedMatrix matrix(format, outputs, inputs, values);
+      int64_t num_other = 0;  // elements that are not zero
+      const int64_t elements = static_cast<int64_t>(PackedBytes(format, outputs, inputs)) /
+                               (format == WeightFormat::kF32 ? 4 : 2);
+      for (int64_t i = 0; i < elements; ++i) {
+        num_other += PanelValue(format, matrix.view().data, i) != 0;
+      }
+      EXPECT_EQ(num_other, outputs * inputs);  // padding is zero
+      for (int64_t output = 0; output < outputs; ++output) {
+        const std::byte* panel = matrix.view().data + static_cast<size_t>(output / kPanelOutputs) *
+                                                          PanelBytes(format, inputs);
+        for (int64_t input = 0; input < inputs; ++input) {
+          const float value = values[static_cast<size_t>(output * inputs + input)];
+          const float wanted = format == WeightFormat::kF32 ? value : ToFloat(ToBf16(value));
+          ASSERT_EQ(PanelValue(format, panel, PanelIndex(format, input, output % kPanelOutputs)),
+                    wanted)
+              << NameOf(format) << " " << output << " " << input;
+        }
+      }
+    }
+  }
+}
+
 TEST(MatmulTest, PanelsPackedInPartsAreThoseOfTheWhole) {
   Rng rng(6);
   for (WeightFormat format : kFormats) {
     const std::vector<float> values = rng.Normals(37 * 11);
     const OwnedMatrix whole(format, 37, 11, values);
     std::vector<std::byte> parts(PackedBytes(format, 37, 11));
-    PackRows(format, 37, 11, 20, DenseView(values.data() + 20 * 11, 17, 11), parts.data());
-    PackRows(format, 37, 11, 0, DenseView(values.data(), 20, 11), parts.data());
+    PackRows(format, 11, 20, DenseView(values.data() + 20 * 11, 17, 11), parts.data());
+    PackRows(format, 11, 0, DenseView(values.data(), 20, 11), parts.data());
     EXPECT_EQ(std::memcmp(parts.data(), whole.view().data, parts.size()), 0);
     EXPECT_EQ(parts.size() % 64, 0u);
   }

@@ -70,7 +70,7 @@ class OwnedMatrix {
               const std::vector<float>& values)
       : bytes_(PackedBytes(format, num_outputs, num_inputs)),
         view_{format, num_outputs, num_inputs, bytes_.data()} {
-    PackRows(format, num_outputs, num_inputs, 0, DenseView(values.data(), num_outputs, num_inputs),
+    PackRows(format, num_inputs, 0, DenseView(values.data(), num_outputs, num_inputs),
              bytes_.data());
   }
 
