@@ -7,11 +7,13 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "conclave_text_bridge/src/lib.rs.h"
 #include "rust/cxx.h"
+#include "shared/text/tokenizer.h"
 
 namespace conclave::text::internal {
 
@@ -49,6 +51,12 @@ auto Call(Function&& function) {
     return Returned(StatusOf(error));
   }
 }
+
+// What the limits name, or an interrupt that never comes.
+const Interrupt& InterruptOf(const EncodeLimits& limits);
+// The ids of a call, or its error as Tokenizer::Encode promises it.
+absl::StatusOr<std::vector<int32_t>> TakeIds(const absl::StatusOr<bridge::Ids>& ids,
+                                             const EncodeLimits& limits);
 
 // Borrows `bytes`.
 inline rust::Slice<const uint8_t> ByteSlice(std::string_view bytes) {

@@ -59,15 +59,17 @@ absl::StatusOr<ChatPrompt> ChatTemplate::Render(const ChatRequest& request) cons
     return absl::InvalidArgumentError(absl::StrCat("this model has no chat template named \"", name,
                                                    "\"; it has: ", absl::StrJoin(names_, ", ")));
   }
-  ASSIGN_OR_RETURN(const bridge::Prompt prompt, Call([&] {
-                     return handle_->rust->render(
-                         *tokenizer_->handle().rust,
-                         {ByteSlice(name), ByteSlice(request.messages_json),
-                          ByteSlice(request.variables_json), request.add_generation_prompt,
-                          request.unix_seconds.value_or(static_cast<int64_t>(std::time(nullptr)))});
-                   }));
-  return ChatPrompt{std::string(prompt.text),
-                    std::vector<int32_t>(prompt.ids.begin(), prompt.ids.end())};
+  const absl::StatusOr<bridge::Prompt> prompt = Call([&] {
+    return handle_->rust->render(
+        *tokenizer_->handle().rust,
+        {ByteSlice(name), ByteSlice(request.messages_json), ByteSlice(request.variables_json),
+         request.add_generation_prompt,
+         request.unix_seconds.value_or(static_cast<int64_t>(std::time(nullptr))),
+         static_cast<uint64_t>(request.limits.max_ids), internal::InterruptOf(request.limits)});
+  });
+  if (!prompt.ok()) return internal::TakeIds(prompt.status(), request.limits).status();
+  ASSIGN_OR_RETURN(std::vector<int32_t> ids, internal::TakeIds(prompt->ids, request.limits));
+  return ChatPrompt{std::string(prompt->text), std::move(ids)};
 }
 
 }  // namespace conclave::text

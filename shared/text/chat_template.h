@@ -36,6 +36,7 @@ struct ChatRequest {
   std::string_view variables_json = {};
   // What `strftime_now` shows, in the local time zone; the system clock if not set.
   std::optional<int64_t> unix_seconds = {};
+  EncodeLimits limits = {};
 };
 
 struct ChatPrompt {
@@ -67,7 +68,8 @@ class ChatTemplate {
   // FAILED_PRECONDITION: the model has no template (use completions). INVALID_ARGUMENT: malformed
   // JSON, an unknown template name, what the template says by raise_exception, any other error of
   // the template on these messages, or a message that uses a control token in a place where the
-  // template itself acts on it. RESOURCE_EXHAUSTED: a limit.
+  // template itself acts on it. RESOURCE_EXHAUSTED: a limit. OUT_OF_RANGE with
+  // AtLeastIds, CANCELLED, DEADLINE_EXCEEDED: as Tokenizer::Encode.
   absl::StatusOr<ChatPrompt> Render(const ChatRequest& request) const;
 
  private:

@@ -40,12 +40,15 @@ Tokenizer::Tokenizer(std::unique_ptr<internal::TokenizerHandle> handle)
 Tokenizer::~Tokenizer() = default;
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
-                                                       const EncodeOptions& options) const {
-  ASSIGN_OR_RETURN(const rust::Vec<int32_t> ids, Call([&] {
-                     return handle_->rust->encode(ByteSlice(text), options.add_special_tokens,
-                                                  options.parse_special_tokens);
-                   }));
-  return std::vector<int32_t>(ids.begin(), ids.end());
+                                                       const EncodeOptions& options,
+                                                       const EncodeLimits& limits) const {
+  return internal::TakeIds(
+      Call([&] {
+        return handle_->rust->encode(
+            {ByteSlice(text), options.add_special_tokens, options.parse_special_tokens,
+             static_cast<uint64_t>(limits.max_ids), internal::InterruptOf(limits)});
+      }),
+      limits);
 }
 
 absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int32_t> ids,

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "shared/text/interrupt.h"
 
 namespace conclave::text {
 
@@ -32,6 +33,19 @@ struct EncodeOptions {
   // mere white space is encoded as the characters it is written with.
   bool parse_special_tokens = true;
 };
+
+// How much an encoding may cost.
+struct EncodeLimits {
+  // A text of more ids than this is refused as soon as that is known: mostly from its bytes alone,
+  // else after about so many ids.
+  int64_t max_ids = INT64_MAX;
+  // Asked between words; may be null. Lives as long as the call.
+  const Interrupt* interrupt = nullptr;
+};
+
+// The number in the OUT_OF_RANGE of a text that is too long: it has at least so many ids. nullopt
+// for any other status.
+std::optional<int64_t> AtLeastIds(const absl::Status& status);
 
 struct DecodeOptions {
   bool skip_special_tokens = false;
@@ -50,9 +64,11 @@ class Tokenizer {
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
 
-  // INVALID_ARGUMENT if `text` is not UTF-8.
+  // INVALID_ARGUMENT if `text` is not UTF-8. OUT_OF_RANGE with AtLeastIds beyond the limits' ids
+  // (what the options add is not counted); CANCELLED or DEADLINE_EXCEEDED if interrupted.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
-                                              const EncodeOptions& options = {}) const;
+                                              const EncodeOptions& options = {},
+                                              const EncodeLimits& limits = {}) const;
 
   // The text of `ids`; bytes that are not UTF-8 become U+FFFD. OUT_OF_RANGE names the first id that
   // no token has, unless the options allow such ids. transformers' `clean_up_tokenization_spaces`

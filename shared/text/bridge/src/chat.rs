@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use minijinja::Value;
 use serde_json::Value as Json;
 
+use crate::effort::{Effort, Outcome};
 use crate::error::{error, Code, Result};
 use crate::protect::{mark_at, mark_inside, unmark};
 use crate::template::{value_of, Rendering, Templates, Variables};
@@ -25,6 +26,7 @@ pub struct Conversation<'a> {
     pub variables: &'a Json,
     pub unix_seconds: i64,
     pub add_generation_prompt: bool,
+    pub effort: &'a Effort<'a>,
 }
 
 /// One control token's name in one string of the request.
@@ -37,8 +39,11 @@ struct Suspect<'a> {
 const MAX_SUSPECTS: u64 = 64;
 
 impl Conversation<'_> {
-    pub fn encode(&self) -> Result<(String, Vec<i32>)> {
+    pub fn encode(&self) -> Result<(String, Outcome)> {
         let plain = self.render(&mut |_, _| None)?;
+        if let Some(too_long) = self.effort.refuse(self.tokenizer.bound(), &plain.text) {
+            return Ok((plain.text, too_long));
+        }
         let control = self.tokenizer.control();
         let mut leaves: Vec<String> = vec![];
         self.visit(&mut |_, text| {
@@ -56,11 +61,11 @@ impl Conversation<'_> {
                 _ => self.mark_one_by_one(&plain, &leaves, sentinel)?,
             }
         };
-        let ids = match marked {
-            None => self.tokenizer.encode_parsed(&plain.text)?,
-            Some(marked) => control.encode_marked(self.tokenizer.inner(), &marked, sentinel)?,
+        let outcome = match marked {
+            None => self.tokenizer.encode_parsed(&plain.text, self.effort)?,
+            Some(marked) => control.encode_marked(self.tokenizer.inner(), &marked, sentinel, self.effort)?,
         };
-        Ok((plain.text, ids.into_iter().map(|id| id as i32).collect()))
+        Ok((plain.text, outcome))
     }
 
     /// The plain text with marks at all names that could be followed; None if users wrote none.
@@ -73,7 +78,7 @@ impl Conversation<'_> {
         if suspects.is_empty() {
             return Ok(None);
         }
-        let affordable = MAX_SUSPECTS.min(Templates::affordable(plain.instructions));
+        let affordable = MAX_SUSPECTS.min(Templates::affordable(plain));
         if suspects.len() as u64 > affordable {
             return error(
                 Code::InvalidArgument,
@@ -87,6 +92,7 @@ impl Conversation<'_> {
         }
         let mut offsets = BTreeSet::new();
         for suspect in &suspects {
+            self.effort.check()?;
             offsets.extend(self.follow(suspect, &plain.text, sentinel)?);
         }
         Ok(Some(mark_at(&plain.text, offsets, sentinel)?))
@@ -134,6 +140,7 @@ impl Conversation<'_> {
 
     /// Renders with some strings replaced: `replace` gets each string's number and text.
     fn render(&self, replace: &mut dyn FnMut(usize, &str) -> Option<String>) -> Result<Rendering> {
+        self.effort.check()?;
         let (messages, variables) = self.visit(replace);
         let mut entries: Vec<(String, Value)> = vec![
             ("tools".into(), Value::from(())),

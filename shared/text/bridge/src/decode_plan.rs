@@ -54,6 +54,15 @@ pub fn byte_level_bytes(token: &str) -> Vec<u8> {
         .unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
+/// How many bytes `byte_level_bytes` gives.
+pub fn byte_level_len(token: &str) -> usize {
+    if token.chars().all(|c| BYTE_OF_CHAR.contains_key(&c)) {
+        token.chars().count()
+    } else {
+        token.len()
+    }
+}
+
 /// The byte of a "<0xNN>" token.
 pub fn fallback_byte(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;

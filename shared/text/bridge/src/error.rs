@@ -9,6 +9,7 @@ use std::sync::Once;
 /// The codes of absl::StatusCode that this crate uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
+    Cancelled = 1,
     InvalidArgument = 3,
     ResourceExhausted = 8,
     OutOfRange = 11,

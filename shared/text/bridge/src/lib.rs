@@ -4,7 +4,9 @@
 mod chat;
 mod decode_plan;
 mod detokenizer;
+mod effort;
 mod error;
+mod length_bound;
 mod protect;
 mod python;
 mod template;
@@ -14,8 +16,9 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
+use effort::{Effort, Outcome};
 use error::{error, guarded, utf8, Code, Result};
-use tokenizer::DecodeSettings;
+use tokenizer::{DecodeSettings, EncodeSettings};
 
 #[cxx::bridge(namespace = "conclave::text::bridge")]
 mod ffi {
@@ -33,11 +36,35 @@ mod ffi {
         variables_json: &'a [u8],
         add_generation_prompt: bool,
         unix_seconds: i64,
+        max_ids: u64,
+        interrupt: &'a Interrupt,
+    }
+
+    struct EncodeCall<'a> {
+        text: &'a [u8],
+        add_special: bool,
+        parse_special: bool,
+        max_ids: u64,
+        interrupt: &'a Interrupt,
+    }
+
+    struct Ids {
+        ids: Vec<i32>,
+        /// 0, or there are no ids because there would be more than max_ids: at least so many.
+        at_least: u64,
     }
 
     struct Prompt {
         text: String,
-        ids: Vec<i32>,
+        ids: Ids,
+    }
+
+    unsafe extern "C++" {
+        include!("shared/text/interrupt.h");
+
+        #[namespace = "conclave::text"]
+        type Interrupt;
+        fn interrupted(self: &Interrupt) -> bool;
     }
 
     extern "Rust" {
@@ -45,7 +72,7 @@ mod ffi {
         /// The second argument is empty if there is no tokenizer_config.json.
         fn load_tokenizer(tokenizer_json: &[u8], config_json: &[u8]) -> Result<Box<TokenizerBridge>>;
         fn facts(self: &TokenizerBridge) -> Result<TokenizerFacts>;
-        fn encode(self: &TokenizerBridge, text: &[u8], add_special: bool, parse_special: bool) -> Result<Vec<i32>>;
+        fn encode(self: &TokenizerBridge, call: &EncodeCall) -> Result<Ids>;
         fn decode(self: &TokenizerBridge, ids: &[i32], skip_special: bool, allow_unknown: bool) -> Result<String>;
         fn token_bytes(self: &TokenizerBridge, id: i32) -> Result<Vec<u8>>;
         /// -1: none
@@ -97,8 +124,15 @@ impl TokenizerBridge {
         })
     }
 
-    fn encode(&self, text: &[u8], add_special: bool, parse_special: bool) -> Result<Vec<i32>> {
-        guarded(|| self.0.encode(utf8(text, "the text")?, add_special, parse_special))
+    fn encode(&self, call: &ffi::EncodeCall) -> Result<ffi::Ids> {
+        guarded(|| {
+            let settings = EncodeSettings {
+                add_special_tokens: call.add_special,
+                parse_special_tokens: call.parse_special,
+            };
+            let effort = Effort { max_ids: call.max_ids, interrupted: &|| call.interrupt.interrupted() };
+            self.0.encode(utf8(call.text, "the text")?, settings, &effort).map(ids)
+        })
     }
 
     fn decode(&self, ids: &[i32], skip_special: bool, allow_unknown: bool) -> Result<String> {
@@ -182,7 +216,7 @@ impl TemplatesBridge {
                 parse_json(call.variables_json, "chat_template_kwargs")?
             };
             check_variables(&variables)?;
-            let (text, ids) = chat::Conversation {
+            let (text, outcome) = chat::Conversation {
                 templates: &self.templates,
                 tokenizer: &tokenizer.0,
                 template_name: utf8(call.template_name, "the template name")?,
@@ -190,15 +224,23 @@ impl TemplatesBridge {
                 variables: &variables,
                 unix_seconds: call.unix_seconds,
                 add_generation_prompt: call.add_generation_prompt,
+                effort: &Effort { max_ids: call.max_ids, interrupted: &|| call.interrupt.interrupted() },
             }
             .encode()?;
-            Ok(ffi::Prompt { text, ids })
+            Ok(ffi::Prompt { text, ids: ids(outcome) })
         })
     }
 }
 
 fn settings(skip_special_tokens: bool, allow_unknown_ids: bool) -> DecodeSettings {
     DecodeSettings { skip_special_tokens, allow_unknown_ids }
+}
+
+fn ids(outcome: Outcome) -> ffi::Ids {
+    match outcome {
+        Outcome::Ids(ids) => ffi::Ids { ids: ids.into_iter().map(|id| id as i32).collect(), at_least: 0 },
+        Outcome::TooLong { at_least } => ffi::Ids { ids: vec![], at_least },
+    }
 }
 
 /// serde_json itself refuses more than 128 levels of nesting.

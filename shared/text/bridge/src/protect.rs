@@ -6,8 +6,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tokenizers::{Model, PreTokenizedString, PreTokenizer, Token, Tokenizer};
+use tokenizers::{Model, PreTokenizedString, Token, Tokenizer};
 
+use crate::effort::{failed, Effort, Outcome};
 use crate::error::{error, Code, Result, TextError};
 
 /// The added tokens of a model, less those of white space alone: these are abbreviations ("        " in OLMoE), not
@@ -88,8 +89,13 @@ impl ControlTokens {
     }
 
     /// Encodes a text in which each sentinel follows the first character of a name to be left as text.
-    pub fn encode_marked(&self, tokenizer: &Tokenizer, marked: &str, sentinel: char) -> Result<Vec<u32>> {
-        let failed = |e| TextError { code: Code::Internal, message: format!("tokenizer failed: {e}") };
+    pub fn encode_marked(
+        &self,
+        tokenizer: &Tokenizer,
+        marked: &str,
+        sentinel: char,
+        effort: &Effort,
+    ) -> Result<Outcome> {
         let vocabulary = tokenizer.get_added_vocabulary();
         let mut pieces: PreTokenizedString = vocabulary.extract_and_normalize(tokenizer.get_normalizer(), marked);
         pieces
@@ -99,13 +105,8 @@ impl ControlTokens {
                 }
                 Ok(())
             })
-            .map_err(failed)?;
-        if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
-            pre_tokenizer.pre_tokenize(&mut pieces).map_err(failed)?;
-        }
-        pieces.tokenize(|piece| self.tokenize_plain(tokenizer, piece.get())).map_err(failed)?;
-        let encoding = pieces.into_encoding(None, 0, tokenizers::OffsetType::None).map_err(failed)?;
-        Ok(encoding.get_ids().to_vec())
+            .or_else(failed)?;
+        effort.encode(tokenizer, pieces, |word| self.tokenize_plain(tokenizer, word))
     }
 
     /// Some models (Unigram, or BPE that looks up whole words first) spell a control token even from plain text, if it is

@@ -12,6 +12,9 @@ use crate::python;
 /// Instructions of a rendering. A conversation of a thousand messages needs about 10^5; this many take about a second.
 const MAX_INSTRUCTIONS: u64 = 10_000_000;
 
+/// Of all the renderings of a request that is rendered again and again: about a tenth of a second of copying.
+const MAX_REPEATED_BYTES: u64 = 16 << 20;
+
 pub struct Limits {
     pub max_template_bytes: usize,
     pub max_rendered_bytes: usize,
@@ -96,9 +99,10 @@ impl Templates {
         }
     }
 
-    /// How many renderings like one of `instructions` a request may cost.
-    pub fn affordable(instructions: u64) -> u64 {
-        MAX_INSTRUCTIONS / instructions.max(1)
+    /// How many renderings like this one a request may cost.
+    pub fn affordable(rendering: &Rendering) -> u64 {
+        let by_bytes = MAX_REPEATED_BYTES / (rendering.text.len() as u64).max(1);
+        by_bytes.min(MAX_INSTRUCTIONS / rendering.instructions.max(1))
     }
 
     fn explain(&self, e: &Error) -> TextError {

@@ -3,11 +3,19 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{AddedToken, Model, Tokenizer};
 
 use crate::decode_plan::DecodePlan;
+use crate::effort::{Effort, Outcome};
 use crate::error::{error, Code, Result, TextError};
+use crate::length_bound::LengthBound;
 use crate::protect::ControlTokens;
+
+#[derive(Clone, Copy)]
+pub struct EncodeSettings {
+    pub add_special_tokens: bool,
+    pub parse_special_tokens: bool,
+}
 
 #[derive(Clone, Copy)]
 pub struct DecodeSettings {
@@ -19,6 +27,8 @@ pub struct TextTokenizer {
     inner: Tokenizer,
     plan: DecodePlan,
     control: ControlTokens,
+    /// None if a text's bytes say nothing about its ids.
+    bound: Option<LengthBound>,
     /// bos_token and its like, by the names that templates use.
     special_names: BTreeMap<String, String>,
     /// What "add special tokens" puts before and after a text.
@@ -57,7 +67,8 @@ impl TextTokenizer {
         let special_names = special_names(config);
         let (prefix, suffix) = surrounding_tokens(&inner, config, &special_names)?;
         let control = ControlTokens::new(&inner);
-        Ok(Self { inner, plan, control, special_names, prefix, suffix, vocab_size: vocab_size as u32 })
+        let bound = LengthBound::new(&inner);
+        Ok(Self { inner, plan, control, bound, special_names, prefix, suffix, vocab_size: vocab_size as u32 })
     }
 
     pub fn inner(&self) -> &Tokenizer {
@@ -70,6 +81,10 @@ impl TextTokenizer {
 
     pub fn control(&self) -> &ControlTokens {
         &self.control
+    }
+
+    pub fn bound(&self) -> Option<LengthBound> {
+        self.bound
     }
 
     pub fn special_names(&self) -> &BTreeMap<String, String> {
@@ -85,24 +100,26 @@ impl TextTokenizer {
         self.inner.token_to_id(self.special_names.get(name)?)
     }
 
-    pub fn encode(&self, text: &str, add_special_tokens: bool, parse_special_tokens: bool) -> Result<Vec<i32>> {
-        let ids = if parse_special_tokens {
-            self.encode_parsed(text)?
+    pub fn encode(&self, text: &str, settings: EncodeSettings, effort: &Effort) -> Result<Outcome> {
+        if let Some(too_long) = effort.refuse(self.bound, text) {
+            return Ok(too_long);
+        }
+        let outcome = if settings.parse_special_tokens {
+            self.encode_parsed(text, effort)?
         } else {
             let sentinel = self.control.unused_sentinel([text])?;
-            self.control.encode_marked(&self.inner, &self.control.mark_all(text, sentinel), sentinel)?
+            self.control.encode_marked(&self.inner, &self.control.mark_all(text, sentinel), sentinel, effort)?
         };
+        let Outcome::Ids(ids) = outcome else { return Ok(outcome) };
         let (prefix, suffix): (&[u32], &[u32]) =
-            if add_special_tokens { (&self.prefix, &self.suffix) } else { (&[], &[]) };
-        Ok(prefix.iter().chain(&ids).chain(suffix).map(|&id| id as i32).collect())
+            if settings.add_special_tokens { (&self.prefix, &self.suffix) } else { (&[], &[]) };
+        Ok(Outcome::Ids([prefix, &ids, suffix].concat()))
     }
 
     /// Every added token in the text becomes its id, as the library does it.
-    pub fn encode_parsed(&self, text: &str) -> Result<Vec<u32>> {
-        match self.inner.encode_fast(text, false) {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(e) => error(Code::Internal, format!("tokenizer failed: {e}")),
-        }
+    pub fn encode_parsed(&self, text: &str, effort: &Effort) -> Result<Outcome> {
+        let pieces = self.inner.get_added_vocabulary().extract_and_normalize(self.inner.get_normalizer(), text);
+        effort.encode(&self.inner, pieces, |word| self.inner.get_model().tokenize(word))
     }
 
     pub fn decode(&self, ids: &[i32], settings: DecodeSettings) -> Result<String> {
