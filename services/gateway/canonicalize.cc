@@ -128,11 +128,12 @@ Sampling FillSampling(const SamplingInput& asked, const ModelDefaults& defaults)
   return sampling;
 }
 
-absl::Status ContextExceeded(const std::string& field, int64_t prompt_tokens,
+// `at_least`: the prompt was not encoded to its end.
+absl::Status ContextExceeded(const std::string& field, int64_t prompt_tokens, bool at_least,
                              int64_t context_tokens) {
   return rpc::WithDetails(
       absl::InvalidArgumentError(
-          absl::StrCat("the prompt has ", prompt_tokens,
+          absl::StrCat("the prompt has ", at_least ? "at least " : "", prompt_tokens,
                        " tokens, and the context of this model holds ", context_tokens,
                        ", of which at least one must be left for the answer; shorten the prompt")),
       {.reason = "CONTEXT_LENGTH_EXCEEDED",
@@ -178,7 +179,8 @@ std::string DrawRequestId() {
 }
 
 absl::StatusOr<Generation> Canonicalize(GenerationInput input, const TextModel& model,
-                                        const EngineLimits& limits, const FieldNames& names) {
+                                        const EngineLimits& limits, const FieldNames& names,
+                                        const text::Interrupt* interrupt) {
   RETURN_IF_ERROR(CheckModelName(input.model, model));
   Generation generation;
   ASSIGN_OR_RETURN(generation.request_id, CheckRequestId(std::move(input.request_id), names));
@@ -204,17 +206,25 @@ absl::StatusOr<Generation> Canonicalize(GenerationInput input, const TextModel& 
     RETURN_IF_ERROR(
         CheckIds(names.prompt, {tokens->ids.begin(), tokens->ids.end()}, limits.vocab_size));
   }
-  absl::StatusOr<std::vector<int32_t>> ids = model.Encode(input.prompt);
+  absl::StatusOr<std::vector<int32_t>> ids =
+      model.Encode(input.prompt, {.max_ids = limits.context_tokens - 1, .interrupt = interrupt});
   if (!ids.ok()) {
-    // What is wrong with a prompt is the client's to change, whatever the text library calls it.
-    if (absl::IsInternal(ids.status())) return ids.status();
+    if (const std::optional<int64_t> at_least = text::AtLeastIds(ids.status())) {
+      return ContextExceeded(names.prompt, *at_least, /*at_least=*/true, limits.context_tokens);
+    }
+    if (absl::IsInternal(ids.status()) || absl::IsCancelled(ids.status()) ||
+        absl::IsDeadlineExceeded(ids.status())) {
+      return ids.status();
+    }
+    // What else is wrong with a prompt is the client's to change, whatever the text library calls
+    // it.
     return InvalidField(names.prompt, std::string(ids.status().message()));
   }
   generation.prompt_ids = *std::move(ids);
   const auto prompt_tokens = static_cast<int64_t>(generation.prompt_ids.size());
   if (prompt_tokens == 0) return InvalidField(names.prompt, "is empty: give at least one token");
   if (prompt_tokens >= limits.context_tokens) {
-    return ContextExceeded(names.prompt, prompt_tokens, limits.context_tokens);
+    return ContextExceeded(names.prompt, prompt_tokens, /*at_least=*/false, limits.context_tokens);
   }
 
   const int64_t room = limits.context_tokens - prompt_tokens;

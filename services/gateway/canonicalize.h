@@ -41,8 +41,11 @@ struct EngineLimits {
 // INVALID_ARGUMENT with the field as a violation; NOT_FOUND (reason MODEL_NOT_FOUND) for another
 // model; INVALID_ARGUMENT (reason CONTEXT_LENGTH_EXCEEDED) with both numbers for a prompt that
 // leaves no room for a token.
+// CANCELLED or DEADLINE_EXCEEDED when `interrupt`, which may be null, came while the prompt was
+// encoded.
 absl::StatusOr<Generation> Canonicalize(GenerationInput input, const TextModel& model,
-                                        const EngineLimits& limits, const FieldNames& names);
+                                        const EngineLimits& limits, const FieldNames& names,
+                                        const text::Interrupt* interrupt);
 
 // NOT_FOUND (reason MODEL_NOT_FOUND) unless `name` is empty or the served one.
 absl::Status CheckModelName(const std::string& name, const TextModel& model);

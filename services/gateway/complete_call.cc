@@ -4,38 +4,20 @@
 
 #include "services/gateway/grpc_messages.h"
 #include "services/gateway/grpc_prepare.h"
+#include "services/gateway/unary_call.h"
+#include "services/gateway/wire_message.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::gateway {
 
 namespace {
 
-class CompleteCall final : public grpc::ServerUnaryReactor,
-                           public std::enable_shared_from_this<CompleteCall> {
+class CompleteCall final : public UnaryCall {
  public:
-  CompleteCall(Frontend* frontend, v1::CompleteResponse* response)
-      : frontend_(frontend), response_(response) {}
+  CompleteCall(Frontend* frontend, grpc::ByteBuffer* response, CallOrigin origin)
+      : UnaryCall(response, origin.deadline), frontend_(frontend), origin_(std::move(origin)) {}
 
-  void Begin(const grpc::CallbackServerContext& context, const v1::GenerateRequest& request);
-  // Only the first call ends the call.
-  void End(const grpc::Status& status) EXCLUDES(mutex_) {
-    {
-      MutexLock lock(mutex_);
-      if (ended_) return;
-      ended_ = true;
-    }
-    Finish(status);
-  }
-  // Hands over the finished answer.
-  void Succeed(v1::CompleteResponse* answer) EXCLUDES(mutex_) {
-    {
-      MutexLock lock(mutex_);
-      if (ended_) return;
-      ended_ = true;
-      response_->Swap(answer);
-    }
-    Finish(grpc::Status::OK);
-  }
+  void Begin(const grpc::ByteBuffer& request);
   void OnCancel() override {
     uint64_t key = 0;
     {
@@ -44,18 +26,17 @@ class CompleteCall final : public grpc::ServerUnaryReactor,
       key = key_;
     }
     if (key != 0) frontend_->Abandon(key);
-    End(grpc::Status(grpc::StatusCode::CANCELLED, "the client has gone"));
+    UnaryCall::OnCancel();
   }
-  void OnDone() override { self_.reset(); }  // may destroy this
 
  private:
+  void Submit(PreparedRequest prepared);
+
   Frontend* const frontend_;
-  v1::CompleteResponse* const response_;
-  std::shared_ptr<CompleteCall> self_;
+  const CallOrigin origin_;
   Mutex mutex_;
   uint64_t key_ GUARDED_BY(mutex_) = 0;
   bool cancelled_ GUARDED_BY(mutex_) = false;
-  bool ended_ GUARDED_BY(mutex_) = false;
 };
 
 class CompleteSink final : public GenerationSink {
@@ -84,7 +65,7 @@ class CompleteSink final : public GenerationSink {
   }
   void OnDone(const Usage& usage) override {
     ToProto(usage, answer_.mutable_usage());
-    call_->Succeed(&answer_);
+    call_->Succeed(answer_);
   }
   void OnFailed(const absl::Status& status) override { call_->End(rpc::ToGrpc(status)); }
 
@@ -94,19 +75,27 @@ class CompleteSink final : public GenerationSink {
   v1::CompleteResponse answer_;
 };
 
-void CompleteCall::Begin(const grpc::CallbackServerContext& context,
-                         const v1::GenerateRequest& request) {
-  self_ = shared_from_this();
-  absl::StatusOr<PreparedRequest> prepared =
-      PrepareGrpc(frontend_, request, CallOrigin::Of(context, frontend_->clock()));
-  if (!prepared.ok()) {
-    End(rpc::ToGrpc(prepared.status()));
-    return;
-  }
+void CompleteCall::Begin(const grpc::ByteBuffer& request) {
+  const auto self = std::static_pointer_cast<CompleteCall>(shared_from_this());
+  PrepareGrpc(
+      frontend_,
+      {.bytes = request.Length(),
+       .parse = [request](v1::GenerateRequest* message) { return ParseWire(request, message); },
+       .origin = origin_,
+       .interrupt = interrupt(),
+       .done =
+           [self](absl::StatusOr<PreparedRequest> prepared) {
+             prepared.ok() ? self->Submit(*std::move(prepared))
+                           : self->End(rpc::ToGrpc(prepared.status()));
+           }});
+}
+
+void CompleteCall::Submit(PreparedRequest prepared) {
   auto sink =
-      std::make_shared<CompleteSink>(self_, frontend_->model(), prepared->generation.num_choices);
-  const uint64_t key = frontend_->Submit(std::move(prepared->admission),
-                                         std::move(prepared->generation), std::move(sink));
+      std::make_shared<CompleteSink>(std::static_pointer_cast<CompleteCall>(shared_from_this()),
+                                     frontend_->model(), prepared.generation.num_choices);
+  const uint64_t key = frontend_->Submit(std::move(prepared.admission),
+                                         std::move(prepared.generation), std::move(sink));
   bool cancelled = false;
   {
     MutexLock lock(mutex_);
@@ -120,10 +109,12 @@ void CompleteCall::Begin(const grpc::CallbackServerContext& context,
 
 grpc::ServerUnaryReactor* StartCompleteCall(Frontend* frontend,
                                             const grpc::CallbackServerContext& context,
-                                            const v1::GenerateRequest& request,
-                                            v1::CompleteResponse* response) {
-  auto call = std::make_shared<CompleteCall>(frontend, response);
-  call->Begin(context, request);
+                                            const grpc::ByteBuffer& request,
+                                            grpc::ByteBuffer* response) {
+  auto call = std::make_shared<CompleteCall>(frontend, response,
+                                             CallOrigin::Of(context, frontend->clock()));
+  call->KeepAlive();
+  call->Begin(request);
   return call.get();
 }
 

@@ -1,16 +1,17 @@
 // InferenceService.Complete: a generation in one answer.
 #pragma once
 
-#include "conclave/v1/inference.pb.h"
+#include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "services/gateway/frontend.h"
 
 namespace conclave::gateway {
 
-// `response` lives until the reactor is finished, as gRPC promises.
+// `request` holds a v1::GenerateRequest; the answer is a v1::CompleteResponse. `response` lives
+// until the reactor is finished, as gRPC promises.
 grpc::ServerUnaryReactor* StartCompleteCall(Frontend* frontend,
                                             const grpc::CallbackServerContext& context,
-                                            const v1::GenerateRequest& request,
-                                            v1::CompleteResponse* response);
+                                            const grpc::ByteBuffer& request,
+                                            grpc::ByteBuffer* response);
 
 }  // namespace conclave::gateway

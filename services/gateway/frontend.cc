@@ -59,6 +59,7 @@ Frontend::Frontend(Options options, std::shared_ptr<const TextModel> model)
 Frontend::~Frontend() {
   draining_ = true;
   places_->Close();
+  prompts_.Stop();
   stopping_ = true;
   tasks_.Close();
   thread_.join();
@@ -84,13 +85,14 @@ absl::StatusOr<Admission> Frontend::Admit() {
       {.reason = "TOO_MANY_REQUESTS", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
 }
 
-absl::StatusOr<Generation> Frontend::Prepare(GenerationInput input, const FieldNames& names) const {
+absl::StatusOr<Generation> Frontend::Prepare(GenerationInput input, const FieldNames& names,
+                                             const text::Interrupt* interrupt) const {
   RETURN_IF_ERROR(CheckModelName(input.model, *model_));
   const std::optional<EngineIdentity> engine = identity();
   if (!engine) return NoEngine();
   return Canonicalize(std::move(input), *model_,
                       {.context_tokens = engine->context_tokens, .vocab_size = engine->vocab_size},
-                      names);
+                      names, interrupt);
 }
 
 uint64_t Frontend::Submit(Admission admission, Generation generation,
@@ -203,6 +205,7 @@ Frontend::Drained Frontend::Drain(Duration grace) {
     return unfinished;
   };
   drained.cut_off = AskCore(fail_all, places_->taken());
+  prompts_.Stop();
   return drained;
 }
 
@@ -466,6 +469,7 @@ void Frontend::Tick() {
   const TimePoint now = options_.clock->Now();
   for (auto& [name, engine] : engines_.all()) engine.link->Tick();
   engines_.DestroyClosed();
+  prompts_.Sweep();
   std::vector<std::pair<uint64_t, absl::Status>> late;
   std::vector<uint64_t> without_usage;
   for (const auto& [key, entry] : entries_) {

@@ -23,6 +23,7 @@
 #include "services/gateway/engine_link.h"
 #include "services/gateway/engine_set.h"
 #include "services/gateway/generation_sink.h"
+#include "services/gateway/prompt_lane.h"
 #include "services/gateway/resume_token.h"
 #include "services/gateway/running_request.h"
 #include "services/gateway/text_model.h"
@@ -59,8 +60,10 @@ class Frontend final : public EngineListener {
   // Taken before any work on a request.
   absl::StatusOr<Admission> Admit();
   // Canonicalize against the engines connected now; UNAVAILABLE with a retry delay when there is
-  // none.
-  absl::StatusOr<Generation> Prepare(GenerationInput input, const FieldNames& names) const;
+  // none. Encodes the prompt on the calling thread: work for the prompt lane.
+  absl::StatusOr<Generation> Prepare(GenerationInput input, const FieldNames& names,
+                                     const text::Interrupt* interrupt) const;
+  PromptLane& prompts() { return prompts_; }
   // Runs a request; its key is for Cancel. Everything that goes wrong goes to the sink:
   // ALREADY_EXISTS for the id of a running request.
   uint64_t Submit(Admission admission, Generation generation, std::shared_ptr<GenerationSink> sink);
@@ -146,6 +149,7 @@ class Frontend final : public EngineListener {
   mutable Mutex mutex_;
   Snapshot snapshot_ GUARDED_BY(mutex_);
   std::thread thread_;
+  PromptLane prompts_;  // stopped first: its work submits requests
 };
 
 }  // namespace conclave::gateway

@@ -15,18 +15,16 @@ std::string Metadata(const grpc::ServerContextBase& context, const char* name) {
   return std::string(found->second.data(), found->second.size());
 }
 
-absl::StatusOr<PreparedRequest> Prepare(Frontend* frontend, const v1::GenerateRequest& request,
-                                        const CallOrigin& origin) {
-  PreparedRequest prepared;
-  const TimePoint arrival = frontend->clock().Now();
-  ASSIGN_OR_RETURN(prepared.admission, frontend->Admit());
-  ASSIGN_OR_RETURN(GenerationInput input, FromProto(request));
-  if (input.request_id.empty()) input.request_id = origin.request_id;
-  input.deadline = origin.deadline;
-  input.traceparent = origin.traceparent;
+absl::StatusOr<Generation> Prepare(Frontend* frontend, const GrpcRequest& request,
+                                   TimePoint arrival) {
+  v1::GenerateRequest message;
+  RETURN_IF_ERROR(request.parse(&message));
+  ASSIGN_OR_RETURN(GenerationInput input, FromProto(message));
+  if (input.request_id.empty()) input.request_id = request.origin.request_id;
+  input.deadline = request.origin.deadline;
+  input.traceparent = request.origin.traceparent;
   input.arrival = arrival;
-  ASSIGN_OR_RETURN(prepared.generation, frontend->Prepare(std::move(input), GrpcFieldNames()));
-  return prepared;
+  return frontend->Prepare(std::move(input), GrpcFieldNames(), request.interrupt.get());
 }
 
 }  // namespace
@@ -42,11 +40,33 @@ CallOrigin CallOrigin::Of(const grpc::ServerContextBase& context, const Clock& c
   return origin;
 }
 
-absl::StatusOr<PreparedRequest> PrepareGrpc(Frontend* frontend, const v1::GenerateRequest& request,
-                                            const CallOrigin& origin) {
-  absl::StatusOr<PreparedRequest> prepared = Prepare(frontend, request, origin);
-  if (!prepared.ok()) frontend->RecordRequest("grpc", prepared.status());
-  return prepared;
+void PrepareGrpc(Frontend* frontend, GrpcRequest request) {
+  const TimePoint arrival = frontend->clock().Now();
+  const auto fail = [frontend](const GrpcRequest& failed, const absl::Status& why) {
+    frontend->RecordRequest("grpc", why);
+    failed.done(why);
+  };
+  // Before the wait for the lane: who is one too many hears it at once.
+  absl::StatusOr<Admission> admission = frontend->Admit();
+  if (!admission.ok()) {
+    fail(request, admission.status());
+    return;
+  }
+  const size_t bytes = request.bytes;
+  std::shared_ptr<text::Interrupt> interrupt = request.interrupt;
+  frontend->prompts().Run(
+      {.bytes = bytes,
+       .interrupt = std::move(interrupt),
+       .run = [frontend, fail, arrival, request = std::move(request),
+               admission = *std::move(admission)](const absl::Status& turn) mutable {
+         absl::StatusOr<Generation> generation =
+             turn.ok() ? Prepare(frontend, request, arrival) : absl::StatusOr<Generation>(turn);
+         if (!generation.ok()) {
+           fail(request, generation.status());
+           return;
+         }
+         request.done(PreparedRequest{std::move(admission), *std::move(generation)});
+       }});
 }
 
 }  // namespace conclave::gateway

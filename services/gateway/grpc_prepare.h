@@ -1,7 +1,10 @@
-// The first half of every gRPC generation: from the call and its message to an admitted, canonical
+// The first half of every gRPC generation: from the call and its bytes to an admitted, canonical
 // request.
 #pragma once
 
+#include <cstddef>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -9,6 +12,7 @@
 #include "conclave/v1/inference.pb.h"
 #include "grpcpp/server_context.h"
 #include "services/gateway/frontend.h"
+#include "shared/text/interrupt.h"
 
 namespace conclave::gateway {
 
@@ -26,8 +30,17 @@ struct PreparedRequest {
   Generation generation;
 };
 
-// Failures are counted in the metrics.
-absl::StatusOr<PreparedRequest> PrepareGrpc(Frontend* frontend, const v1::GenerateRequest& request,
-                                            const CallOrigin& origin);
+// A request of a call. Failures are counted in the metrics.
+struct GrpcRequest {
+  size_t bytes = 0;  // of the message
+  // Gives the message, or why there is none; called where the request is prepared.
+  std::function<absl::Status(v1::GenerateRequest*)> parse;
+  CallOrigin origin;
+  // Ends the wait for the prompt lane, and the encoding of the prompt.
+  std::shared_ptr<text::Interrupt> interrupt;
+  // Called once: at once for a short request, else from the prompt lane when its turn comes.
+  std::function<void(absl::StatusOr<PreparedRequest>)> done;
+};
+void PrepareGrpc(Frontend* frontend, GrpcRequest request);
 
 }  // namespace conclave::gateway

@@ -12,6 +12,8 @@
 #include "services/gateway/grpc_prepare.h"
 #include "services/gateway/queued_writer.h"
 #include "services/gateway/session_call.h"
+#include "services/gateway/unary_call.h"
+#include "services/gateway/wire_message.h"
 #include "shared/base/status_macros.h"
 #include "shared/rpc/status.h"
 
@@ -20,14 +22,17 @@ namespace conclave::gateway {
 namespace {
 
 // One streamed request.
-class GenerateCall final
-    : public QueuedWriter<grpc::ServerWriteReactor<v1::GenerateEvent>, v1::GenerateEvent> {
+class GenerateCall final : public QueuedWriter<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
  public:
-  explicit GenerateCall(Frontend* frontend) : frontend_(frontend) {}
+  GenerateCall(Frontend* frontend, CallOrigin origin)
+      : frontend_(frontend),
+        origin_(std::move(origin)),
+        interrupt_(std::make_shared<text::Interrupt>(origin_.deadline)) {}
 
-  void Begin(const grpc::CallbackServerContext& context, const v1::GenerateRequest& request);
+  void Begin(const grpc::ByteBuffer& request);
 
   void OnCancel() override {
+    interrupt_->Cancel();
     uint64_t key = 0;
     {
       MutexLock lock(key_mutex_);
@@ -39,7 +44,11 @@ class GenerateCall final
   }
 
  private:
+  void Submit(PreparedRequest prepared);
+
   Frontend* const frontend_;
+  const CallOrigin origin_;
+  const std::shared_ptr<text::Interrupt> interrupt_;
   Mutex key_mutex_;
   uint64_t key_ GUARDED_BY(key_mutex_) = 0;
   bool cancelled_ GUARDED_BY(key_mutex_) = false;
@@ -73,7 +82,7 @@ class GenerateSink final : public GenerationSink {
     v1::GenerateEvent event;
     event.set_request_id(request_id_);
     fill(&event);
-    if (!call_->Push(std::move(event))) call_->OnCancel();
+    if (!call_->Push(ToWire(event))) call_->OnCancel();
   }
 
   const std::shared_ptr<GenerateCall> call_;
@@ -81,19 +90,27 @@ class GenerateSink final : public GenerationSink {
   const std::string request_id_;
 };
 
-void GenerateCall::Begin(const grpc::CallbackServerContext& context,
-                         const v1::GenerateRequest& request) {
-  absl::StatusOr<PreparedRequest> prepared =
-      PrepareGrpc(frontend_, request, CallOrigin::Of(context, frontend_->clock()));
-  if (!prepared.ok()) {
-    End(rpc::ToGrpc(prepared.status()));
-    return;
-  }
+void GenerateCall::Begin(const grpc::ByteBuffer& request) {
+  const auto self = std::static_pointer_cast<GenerateCall>(shared_from_this());
+  PrepareGrpc(
+      frontend_,
+      {.bytes = request.Length(),
+       .parse = [request](v1::GenerateRequest* message) { return ParseWire(request, message); },
+       .origin = origin_,
+       .interrupt = interrupt_,
+       .done =
+           [self](absl::StatusOr<PreparedRequest> prepared) {
+             prepared.ok() ? self->Submit(*std::move(prepared))
+                           : self->End(rpc::ToGrpc(prepared.status()));
+           }});
+}
+
+void GenerateCall::Submit(PreparedRequest prepared) {
   auto sink =
       std::make_shared<GenerateSink>(std::static_pointer_cast<GenerateCall>(shared_from_this()),
-                                     frontend_->model(), prepared->generation.request_id);
-  const uint64_t key = frontend_->Submit(std::move(prepared->admission),
-                                         std::move(prepared->generation), std::move(sink));
+                                     frontend_->model(), prepared.generation.request_id);
+  const uint64_t key = frontend_->Submit(std::move(prepared.admission),
+                                         std::move(prepared.generation), std::move(sink));
   bool cancelled = false;
   {
     MutexLock lock(key_mutex_);
@@ -103,76 +120,138 @@ void GenerateCall::Begin(const grpc::CallbackServerContext& context,
   if (cancelled) frontend_->Abandon(key);
 }
 
-class InferenceServiceImpl final : public v1::InferenceService::CallbackService {
+// Every method takes and gives raw bytes (wire_message.h).
+template <typename Base>
+using RawGenerate = v1::InferenceService::WithRawCallbackMethod_Generate<Base>;
+template <typename Base>
+using RawComplete = v1::InferenceService::WithRawCallbackMethod_Complete<Base>;
+template <typename Base>
+using RawSession = v1::InferenceService::WithRawCallbackMethod_Session<Base>;
+template <typename Base>
+using RawCancel = v1::InferenceService::WithRawCallbackMethod_Cancel<Base>;
+template <typename Base>
+using RawTokenize = v1::InferenceService::WithRawCallbackMethod_Tokenize<Base>;
+template <typename Base>
+using RawDetokenize = v1::InferenceService::WithRawCallbackMethod_Detokenize<Base>;
+template <typename Base>
+using RawListModels = v1::InferenceService::WithRawCallbackMethod_ListModels<Base>;
+using RawService = RawGenerate<RawComplete<RawSession<
+    RawCancel<RawTokenize<RawDetokenize<RawListModels<v1::InferenceService::Service>>>>>>>;
+
+class InferenceServiceImpl final : public RawService {
  public:
   explicit InferenceServiceImpl(Frontend* frontend) : frontend_(frontend) {}
 
-  grpc::ServerWriteReactor<v1::GenerateEvent>* Generate(
-      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
-    auto call = std::make_shared<GenerateCall>(frontend_);
+  using RawService::Cancel;
+  using RawService::Complete;
+  using RawService::Detokenize;
+  using RawService::Generate;
+  using RawService::ListModels;
+  using RawService::Session;
+  using RawService::Tokenize;
+
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request) override {
+    auto call = std::make_shared<GenerateCall>(frontend_, Origin(*context));
     call->KeepAlive();
-    call->Begin(*context, *request);
+    call->Begin(*request);
     return call.get();
   }
 
   grpc::ServerUnaryReactor* Complete(grpc::CallbackServerContext* context,
-                                     const v1::GenerateRequest* request,
-                                     v1::CompleteResponse* response) override {
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override {
     return StartCompleteCall(frontend_, *context, *request, response);
   }
 
-  grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionEvent>* Session(
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Session(
       grpc::CallbackServerContext* context) override {
     return StartSessionCall(frontend_, *context);
   }
 
   grpc::ServerUnaryReactor* Cancel(grpc::CallbackServerContext* context,
-                                   const v1::CancelRequest* request, v1::CancelResponse*) override {
-    grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-    frontend_->CancelById(request->request_id(), [reactor](const absl::Status& status) {
-      reactor->Finish(rpc::ToGrpc(status));
+                                   const grpc::ByteBuffer* request,
+                                   grpc::ByteBuffer* response) override {
+    const auto call = NewCall(*context, response);
+    v1::CancelRequest message;
+    const absl::Status parsed = ParseWire(*request, &message);
+    if (!parsed.ok()) {
+      call->End(rpc::ToGrpc(parsed));
+      return call.get();
+    }
+    frontend_->CancelById(message.request_id(), [call](const absl::Status& status) {
+      status.ok() ? call->Succeed(v1::CancelResponse()) : call->End(rpc::ToGrpc(status));
     });
-    return reactor;
+    return call.get();
   }
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
-                                     const v1::TokenizeRequest* request,
-                                     v1::TokenizeResponse* response) override {
-    return Answer(context, "tokenize", TokenizeInto(*request, response));
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override {
+    return AnswerInLane<v1::TokenizeRequest, v1::TokenizeResponse>(*context, *request, response,
+                                                                   TokenizeInto);
   }
 
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
-                                       const v1::DetokenizeRequest* request,
-                                       v1::DetokenizeResponse* response) override {
-    return Answer(context, "tokenize", DetokenizeInto(*request, response));
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override {
+    return AnswerInLane<v1::DetokenizeRequest, v1::DetokenizeResponse>(*context, *request, response,
+                                                                       DetokenizeInto);
   }
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
-                                       const v1::ListModelsRequest*,
-                                       v1::ListModelsResponse* response) override {
-    v1::ListModelsResponse::Model* const model = response->add_models();
+                                       const grpc::ByteBuffer*,
+                                       grpc::ByteBuffer* response) override {
+    v1::ListModelsResponse answer;
+    v1::ListModelsResponse::Model* const model = answer.add_models();
     model->set_name(frontend_->model().name());
     if (const std::optional<EngineIdentity> identity = frontend_->identity()) {
       model->set_fingerprint(identity->system_fingerprint);
       model->set_max_context(identity->context_tokens);
     }
     model->set_num_engines(frontend_->num_engines());
-    grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-    reactor->Finish(grpc::Status::OK);
-    return reactor;
+    const auto call = NewCall(*context, response);
+    call->Succeed(answer);
+    return call.get();
   }
 
  private:
-  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const char* api,
-                                   const absl::Status& status) {
-    frontend_->RecordRequest(api, status);
-    grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-    reactor->Finish(rpc::ToGrpc(status));
-    return reactor;
+  CallOrigin Origin(const grpc::CallbackServerContext& context) const {
+    return CallOrigin::Of(context, frontend_->clock());
+  }
+  std::shared_ptr<UnaryCall> NewCall(const grpc::CallbackServerContext& context,
+                                     grpc::ByteBuffer* response) const {
+    auto call = std::make_shared<UnaryCall>(response, Origin(context).deadline);
+    call->KeepAlive();
+    return call;
   }
 
-  absl::Status TokenizeInto(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) {
-    RETURN_IF_ERROR(CheckModelName(request.model(), frontend_->model()));
+  // Parses the request, fills the answer by `fill` and counts the outcome: here, or on the prompt
+  // lane for a long request. The service may be gone by then, but not the frontend.
+  template <typename Request, typename Response, typename Fill>
+  grpc::ServerUnaryReactor* AnswerInLane(const grpc::CallbackServerContext& context,
+                                         const grpc::ByteBuffer& request,
+                                         grpc::ByteBuffer* response, Fill* fill) {
+    const auto call = NewCall(context, response);
+    frontend_->prompts().Run(
+        {.bytes = request.Length(),
+         .interrupt = call->interrupt(),
+         .run = [frontend = frontend_, call, request, fill](const absl::Status& turn) {
+           Request message;
+           Response answer;
+           absl::Status status = turn;
+           if (status.ok()) status = ParseWire(request, &message);
+           if (status.ok()) status = fill(*frontend, message, *call->interrupt(), &answer);
+           frontend->RecordRequest("tokenize", status);
+           status.ok() ? call->Succeed(answer) : call->End(rpc::ToGrpc(status));
+         }});
+    return call.get();
+  }
+
+  static absl::Status TokenizeInto(const Frontend& frontend, const v1::TokenizeRequest& request,
+                                   const text::Interrupt& interrupt,
+                                   v1::TokenizeResponse* response) {
+    RETURN_IF_ERROR(CheckModelName(request.model(), frontend.model()));
     PromptInput prompt;
     if (request.has_chat()) {
       ASSIGN_OR_RETURN(prompt, FromProto(request.chat()));
@@ -183,18 +262,19 @@ class InferenceServiceImpl final : public v1::InferenceService::CallbackService 
     } else {
       return rpc::InvalidField("prompt", "is missing: set one of text, chat");
     }
-    ASSIGN_OR_RETURN(const std::vector<int32_t> ids, frontend_->model().Encode(prompt));
+    ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                     frontend.model().Encode(prompt, {.interrupt = &interrupt}));
     response->mutable_ids()->Assign(ids.begin(), ids.end());
-    if (const std::optional<EngineIdentity> identity = frontend_->identity()) {
+    if (const std::optional<EngineIdentity> identity = frontend.identity()) {
       response->set_max_context(identity->context_tokens);
     }
     return absl::OkStatus();
   }
 
-  absl::Status DetokenizeInto(const v1::DetokenizeRequest& request,
-                              v1::DetokenizeResponse* response) {
-    RETURN_IF_ERROR(CheckModelName(request.model(), frontend_->model()));
-    absl::StatusOr<std::string> text = frontend_->model().tokenizer()->Decode(
+  static absl::Status DetokenizeInto(const Frontend& frontend, const v1::DetokenizeRequest& request,
+                                     const text::Interrupt&, v1::DetokenizeResponse* response) {
+    RETURN_IF_ERROR(CheckModelName(request.model(), frontend.model()));
+    absl::StatusOr<std::string> text = frontend.model().tokenizer()->Decode(
         {request.ids().data(), static_cast<size_t>(request.ids_size())},
         {.skip_special_tokens = request.skip_special_tokens(), .allow_unknown_ids = false});
     if (!text.ok()) return rpc::InvalidField("ids", std::string(text.status().message()));

@@ -1,6 +1,7 @@
 // conclave.v1.InferenceService over the frontend: the gateway's gRPC face.
 //
-// Callback API: methods run on gRPC's threads (tokenizing there), events come from the core thread.
+// Callback API over raw bytes (wire_message.h): methods run on gRPC's threads, long prompts on the
+// prompt lane, events come from the core thread.
 // The service outlives its server's calls, and the frontend outlives the service.
 #pragma once
 

@@ -33,7 +33,7 @@ constexpr size_t kMaxUnknownNames = 1000;             // remembered as logged
 constexpr int64_t kMaxTimeoutMs = 24 * 3600 * 1000;
 
 // State and code shared by all handlers.
-class HttpApi {
+class HttpApi : public std::enable_shared_from_this<HttpApi> {
  public:
   HttpApi(Frontend* frontend, const HttpApiOptions& options)
       : frontend_(frontend), options_(options) {}
@@ -50,24 +50,73 @@ class HttpApi {
   }
 
   void Generate(const std::shared_ptr<Exchange>& exchange, Endpoint endpoint) {
-    const char* const api = endpoint == Endpoint::kChat ? "chat" : "completions";
-    const std::string id = RequestId(exchange->request());
-    const absl::Status status = StartGenerating(exchange, endpoint, api, id);
-    if (status.ok()) return;
-    frontend_->RecordRequest(api, status);
-    http::Response response = FailureResponse(status);
-    response.headers.emplace_back("x-request-id", id);
-    exchange->Respond(std::move(response));
+    auto job = std::make_shared<GenerateJob>();
+    job->exchange = exchange;
+    job->endpoint = endpoint;
+    job->api = endpoint == Endpoint::kChat ? "chat" : "completions";
+    job->id = RequestId(exchange->request());
+    job->arrival = frontend_->clock().Now();
+    const absl::Status admitted = AdmitJob(*job);
+    if (!admitted.ok()) {
+      Refuse(*job, admitted);
+      return;
+    }
+    InLane(exchange, job->interrupt, [self = shared_from_this(), job](const absl::Status& turn) {
+      const absl::Status started = turn.ok() ? self->StartGenerating(*job) : turn;
+      if (!started.ok()) self->Refuse(*job, started);
+    });
   }
 
-  void Tokenize(const std::shared_ptr<Exchange>& exchange) const {
-    Answer(exchange, [this](const json& body) { return TokenizeBody(body); });
+  void Tokenize(const std::shared_ptr<Exchange>& exchange) {
+    Answer(exchange, [this](const json& body, const text::Interrupt& interrupt) {
+      return TokenizeBody(body, interrupt);
+    });
   }
-  void Detokenize(const std::shared_ptr<Exchange>& exchange) const {
-    Answer(exchange, [this](const json& body) { return DetokenizeBody(body); });
+  void Detokenize(const std::shared_ptr<Exchange>& exchange) {
+    Answer(exchange,
+           [this](const json& body, const text::Interrupt&) { return DetokenizeBody(body); });
   }
 
  private:
+  // A generation until it is submitted.
+  struct GenerateJob {
+    std::shared_ptr<Exchange> exchange;
+    Endpoint endpoint = Endpoint::kChat;
+    const char* api = "";
+    std::string id;
+    TimePoint arrival;
+    std::optional<TimePoint> deadline;
+    std::vector<Admission> admissions;  // one a prompt
+    std::shared_ptr<text::Interrupt> interrupt;
+  };
+
+  // Before the wait for the lane: who is one too many hears it at once.
+  absl::Status AdmitJob(GenerateJob& job) const {
+    job.admissions.resize(1);
+    ASSIGN_OR_RETURN(job.admissions[0], frontend_->Admit());
+    ASSIGN_OR_RETURN(job.deadline, Deadline(job.exchange->request(), job.arrival));
+    job.interrupt = std::make_shared<text::Interrupt>(job.deadline);
+    return absl::OkStatus();
+  }
+
+  void Refuse(const GenerateJob& job, const absl::Status& status) const {
+    frontend_->RecordRequest(job.api, status);
+    http::Response response = FailureResponse(status);
+    response.headers.emplace_back("x-request-id", job.id);
+    job.exchange->Respond(std::move(response));
+  }
+
+  // Runs `work` when it is the request's turn, unless its client goes away first.
+  void InLane(const std::shared_ptr<Exchange>& exchange, std::shared_ptr<text::Interrupt> interrupt,
+              std::function<void(const absl::Status&)> work) {
+    const size_t bytes = exchange->request().body.size();
+    if (bytes > kShortPromptBytes) {
+      exchange->OnClientGone([interrupt] { interrupt->Cancel(); });
+    }
+    frontend_->prompts().Run(
+        {.bytes = bytes, .interrupt = std::move(interrupt), .run = std::move(work)});
+  }
+
   static void RespondJson(const std::shared_ptr<Exchange>& exchange, const OrderedJson& body) {
     exchange->Respond(
         {.status = 200, .content_type = "application/json", .body = Dump(body), .headers = {}});
@@ -112,38 +161,36 @@ class HttpApi {
     return arrival + std::chrono::milliseconds(timeout_ms);
   }
 
-  absl::Status StartGenerating(const std::shared_ptr<Exchange>& exchange, Endpoint endpoint,
-                               const char* api, const std::string& id) {
-    const http::Request& request = exchange->request();
-    const TimePoint arrival = frontend_->clock().Now();
-    std::vector<Admission> admissions(1);
-    ASSIGN_OR_RETURN(admissions[0], frontend_->Admit());
+  absl::Status StartGenerating(GenerateJob& job) {
+    const http::Request& request = job.exchange->request();
+    const Endpoint endpoint = job.endpoint;
     ASSIGN_OR_RETURN(const json body, ParseBody(request));
     ASSIGN_OR_RETURN(OpenAiRequest parsed, ParseOpenAiRequest(body, endpoint));
-    ASSIGN_OR_RETURN(const std::optional<TimePoint> deadline, Deadline(request, arrival));
-    LogUnknown(parsed.unknown_fields, api);
+    LogUnknown(parsed.unknown_fields, job.api);
 
     std::vector<Generation> generations;
     const uint64_t seed_limit = kLargestJsonSeed;
     for (size_t i = 0; i < parsed.prompts.size(); ++i) {
       if (i > 0) {
         ASSIGN_OR_RETURN(Admission admission, frontend_->Admit());
-        admissions.push_back(std::move(admission));
+        job.admissions.push_back(std::move(admission));
         parsed.sampling.seed = generations[0].seed;  // one seed for the whole answer
       }
       GenerationInput input;
-      input.api = api;
-      input.request_id = i == 0 ? id : absl::StrCat(id.substr(0, kMaxRequestIdBytes - 5), "-", i);
+      input.api = job.api;
+      input.request_id =
+          i == 0 ? job.id : absl::StrCat(job.id.substr(0, kMaxRequestIdBytes - 5), "-", i);
       input.model = parsed.model;
       input.prompt = std::move(parsed.prompts[i]);
       input.sampling = parsed.sampling;
       input.traceparent = std::string(request.Header("traceparent"));
-      input.deadline = deadline;
-      input.arrival = arrival;
+      input.deadline = job.deadline;
+      input.arrival = job.arrival;
       input.largest_drawn_seed = seed_limit;
       if (endpoint == Endpoint::kCompletions) input.api_max_tokens = kCompletionsDefaultMaxTokens;
-      ASSIGN_OR_RETURN(Generation generation,
-                       frontend_->Prepare(std::move(input), OpenAiFieldNames(endpoint)));
+      ASSIGN_OR_RETURN(
+          Generation generation,
+          frontend_->Prepare(std::move(input), OpenAiFieldNames(endpoint), job.interrupt.get()));
       generations.push_back(std::move(generation));
     }
     const auto num_prompts = static_cast<int32_t>(generations.size());
@@ -161,15 +208,15 @@ class HttpApi {
             .logprobs = parsed.logprobs,
             .num_prompts = num_prompts,
             .num_choices = generations[0].num_choices,
-            .request_id = id,
+            .request_id = job.id,
             .heartbeat_period = options_.heartbeat_period,
             .tokenizer = frontend_->model().tokenizer(),
             .abandon = [frontend = frontend_](uint64_t key) { frontend->Abandon(key); }},
-        exchange);
+        job.exchange);
     answer->Begin();
     for (int32_t i = 0; i < num_prompts; ++i) {
       const auto at = static_cast<size_t>(i);
-      answer->AddKey(frontend_->Submit(std::move(admissions[at]), std::move(generations[at]),
+      answer->AddKey(frontend_->Submit(std::move(job.admissions[at]), std::move(generations[at]),
                                        answer->SinkOf(i)));
     }
     return absl::OkStatus();
@@ -202,17 +249,34 @@ class HttpApi {
     return model;
   }
 
+  // `function`: of the body and of what ends the patience with it.
   template <typename Function>
-  void Answer(const std::shared_ptr<Exchange>& exchange, Function function) const {
-    absl::StatusOr<json> body = ParseBody(exchange->request());
-    absl::StatusOr<OrderedJson> answer =
-        body.ok() ? function(*body) : absl::StatusOr<OrderedJson>(body.status());
+  void Answer(const std::shared_ptr<Exchange>& exchange, Function function) {
+    const absl::StatusOr<std::optional<TimePoint>> deadline =
+        Deadline(exchange->request(), frontend_->clock().Now());
+    if (!deadline.ok()) {
+      RespondTokenize(exchange, deadline.status());
+      return;
+    }
+    const auto interrupt = std::make_shared<text::Interrupt>(*deadline);
+    InLane(exchange, interrupt,
+           [self = shared_from_this(), exchange, interrupt, function](const absl::Status& turn) {
+             self->RespondTokenize(exchange, [&]() -> absl::StatusOr<OrderedJson> {
+               RETURN_IF_ERROR(turn);
+               ASSIGN_OR_RETURN(const json body, ParseBody(exchange->request()));
+               return function(body, *interrupt);
+             }());
+           });
+  }
+  void RespondTokenize(const std::shared_ptr<Exchange>& exchange,
+                       const absl::StatusOr<OrderedJson>& answer) const {
     frontend_->RecordRequest("tokenize", answer.status());
     answer.ok() ? RespondJson(exchange, *answer)
                 : exchange->Respond(FailureResponse(answer.status()));
   }
 
-  absl::StatusOr<OrderedJson> TokenizeBody(const json& body) const {
+  absl::StatusOr<OrderedJson> TokenizeBody(const json& body,
+                                           const text::Interrupt& interrupt) const {
     std::string model;
     RETURN_IF_ERROR(ReadField(body, "model", &model));
     RETURN_IF_ERROR(CheckModelName(model, frontend_->model()));
@@ -229,7 +293,11 @@ class HttpApi {
       RETURN_IF_ERROR(ReadField(body, "add_special_tokens", &text.add_special_tokens));
       prompt = std::move(text);
     }
-    absl::StatusOr<std::vector<int32_t>> ids = frontend_->model().Encode(prompt);
+    absl::StatusOr<std::vector<int32_t>> ids =
+        frontend_->model().Encode(prompt, {.interrupt = &interrupt});
+    if (absl::IsCancelled(ids.status()) || absl::IsDeadlineExceeded(ids.status())) {
+      return ids.status();
+    }
     if (!ids.ok()) return rpc::InvalidField("prompt", std::string(ids.status().message()));
     const std::optional<EngineIdentity> identity = frontend_->identity();
     OrderedJson answer = {

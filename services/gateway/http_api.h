@@ -1,7 +1,8 @@
 // The gateway's HTTP face: OpenAI's endpoints, vLLM's /tokenize and /detokenize, and the ops
 // routes. docs/openai.md is its contract.
 //
-// Handlers run on the HTTP server's worker threads.
+// Handlers run on the HTTP server's worker threads; what they do with long bodies, on the prompt
+// lane.
 #pragma once
 
 #include <vector>

@@ -102,6 +102,7 @@ absl::Status Run(int argc, char** argv) {
   grpc_options.listen_setting = "--grpc-listen";
   grpc_options.secret = secret;
   grpc_options.insecure = options.common.insecure;
+  grpc_options.max_receive_bytes = options.gateway.max_body.bytes;
   grpc::Service* const services[] = {service.get()};
   ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> grpc_server,
                    rpc::Server::Start(grpc_options, services));

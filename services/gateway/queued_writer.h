@@ -1,8 +1,8 @@
 // A gRPC server reactor that streams messages pushed from any thread: one write at a time, a
 // bounded queue, one end.
 //
-// Base is grpc::ServerWriteReactor or grpc::ServerBidiReactor. Keeps itself alive until gRPC is
-// done with the call. Every method is thread-safe; none blocks.
+// Base is grpc::ServerWriteReactor or grpc::ServerBidiReactor of grpc::ByteBuffer. Keeps itself
+// alive until gRPC is done with the call. Every method is thread-safe; none blocks.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include <optional>
 #include <utility>
 
+#include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/status.h"
 #include "shared/base/mutex.h"
 
@@ -20,21 +21,21 @@ namespace conclave::gateway {
 // Bytes of messages that may wait for a client that reads slowly; beyond, its call fails.
 inline constexpr size_t kMaxUnsentBytes = 4 << 20;
 
-template <typename Base, typename Message>
-class QueuedWriter : public Base, public std::enable_shared_from_this<QueuedWriter<Base, Message>> {
+template <typename Base>
+class QueuedWriter : public Base, public std::enable_shared_from_this<QueuedWriter<Base>> {
  public:
   // Call once, right after make_shared.
   void KeepAlive() { self_ = this->shared_from_this(); }
 
   // False when the call is over or the client too far behind (the call then ends with
   // RESOURCE_EXHAUSTED).
-  bool Push(Message message) EXCLUDES(mutex_) {
-    const Message* first = nullptr;
+  bool Push(grpc::ByteBuffer message) EXCLUDES(mutex_) {
+    const grpc::ByteBuffer* first = nullptr;
     bool overflow = false;
     {
       MutexLock lock(mutex_);
       if (end_) return false;
-      const size_t bytes = message.ByteSizeLong();
+      const size_t bytes = message.Length();
       overflow = unsent_bytes_ + bytes > kMaxUnsentBytes && !unsent_.empty();
       if (!overflow) {
         unsent_bytes_ += bytes;
@@ -77,11 +78,11 @@ class QueuedWriter : public Base, public std::enable_shared_from_this<QueuedWrit
   }
 
   void OnWriteDone(bool ok) override {
-    const Message* next = nullptr;
+    const grpc::ByteBuffer* next = nullptr;
     std::optional<grpc::Status> end;
     {
       MutexLock lock(mutex_);
-      unsent_bytes_ -= std::min(unsent_bytes_, unsent_.front().ByteSizeLong());
+      unsent_bytes_ -= std::min(unsent_bytes_, unsent_.front().Length());
       unsent_.pop_front();
       if (!ok) {
         unsent_.clear();
@@ -103,7 +104,7 @@ class QueuedWriter : public Base, public std::enable_shared_from_this<QueuedWrit
  private:
   std::shared_ptr<QueuedWriter> self_;
   Mutex mutex_;
-  std::deque<Message> unsent_ GUARDED_BY(mutex_);  // the first is being written
+  std::deque<grpc::ByteBuffer> unsent_ GUARDED_BY(mutex_);  // the first is being written
   size_t unsent_bytes_ GUARDED_BY(mutex_) = 0;
   std::optional<grpc::Status> end_ GUARDED_BY(mutex_);
 };

@@ -7,15 +7,16 @@
 #include "services/gateway/grpc_messages.h"
 #include "services/gateway/grpc_prepare.h"
 #include "services/gateway/queued_writer.h"
+#include "services/gateway/wire_message.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::gateway {
 
 namespace {
 
-using SessionReactor = grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionEvent>;
+using SessionReactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 
-class SessionCall final : public QueuedWriter<SessionReactor, v1::SessionEvent> {
+class SessionCall final : public QueuedWriter<SessionReactor> {
  public:
   SessionCall(Frontend* frontend, CallOrigin origin)
       : frontend_(frontend), origin_(std::move(origin)) {
@@ -28,32 +29,38 @@ class SessionCall final : public QueuedWriter<SessionReactor, v1::SessionEvent> 
     if (!ok) {
       bool idle = false;
       {
-        MutexLock lock(keys_mutex_);
+        MutexLock lock(mutex_);
         reading_ended_ = true;
-        idle = keys_.empty();
+        idle = requests_.empty();
       }
       if (idle) End(grpc::Status::OK);
       return;
     }
-    if (request_.has_generate()) {
-      StartRequest(request_.generate());
-    } else if (request_.has_cancel()) {
-      CancelRequest(request_.cancel().request_id());
+    v1::SessionRequest message;
+    const absl::Status parsed = ParseWire(request_, &message);
+    if (!parsed.ok()) {
+      Fail("", parsed);
+    } else if (message.has_generate()) {
+      StartRequest(std::move(*message.mutable_generate()), request_.Length());
+    } else if (message.has_cancel()) {
+      CancelRequest(message.cancel().request_id());
     } else {
       Fail("", rpc::InvalidField("action", "is missing: set generate or cancel"));
     }
+    request_.Clear();
     StartRead(&request_);
   }
 
   void OnCancel() override {
-    std::map<std::string, uint64_t> keys;
+    std::map<std::string, Request> requests;
     {
-      MutexLock lock(keys_mutex_);
+      MutexLock lock(mutex_);
       cancelled_ = true;
-      keys.swap(keys_);
+      requests.swap(requests_);
     }
-    for (const auto& [id, key] : keys) {
-      if (key != 0) frontend_->Abandon(key);
+    for (const auto& [id, request] : requests) {
+      request.interrupt->Cancel();
+      if (request.key != 0) frontend_->Abandon(request.key);
     }
     Abort(grpc::Status(grpc::StatusCode::CANCELLED, "the client has gone"));
   }
@@ -63,29 +70,43 @@ class SessionCall final : public QueuedWriter<SessionReactor, v1::SessionEvent> 
     message.set_request_id(id);
     event.set_request_id(id);
     *message.mutable_generate() = std::move(event);
-    if (!Push(std::move(message))) OnCancel();
+    if (!Push(ToWire(message))) OnCancel();
   }
   void Fail(const std::string& id, const absl::Status& status) {
     v1::SessionEvent message;
     message.set_request_id(id);
     message.mutable_failed()->set_code(static_cast<int32_t>(status.code()));
     message.mutable_failed()->set_message(std::string(status.message()));
-    Push(std::move(message));
+    Push(ToWire(message));
   }
   // The request has had its last event.
   void Over(const std::string& id) {
     bool last = false;
     {
-      MutexLock lock(keys_mutex_);
-      keys_.erase(id);
-      last = reading_ended_ && keys_.empty();
+      MutexLock lock(mutex_);
+      requests_.erase(id);
+      last = reading_ended_ && requests_.empty();
     }
     if (last) End(grpc::Status::OK);
   }
 
  private:
-  void StartRequest(const v1::GenerateRequest& request);
+  struct Request {
+    uint64_t key = 0;  // 0: not submitted yet
+    std::shared_ptr<text::Interrupt> interrupt;
+  };
+
+  void StartRequest(v1::GenerateRequest request, size_t bytes);
+  void Submit(const std::string& id, PreparedRequest prepared);
   void CancelRequest(const std::string& id) {
+    {
+      MutexLock lock(mutex_);
+      const auto found = requests_.find(id);
+      if (found != requests_.end() && found->second.key == 0) {
+        found->second.interrupt->Cancel();  // it fails as soon as that is noticed
+        return;
+      }
+    }
     const auto self = std::static_pointer_cast<SessionCall>(shared_from_this());
     frontend_->CancelById(id, [self, id](const absl::Status& status) {
       if (!status.ok()) self->Fail(id, status);
@@ -94,12 +115,11 @@ class SessionCall final : public QueuedWriter<SessionReactor, v1::SessionEvent> 
 
   Frontend* const frontend_;
   CallOrigin origin_;
-  v1::SessionRequest request_;  // being read
-  Mutex keys_mutex_;
-  std::map<std::string, uint64_t> keys_
-      GUARDED_BY(keys_mutex_);  // running requests; 0: being submitted
-  bool reading_ended_ GUARDED_BY(keys_mutex_) = false;
-  bool cancelled_ GUARDED_BY(keys_mutex_) = false;
+  grpc::ByteBuffer request_;  // being read
+  Mutex mutex_;
+  std::map<std::string, Request> requests_ GUARDED_BY(mutex_);  // running, or on their way
+  bool reading_ended_ GUARDED_BY(mutex_) = false;
+  bool cancelled_ GUARDED_BY(mutex_) = false;
 };
 
 class SessionSink final : public GenerationSink {
@@ -139,46 +159,68 @@ class SessionSink final : public GenerationSink {
   const std::string id_;
 };
 
-void SessionCall::StartRequest(const v1::GenerateRequest& request) {
+void SessionCall::StartRequest(v1::GenerateRequest request, size_t bytes) {
   const std::string id = request.request_id();
   if (id.empty()) {
     Fail(id,
          rpc::InvalidField("request_id", "is missing: requests of a session are told apart by it"));
     return;
   }
+  const auto interrupt = std::make_shared<text::Interrupt>(origin_.deadline);
   bool in_use = false;
   {
-    MutexLock lock(keys_mutex_);
+    MutexLock lock(mutex_);
     if (cancelled_) return;
-    in_use = !keys_.emplace(id, 0).second;
+    in_use = !requests_.emplace(id, Request{.key = 0, .interrupt = interrupt}).second;
   }
   if (in_use) {
     Fail(id, absl::AlreadyExistsError("request id \"" + id + "\" is in use by a running request"));
     return;
   }
-  absl::StatusOr<PreparedRequest> prepared = PrepareGrpc(frontend_, request, origin_);
-  if (!prepared.ok()) {
-    Fail(id, prepared.status());
-    Over(id);
-    return;
-  }
+  const auto self = std::static_pointer_cast<SessionCall>(shared_from_this());
+  auto message = std::make_shared<v1::GenerateRequest>(std::move(request));
+  PrepareGrpc(frontend_, {.bytes = bytes,
+                          .parse =
+                              [message](v1::GenerateRequest* parsed) {
+                                parsed->Swap(message.get());
+                                return absl::OkStatus();
+                              },
+                          .origin = origin_,
+                          .interrupt = interrupt,
+                          .done =
+                              [self, id](absl::StatusOr<PreparedRequest> prepared) {
+                                if (prepared.ok()) {
+                                  self->Submit(id, *std::move(prepared));
+                                  return;
+                                }
+                                self->Fail(id, prepared.status());
+                                self->Over(id);
+                              }});
+}
+
+void SessionCall::Submit(const std::string& id, PreparedRequest prepared) {
   auto sink = std::make_shared<SessionSink>(
       std::static_pointer_cast<SessionCall>(shared_from_this()), frontend_->model(), id);
-  const uint64_t key = frontend_->Submit(std::move(prepared->admission),
-                                         std::move(prepared->generation), std::move(sink));
-  bool cancelled = false;
+  const uint64_t key = frontend_->Submit(std::move(prepared.admission),
+                                         std::move(prepared.generation), std::move(sink));
+  bool gone = false;
+  bool cancelled = false;  // by the client, between the prompt's end and the submission
   {
-    MutexLock lock(keys_mutex_);
-    const auto found = keys_.find(id);
-    if (found != keys_.end()) found->second = key;  // else it is over already
-    cancelled = cancelled_;
+    MutexLock lock(mutex_);
+    const auto found = requests_.find(id);
+    if (found != requests_.end()) {  // else it is over already
+      found->second.key = key;
+      cancelled = found->second.interrupt->reason() == text::Interrupt::Reason::kCancelled;
+    }
+    gone = cancelled_;
   }
-  if (cancelled) frontend_->Abandon(key);
+  if (gone) frontend_->Abandon(key);
+  if (cancelled) CancelRequest(id);
 }
 
 }  // namespace
 
-grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionEvent>* StartSessionCall(
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartSessionCall(
     Frontend* frontend, const grpc::CallbackServerContext& context) {
   auto call = std::make_shared<SessionCall>(frontend, CallOrigin::Of(context, frontend->clock()));
   call->KeepAlive();

@@ -25,10 +25,13 @@ absl::StatusOr<std::shared_ptr<const TextModel>> TextModel::Load(
   return model;
 }
 
-absl::StatusOr<std::vector<int32_t>> TextModel::Encode(const PromptInput& prompt) const {
+absl::StatusOr<std::vector<int32_t>> TextModel::Encode(const PromptInput& prompt,
+                                                       const text::EncodeLimits& limits) const {
   if (const auto* text = std::get_if<TextPromptInput>(&prompt)) {
-    return tokenizer_->Encode(text->text, {.add_special_tokens = text->add_special_tokens,
-                                           .parse_special_tokens = text->parse_special_tokens});
+    return tokenizer_->Encode(text->text,
+                              {.add_special_tokens = text->add_special_tokens,
+                               .parse_special_tokens = text->parse_special_tokens},
+                              limits);
   }
   if (const auto* chat = std::get_if<ChatPromptInput>(&prompt)) {
     ASSIGN_OR_RETURN(text::ChatPrompt rendered,
@@ -36,7 +39,8 @@ absl::StatusOr<std::vector<int32_t>> TextModel::Encode(const PromptInput& prompt
                                              .add_generation_prompt = chat->add_generation_prompt,
                                              .template_name = {},
                                              .variables_json = chat->variables_json,
-                                             .unix_seconds = std::nullopt}));
+                                             .unix_seconds = std::nullopt,
+                                             .limits = limits}));
     return std::move(rendered.ids);
   }
   return std::get<TokenPromptInput>(prompt).ids;

@@ -28,8 +28,9 @@ class TextModel {
   const ModelDefaults& defaults() const { return defaults_; }
 
   // The prompt's ids. Errors as Tokenizer::Encode and ChatTemplate::Render. Token prompts are
-  // returned as they are.
-  absl::StatusOr<std::vector<int32_t>> Encode(const PromptInput& prompt) const;
+  // returned as they are. A long prompt takes about a second a megabyte: see PromptLane.
+  absl::StatusOr<std::vector<int32_t>> Encode(const PromptInput& prompt,
+                                              const text::EncodeLimits& limits) const;
 
  private:
   TextModel() = default;

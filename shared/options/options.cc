@@ -190,7 +190,7 @@ void AllOptions::Bind(Settings& s) {
         "host by which others reach it; empty: the listen address");
   s.Add("gateway", "allowed_hosts", &gateway.allowed_hosts,
         "names that a Host header may have besides this host's own, comma-separated");
-  s.Add("gateway", "max_body", &gateway.max_body, "largest HTTP body, bytes");
+  s.Add("gateway", "max_body", &gateway.max_body, "largest HTTP body or gRPC message, bytes");
   s.Add("gateway", "max_running", &gateway.max_running, "requests at once, more are refused");
   s.Add("gateway", "first_token_timeout_s", &gateway.first_token_timeout_s,
         "longest wait for a first token, s");

@@ -40,7 +40,7 @@ struct GatewayOptions {
   std::string advertise;      // host other processes reach this one by; empty: the listen address
   std::string allowed_hosts;  // names besides loopback and the bound address that a Host header may
                               // have, separated by commas
-  ByteSize max_body{4 << 20};  // largest HTTP body accepted
+  ByteSize max_body{4 << 20};  // largest HTTP body or gRPC message accepted
   int32_t max_running = 256;   // requests in flight before new ones are refused with retry-after
   int32_t first_token_timeout_s = 600;  // a request that waits longer for its first token fails
 

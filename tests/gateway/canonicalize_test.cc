@@ -30,7 +30,7 @@ class CanonicalizeTest : public testing::Test {
     return input;
   }
   static absl::StatusOr<Generation> Run(GenerationInput input) {
-    return Canonicalize(std::move(input), *model_, kLimits, FieldNames());
+    return Canonicalize(std::move(input), *model_, kLimits, FieldNames(), nullptr);
   }
   // The field that the error names.
   static std::string RefusedField(const SamplingInput& sampling) {

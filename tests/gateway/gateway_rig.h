@@ -43,6 +43,7 @@ class GatewayRig {
   struct Options {
     int32_t max_running = 256;
     int num_engines = 1;
+    size_t max_body_bytes = 4 << 20;
     Duration heartbeat_period = std::chrono::seconds(10);
     Duration first_token_timeout = std::chrono::seconds(60);
     v1::EngineHello hello = TalesHello();
@@ -66,7 +67,7 @@ class GatewayRig {
       engines_.push_back(std::make_unique<ScriptedEngine>(options_.hello, script));
     }
     auto http = http::Server::Start(
-        {.listen = "127.0.0.1:0", .max_body_bytes = 1 << 20},
+        {.listen = "127.0.0.1:0", .max_body_bytes = options_.max_body_bytes},
         HttpRoutes(frontend_.get(), &registry, {.heartbeat_period = options_.heartbeat_period}));
     EXPECT_TRUE(http.ok()) << http.status();
     http_ = *std::move(http);
@@ -74,6 +75,7 @@ class GatewayRig {
     rpc::ServerOptions grpc_options;
     grpc_options.name = "gateway";
     grpc_options.listen = "127.0.0.1:0";
+    grpc_options.max_receive_bytes = static_cast<int64_t>(options_.max_body_bytes);
     grpc::Service* const services[] = {service_.get()};
     auto grpc = rpc::Server::Start(grpc_options, services);
     EXPECT_TRUE(grpc.ok()) << grpc.status();

@@ -324,7 +324,7 @@ TEST_F(HttpApiTest, RefusesBodiesThatAreNoJsonObject) {
       "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
       "text/plain\r\nContent-Length: 2\r\n\r\n{}");
   EXPECT_EQ(client.ReadResponse().status, 415);
-  EXPECT_EQ(rig_->Post(kChat, std::string((1 << 20) + 1, ' ')).status, 413);
+  EXPECT_EQ(rig_->Post(kChat, std::string((4 << 20) + 1, ' ')).status, 413);
   EXPECT_EQ(rig_->Get(kChat).status, 405);
   EXPECT_EQ(rig_->Get("/v1/nothing").status, 404);
 }

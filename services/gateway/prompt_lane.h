@@ -1,0 +1,58 @@
+// Where prompts are made into ids: short ones at once on the calling thread, long ones one after
+// the other on a thread of their own, so that they never hold up the threads that serve others.
+//
+// Run is for any thread. The lane's thread ("prompt-lane") runs at a lower priority than the rest
+// of the machine's work and gives back the memory that a long text has taken.
+#pragma once
+
+#include <cstddef>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <thread>
+
+#include "absl/status/status.h"
+#include "shared/base/mutex.h"
+#include "shared/text/interrupt.h"
+
+namespace conclave::gateway {
+
+// Of a request, before it is parsed. Encoding so much takes about 20 ms.
+inline constexpr size_t kShortPromptBytes = 16 << 10;
+// Of the requests that wait; a further one is refused.
+inline constexpr size_t kMaxWaitingPromptBytes = 64 << 20;
+
+class PromptLane {
+ public:
+  struct Work {
+    size_t bytes = 0;  // of the request
+    // Whether anybody still waits for it; asked while it waits and while it runs.
+    std::shared_ptr<text::Interrupt> interrupt;
+    // Called once, with OK: go ahead. Else with why not: RESOURCE_EXHAUSTED (too much waits
+    // already), CANCELLED or DEADLINE_EXCEEDED (while it waited), UNAVAILABLE (the lane was
+    // stopped).
+    std::function<void(const absl::Status&)> run;
+  };
+
+  PromptLane();
+  ~PromptLane();  // Stop
+
+  void Run(Work work) EXCLUDES(mutex_);
+  // Ends what waits in vain. To be called now and then: nothing else looks while a long text runs.
+  void Sweep() EXCLUDES(mutex_);
+  // Interrupts what runs and ends what waits; further work is refused. Joins the thread.
+  void Stop() EXCLUDES(mutex_);
+
+ private:
+  void Loop() EXCLUDES(mutex_);
+
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<Work> waiting_ GUARDED_BY(mutex_);
+  size_t waiting_bytes_ GUARDED_BY(mutex_) = 0;
+  std::shared_ptr<text::Interrupt> running_ GUARDED_BY(mutex_);
+  bool stopping_ GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+}  // namespace conclave::gateway
