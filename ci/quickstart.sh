@@ -30,7 +30,6 @@ fi
 step packages "$text" "see the lines above; without network install by hand what ci/setup.sh --print lists" \
   ci/setup.sh || exit 1
 
-export PATH="$PATH:$HOME/.cargo/bin"
 programs=(conclave conclave-gateway conclave-engine conclave-expert conclave-controller)
 build() {
   # Tests are built by ci/test.sh, which also installs what they need.

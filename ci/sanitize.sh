@@ -11,7 +11,6 @@ cores=$(nproc)
 which=${1:-both}
 # The Rust crate is not instrumented: all builds share one.
 export CONCLAVE_CARGO_TARGET_DIR=$PWD/build/cargo
-export PATH="$PATH:$HOME/.cargo/bin"
 passed=0
 failed=0
 

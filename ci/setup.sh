@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what Conclave is built with. Debian 12; Ubuntu 24.04 has the same packages (Rust there: cargo-1.80 or rustup).
+# Installs what Conclave is built with, on Debian 12 or Ubuntu 24.04.
 #
 #   ci/setup.sh            what builds the programs
 #   ci/setup.sh --tests    that, and what the tests and checks need (also the Python packages of tests/requirements.txt)
@@ -33,23 +33,23 @@ for argument in "$@"; do
   esac
 done
 
-# cargo of the path or of rustup, if it is new enough.
+# A cargo that is new enough, in one of the places where shared/text/CMakeLists.txt looks.
 rust_is_present() {
   local cargo version
-  cargo=$(command -v cargo || true)
-  [ -n "$cargo" ] || { [ -x "$HOME/.cargo/bin/cargo" ] && cargo=$HOME/.cargo/bin/cargo; } || return 1
-  version=$("$cargo" --version | awk '{print $2}')
-  [ "$(printf '%s\n' "$rust_minimum" "$version" | sort -V | head -n 1)" = "$rust_minimum" ]
+  for cargo in "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" "/usr/lib/rust-$rust_minimum/bin/cargo" "$(command -v cargo)"; do
+    [ -x "$cargo" ] || continue
+    version=$("$cargo" --version 2>/dev/null | awk '{print $2}')
+    if [ "$(printf '%s\n' "$rust_minimum" "$version" | sort -V | head -n 1)" = "$rust_minimum" ]; then return 0; fi
+  done
+  return 1
 }
 
 packages=("${build_packages[@]}")
 if $tests; then packages+=("${test_packages[@]}"); fi
 if ! rust_is_present; then
-  # Debian keeps a current Rust under these names for building browsers; Ubuntu has versioned ones.
-  if apt-cache show rustc-web >/dev/null 2>&1; then
-    packages+=(rustc-web cargo-web)
-  elif apt-cache show cargo-1.82 >/dev/null 2>&1; then
-    packages+=(rustc-1.82 cargo-1.82)
+  # Debian keeps a current Rust under these names for building browsers; Ubuntu has versioned packages.
+  if grep -qs '^ID=ubuntu' /etc/os-release; then
+    packages+=("rustc-$rust_minimum" "cargo-$rust_minimum")
   else
     packages+=(rustc-web cargo-web)
   fi

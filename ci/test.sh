@@ -12,7 +12,6 @@ counts() { echo; echo "$1 passed, $2 failed"; }
 step packages "what build and tests need (ci/setup.sh --tests --print)" \
   "see the lines above; without network install by hand what ci/setup.sh --tests --print lists" \
   ci/setup.sh --tests || { counts 0 1; exit 1; }
-export PATH="$PATH:$HOME/.cargo/bin"
 step configure "cmake --preset release" "see the lines above; rm -rf build starts over" \
   cmake --preset release -D CONCLAVE_BUILD_TESTS=ON || { counts 0 1; exit 1; }
 step build "programs and tests, $cores cores" "correct the first error: above or in build/logs/build.log" \
