@@ -10,8 +10,7 @@ namespace conclave::weights {
 class PackedBuffer {
  public:
   PackedBuffer() = default;
-  // Zeroed, 64-byte aligned; in huge pages where it is large and the system has them, because
-  // kernels stream through it. Memory is committed as it is written.
+  // Zeroed and 64-byte aligned; the system commits memory as it is written.
   explicit PackedBuffer(size_t capacity_bytes);
 
   // The next `bytes` (rounded up to 64) of the buffer. CHECK-fails beyond the capacity.
@@ -26,8 +25,7 @@ class PackedBuffer {
     size_t mapped_bytes;
     void operator()(std::byte* p) const;
   };
-  std::unique_ptr<std::byte, Unmap> mapped_;
-  std::byte* data_ = nullptr;  // the first aligned byte of it
+  std::unique_ptr<std::byte, Unmap> data_;
   size_t capacity_bytes_ = 0;
   size_t used_bytes_ = 0;
 };
