@@ -3,12 +3,15 @@
 #include <openssl/rand.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "services/gateway/excerpt.h"
 #include "shared/base/status_macros.h"
 #include "shared/rpc/status.h"
 
@@ -17,6 +20,16 @@ namespace conclave::gateway {
 namespace {
 
 using rpc::InvalidField;
+
+// As few digits as tell the number from its neighbours: of floats, if it is one, else of doubles.
+std::string Digits(double value) {
+  char text[32];
+  const auto single = static_cast<float>(value);
+  const std::to_chars_result end = static_cast<double>(single) == value
+                                       ? std::to_chars(text, text + sizeof text, single)
+                                       : std::to_chars(text, text + sizeof text, value);
+  return std::string(text, end.ptr);
+}
 
 // A closed or half-open interval of a parameter.
 struct Range {
@@ -29,8 +42,9 @@ absl::Status CheckRange(const std::string& field, std::optional<double> value, c
   const bool inside = std::isfinite(*value) && *value <= range.high &&
                       (range.low_open ? *value > range.low : *value >= range.low);
   if (inside) return absl::OkStatus();
-  return InvalidField(field, absl::StrCat("expected a number in ", range.low_open ? "(" : "[",
-                                          range.low, ", ", range.high, "], found ", *value));
+  return InvalidField(
+      field, absl::StrCat("expected a number in ", range.low_open ? "(" : "[", range.low, ", ",
+                          range.high, "], found ", Digits(*value)));
 }
 
 absl::Status CheckIntegerRange(const std::string& field, std::optional<int64_t> value, int64_t low,
@@ -46,20 +60,20 @@ absl::Status CheckSampling(const SamplingInput& sampling, const FieldNames& name
   RETURN_IF_ERROR(CheckRange(p + "top_p", sampling.top_p, {0, 1, /*low_open=*/true}));
   RETURN_IF_ERROR(CheckRange(p + "min_p", sampling.min_p, {0, 1}));
   RETURN_IF_ERROR(CheckRange(p + "repetition_penalty", sampling.repetition_penalty,
-                             {0, 10, /*low_open=*/true}));
+                             {kLeastRepetitionPenalty, 10}));
   RETURN_IF_ERROR(CheckRange(p + "presence_penalty", sampling.presence_penalty, {-2, 2}));
   RETURN_IF_ERROR(CheckRange(p + "frequency_penalty", sampling.frequency_penalty, {-2, 2}));
-  RETURN_IF_ERROR(CheckRange(p + "pace", sampling.pace, {0, 1e6, /*low_open=*/true}));
+  RETURN_IF_ERROR(CheckRange(p + "pace", sampling.pace, {kLeastPace, kMostPace}));
   RETURN_IF_ERROR(CheckIntegerRange(p + "top_k", sampling.top_k, 0, INT32_MAX));
-  RETURN_IF_ERROR(CheckIntegerRange(p + "max_tokens", sampling.max_tokens, 1, INT32_MAX));
+  RETURN_IF_ERROR(CheckIntegerRange(p + names.max_tokens, sampling.max_tokens, 1, INT32_MAX));
   RETURN_IF_ERROR(CheckIntegerRange(p + "min_tokens", sampling.min_tokens, 0, INT32_MAX));
   RETURN_IF_ERROR(
       CheckIntegerRange(p + names.top_logprobs, sampling.top_logprobs, 0, kMaxTopLogprobs));
   RETURN_IF_ERROR(CheckIntegerRange(p + names.num_choices, sampling.num_choices, 1, kMaxChoices));
   if (sampling.max_tokens && sampling.min_tokens && *sampling.min_tokens > *sampling.max_tokens) {
-    return InvalidField(
-        p + "min_tokens",
-        absl::StrCat("is ", *sampling.min_tokens, ", above max_tokens ", *sampling.max_tokens));
+    return InvalidField(p + "min_tokens",
+                        absl::StrCat("is ", *sampling.min_tokens, ", above ", p, names.max_tokens,
+                                     ", which is ", *sampling.max_tokens));
   }
   if (sampling.stop.size() > kMaxStopStrings) {
     return InvalidField(p + "stop", absl::StrCat("expected at most ", kMaxStopStrings,
@@ -116,7 +130,9 @@ Sampling FillSampling(const SamplingInput& asked, const ModelDefaults& defaults)
   Sampling sampling;
   sampling.temperature =
       static_cast<float>(asked.temperature.value_or(defaults.temperature.value_or(1)));
-  sampling.top_p = static_cast<float>(asked.top_p.value_or(defaults.top_p.value_or(1)));
+  // However small, it keeps the most probable token; a float of it must not become 0.
+  sampling.top_p = std::max(static_cast<float>(asked.top_p.value_or(defaults.top_p.value_or(1))),
+                            std::numeric_limits<float>::min());
   sampling.min_p = static_cast<float>(asked.min_p.value_or(defaults.min_p.value_or(0)));
   sampling.top_k = static_cast<int32_t>(asked.top_k.value_or(defaults.top_k.value_or(0)));
   sampling.repetition_penalty = static_cast<float>(
@@ -148,7 +164,7 @@ absl::Status ContextExceeded(const std::string& field, int64_t prompt_tokens, bo
 absl::Status CheckModelName(const std::string& name, const TextModel& model) {
   if (name.empty() || name == model.name()) return absl::OkStatus();
   return rpc::WithDetails(
-      absl::NotFoundError(absl::StrCat("model \"", absl::CHexEscape(name.substr(0, 100)),
+      absl::NotFoundError(absl::StrCat("model \"", Excerpt(name, 100),
                                        "\" is not served here; served: \"", model.name(), "\"")),
       {.reason = "MODEL_NOT_FOUND",
        .metadata = {},

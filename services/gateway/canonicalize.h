@@ -21,11 +21,17 @@ inline constexpr size_t kMaxStopStringBytes = 1024;
 inline constexpr size_t kMaxStopIds = 128;
 inline constexpr size_t kMaxLogitBiases = 1024;
 inline constexpr size_t kMaxRequestIdBytes = 128;
+// Tokens a second. The slowest still gives a token before anybody takes the stream for dead.
+inline constexpr double kLeastPace = 0.01;
+inline constexpr double kMostPace = 1e6;
+// Below it a penalty is a division by nearly nothing.
+inline constexpr double kLeastRepetitionPenalty = 0.001;
 
 // How the transport's clients call the fields, for error messages.
 struct FieldNames {
   std::string prefix;  // of sampling fields: "sampling." or ""
   std::string num_choices = "num_choices";
+  std::string max_tokens = "max_tokens";
   std::string stop_ids = "stop_ids";
   std::string top_logprobs = "top_logprobs";
   std::string prompt = "prompt";

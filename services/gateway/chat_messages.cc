@@ -1,9 +1,7 @@
 #include "services/gateway/chat_messages.h"
 
-#include <nlohmann/json.hpp>
-
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "services/gateway/excerpt.h"
 #include "services/gateway/strict_json.h"
 #include "shared/rpc/status.h"
 
@@ -23,7 +21,7 @@ absl::StatusOr<std::string> ChatMessagesJson(const std::vector<ChatMessage>& mes
     if (!developer && message.role != "system" && message.role != "user" &&
         message.role != "assistant") {
       return rpc::InvalidField(absl::StrCat(field, "[", i, "].role"),
-                               absl::StrCat("is \"", absl::CHexEscape(message.role.substr(0, 50)),
+                               absl::StrCat("is \"", Excerpt(message.role, 50),
                                             "\"; supported: system, developer, user, assistant"));
     }
     nlohmann::ordered_json object = {{"role", developer ? "system" : message.role},
@@ -38,6 +36,18 @@ absl::Status CheckTemplateArguments(const std::string& json, const std::string& 
   const absl::StatusOr<nlohmann::json> parsed = ParseStrictJson(json);
   if (!parsed.ok()) return rpc::InvalidField(field, std::string(parsed.status().message()));
   if (!parsed->is_object()) return rpc::InvalidField(field, "expected a JSON object");
+  return CheckTemplateNames(*parsed, field);
+}
+
+absl::Status CheckTemplateNames(const nlohmann::json& arguments, const std::string& field) {
+  // What the template gets from the request itself.
+  for (const char* const name : {"messages", "tools", "documents", "add_generation_prompt",
+                                 "raise_exception", "strftime_now"}) {
+    if (arguments.contains(name)) {
+      return rpc::InvalidField(absl::StrCat(field, ".", name),
+                               absl::StrCat("is set by the server; remove it from ", field));
+    }
+  }
   return absl::OkStatus();
 }
 

@@ -1,6 +1,7 @@
 // The messages of a chat, as chat templates want them.
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,9 @@ struct ChatMessage {
 absl::StatusOr<std::string> ChatMessagesJson(const std::vector<ChatMessage>& messages,
                                              const std::string& field);
 
-// INVALID_ARGUMENT naming `field` unless `json` is a JSON object.
+// INVALID_ARGUMENT naming `field` unless `json` is a JSON object of arguments for a chat template.
 absl::Status CheckTemplateArguments(const std::string& json, const std::string& field);
+// INVALID_ARGUMENT naming the member of `field` that the template gets from the server.
+absl::Status CheckTemplateNames(const nlohmann::json& arguments, const std::string& field);
 
 }  // namespace conclave::gateway

@@ -18,16 +18,21 @@ void CopyIf(bool has, U value, std::optional<T>* target) {
   if (has) *target = static_cast<T>(value);
 }
 
-QosClass FromProto(v1::QosClass qos) {
+absl::StatusOr<QosClass> FromProto(v1::QosClass qos) {
   switch (qos) {
+    case v1::QOS_CLASS_UNSPECIFIED:
+    case v1::QOS_CLASS_INTERACTIVE:
+      return QosClass::kInteractive;
     case v1::QOS_CLASS_REALTIME:
       return QosClass::kRealtime;
     case v1::QOS_CLASS_BATCH:
       return QosClass::kBatch;
     case v1::QOS_CLASS_SHEDDABLE:
       return QosClass::kSheddable;
-    default:
-      return QosClass::kInteractive;
+    default:  // an open enum: any number may arrive
+      return rpc::InvalidField(
+          "qos", absl::StrCat("expected a QosClass from 0 to ", static_cast<int>(v1::QosClass_MAX),
+                              ", found ", static_cast<int>(qos)));
   }
 }
 
@@ -108,7 +113,7 @@ absl::StatusOr<GenerationInput> FromProto(const v1::GenerateRequest& request) {
       return rpc::InvalidField("prompt", "is missing: set one of text, chat, tokens");
   }
   input.sampling = FromProto(request.sampling());
-  input.qos = FromProto(request.qos());
+  ASSIGN_OR_RETURN(input.qos, FromProto(request.qos()));
   return input;
 }
 

@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "services/gateway/excerpt.h"
 #include "services/gateway/json_fields.h"
 #include "services/gateway/openai_answer.h"
 #include "services/gateway/openai_json.h"
@@ -133,14 +134,14 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
     const absl::string_view media(type.data(), std::min(type.size(), type.find(';')));
     if (!absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(media), "application/json")) {
       return rpc::WithDetails(
-          absl::InvalidArgumentError(absl::StrCat("Content-Type is \"",
-                                                  absl::CHexEscape(media.substr(0, 100)),
-                                                  "\"; send the body as application/json")),
+          absl::InvalidArgumentError(absl::StrCat(
+              "Content-Type is \"", Excerpt(std::string_view(media.data(), media.size()), 100),
+              "\"; send the body as application/json")),
           {.reason = "UNSUPPORTED_MEDIA_TYPE", .metadata = {}, .retry_after_ms = -1, .fields = {}});
     }
     absl::StatusOr<json> body = ParseStrictJson(request.body);
     if (!body.ok())
-      return absl::InvalidArgumentError(absl::StrCat("the body is ", body.status().message()));
+      return absl::InvalidArgumentError(absl::StrCat("the body ", body.status().message()));
     if (!body->is_object()) {
       return absl::InvalidArgumentError(
           absl::StrCat("the body must be a JSON object, found ", JsonTypeName(*body)));
@@ -190,7 +191,7 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
       if (endpoint == Endpoint::kCompletions) input.api_max_tokens = kCompletionsDefaultMaxTokens;
       ASSIGN_OR_RETURN(
           Generation generation,
-          frontend_->Prepare(std::move(input), OpenAiFieldNames(endpoint), job.interrupt.get()));
+          frontend_->Prepare(std::move(input), parsed.field_names, job.interrupt.get()));
       generations.push_back(std::move(generation));
     }
     const auto num_prompts = static_cast<int32_t>(generations.size());
@@ -308,8 +309,8 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
     if (with_strings) {
       OrderedJson strings = OrderedJson::array();
       for (const int32_t id : *ids) {
-        ASSIGN_OR_RETURN(std::string bytes, frontend_->model().tokenizer()->TokenBytes(id));
-        strings.push_back(std::move(bytes));
+        ASSIGN_OR_RETURN(std::string name, frontend_->model().tokenizer()->TokenName(id));
+        strings.push_back(std::move(name));
       }
       answer["token_strs"] = std::move(strings);
     }

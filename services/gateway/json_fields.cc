@@ -70,10 +70,11 @@ absl::Status ReadField(const json& object, const std::string& name, std::optiona
   return *value ? absl::OkStatus() : WrongType(name, "an integer", *field);
 }
 
-absl::Status ReadField(const json& object, const std::string& name, bool* value) {
+absl::Status ReadField(const json& object, const std::string& name, bool* value,
+                       const std::string& prefix) {
   const json* const field = FindField(object, name);
   if (!field) return absl::OkStatus();
-  if (!field->is_boolean()) return WrongType(name, "a boolean", *field);
+  if (!field->is_boolean()) return WrongType(prefix + name, "a boolean", *field);
   *value = field->get<bool>();
   return absl::OkStatus();
 }

@@ -26,7 +26,9 @@ absl::Status ReadField(const nlohmann::json& object, const std::string& name,
                        std::optional<double>* value);
 absl::Status ReadField(const nlohmann::json& object, const std::string& name,
                        std::optional<int64_t>* value);
-absl::Status ReadField(const nlohmann::json& object, const std::string& name, bool* value);
+// `prefix`: what error messages put before the name, when the object is itself a field.
+absl::Status ReadField(const nlohmann::json& object, const std::string& name, bool* value,
+                       const std::string& prefix = "");
 absl::Status ReadField(const nlohmann::json& object, const std::string& name, std::string* value);
 
 // The integer in `value`; nullopt when it is none or beyond 64 bits.

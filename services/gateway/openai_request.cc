@@ -138,6 +138,9 @@ absl::Status ParseSampling(const json& body, OpenAiRequest* request) {
   RETURN_IF_ERROR(ReadField(body, "max_tokens", &sampling.max_tokens));
   if (request->endpoint == Endpoint::kChat) {
     RETURN_IF_ERROR(ReadField(body, "max_completion_tokens", &sampling.max_tokens));
+    if (FindField(body, "max_completion_tokens")) {
+      request->field_names.max_tokens = "max_completion_tokens";
+    }
   }
   RETURN_IF_ERROR(ReadField(body, "min_tokens", &sampling.min_tokens));
   RETURN_IF_ERROR(ReadField(body, "ignore_eos", &sampling.ignore_eos));
@@ -161,7 +164,7 @@ absl::Status ParseStream(const json& body, OpenAiRequest* request) {
                         absl::StrCat("expected an object, found ", JsonTypeName(*options)));
   }
   if (!request->stream) return InvalidField("stream_options", "needs stream: true");
-  return ReadField(*options, "include_usage", &request->include_usage);
+  return ReadField(*options, "include_usage", &request->include_usage, "stream_options.");
 }
 
 absl::Status ParsePrompts(const json& body, OpenAiRequest* request) {
@@ -205,8 +208,7 @@ absl::Status ParsePrompts(const json& body, OpenAiRequest* request) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
+// How OpenAI's clients call the fields.
 FieldNames OpenAiFieldNames(Endpoint endpoint) {
   FieldNames names;
   names.num_choices = "n";
@@ -216,6 +218,8 @@ FieldNames OpenAiFieldNames(Endpoint endpoint) {
   names.request_id = "x-request-id";
   return names;
 }
+
+}  // namespace
 
 absl::StatusOr<std::vector<int32_t>> ParseIds(const json& array, const std::string& field) {
   if (!array.is_array())
@@ -272,6 +276,7 @@ absl::StatusOr<ChatPromptInput> ParseChatPrompt(const json& body) {
       return InvalidField("chat_template_kwargs",
                           absl::StrCat("expected an object, found ", JsonTypeName(*arguments)));
     }
+    RETURN_IF_ERROR(CheckTemplateNames(*arguments, "chat_template_kwargs"));
     prompt.variables_json = arguments->dump();
   }
   return prompt;
@@ -284,6 +289,7 @@ absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(const json& body, Endpoint endp
   }
   OpenAiRequest request;
   request.endpoint = endpoint;
+  request.field_names = OpenAiFieldNames(endpoint);
   RETURN_IF_ERROR(CheckOpenAiFields(body, endpoint, &request.unknown_fields));
   RETURN_IF_ERROR(ReadField(body, "model", &request.model));
   RETURN_IF_ERROR(ParseStream(body, &request));

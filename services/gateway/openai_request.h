@@ -27,10 +27,8 @@ struct OpenAiRequest {
   bool return_token_ids = false;
   bool logprobs = false;
   std::vector<std::string> unknown_fields;
+  FieldNames field_names;  // as this request calls them
 };
-
-// How OpenAI's clients call the fields.
-FieldNames OpenAiFieldNames(Endpoint endpoint);
 
 // INVALID_ARGUMENT naming the field.
 absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(const nlohmann::json& body, Endpoint endpoint);

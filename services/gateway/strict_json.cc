@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "services/gateway/excerpt.h"
 
 namespace conclave::gateway {
 
@@ -29,8 +29,7 @@ class StrictSax final : public nlohmann::json_sax<json> {
   bool end_array() override { return Close(); }
   bool key(string_t& key) override {
     if (open_.back()->contains(key)) {
-      error_ = absl::StrCat("key \"", absl::CHexEscape(key.substr(0, 100)),
-                            "\" appears twice in one object");
+      error_ = absl::StrCat("has the key \"", Excerpt(key, 100), "\" twice in one object");
       return false;
     }
     key_ = std::move(key);
@@ -42,9 +41,8 @@ class StrictSax final : public nlohmann::json_sax<json> {
     // the library's own wording.
     std::string what = error.what();
     const size_t end = what.find("] ");
-    error_ =
-        absl::StrCat("not JSON at byte ", position, ": ",
-                     absl::CHexEscape(what.substr(end == std::string::npos ? 0 : end + 2, 200)));
+    error_ = absl::StrCat("is not JSON at byte ", position, ": ",
+                          Excerpt(what.substr(end == std::string::npos ? 0 : end + 2), 200));
     return false;
   }
 
@@ -73,7 +71,7 @@ class StrictSax final : public nlohmann::json_sax<json> {
   }
   bool Open(json value) {
     if (open_.size() >= static_cast<size_t>(kMaxJsonDepth)) {
-      error_ = absl::StrCat("nested deeper than ", kMaxJsonDepth, " levels");
+      error_ = absl::StrCat("is nested deeper than ", kMaxJsonDepth, " levels");
       return false;
     }
     open_.push_back(Place(std::move(value)));

@@ -12,7 +12,8 @@ inline constexpr int kMaxJsonDepth = 64;
 
 // INVALID_ARGUMENT naming the byte where the text stops being JSON (NaN, numbers beyond a double
 // and bytes that are not UTF-8 included), a key that an object has twice, or nesting beyond
-// kMaxJsonDepth.
+// kMaxJsonDepth. The message is a predicate: "is not JSON at byte 3: ...", "has the key "a" twice
+// ...".
 absl::StatusOr<nlohmann::json> ParseStrictJson(std::string_view text);
 
 }  // namespace conclave::gateway

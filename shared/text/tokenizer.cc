@@ -66,6 +66,11 @@ absl::StatusOr<std::string> Tokenizer::TokenBytes(int32_t id) const {
   return std::string(bytes.begin(), bytes.end());
 }
 
+absl::StatusOr<std::string> Tokenizer::TokenName(int32_t id) const {
+  ASSIGN_OR_RETURN(const rust::String name, Call([&] { return handle_->rust->token_name(id); }));
+  return std::string(name);
+}
+
 std::optional<int32_t> Tokenizer::TokenId(std::string_view token) const {
   const absl::StatusOr<int32_t> id =
       Call([&] { return handle_->rust->token_id(ByteSlice(token)); });

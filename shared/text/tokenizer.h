@@ -81,6 +81,10 @@ class Tokenizer {
   // token has.
   absl::StatusOr<std::string> TokenBytes(int32_t id) const;
 
+  // The token's exact name in the vocabulary: "Ġwolf" of a byte-level model, "▁wolf" or "<0x0A>" of
+  // a SentencePiece one. Always UTF-8, and different for different ids. OUT_OF_RANGE as above.
+  absl::StatusOr<std::string> TokenName(int32_t id) const;
+
   // The id of a token by its exact name in the vocabulary ("<|eos|>").
   std::optional<int32_t> TokenId(std::string_view token) const;
   bool IsSpecial(int32_t id) const;

@@ -273,6 +273,19 @@ TEST_F(GrpcServiceTest, RefusesBadRequestsWithRichErrors) {
   request = Request();
   request.mutable_chat()->mutable_messages(0)->set_role("robot");
   EXPECT_EQ(RefusedField(Generate(request).status), "chat.messages[0].role");
+  request = Request();
+  request.set_qos(static_cast<v1::QosClass>(77));
+  const grpc::Status unknown_class = Generate(request).status;
+  EXPECT_EQ(RefusedField(unknown_class), "qos");
+  EXPECT_NE(unknown_class.error_message().find("77"), std::string::npos);
+  request = Request();
+  request.mutable_sampling()->set_pace(1e-300);
+  EXPECT_EQ(RefusedField(Generate(request).status), "sampling.pace");
+  request = Request();
+  request.mutable_sampling()->set_top_p(1.1F);
+  EXPECT_EQ(Generate(request).status.error_message(),
+            "sampling.top_p: expected a number in (0, 1], found 1.1");
+  request = Request();
   request.mutable_tokens()->add_ids(4096);
   EXPECT_EQ(RefusedField(Generate(request).status), "prompt");
   request.mutable_tokens()->clear_ids();

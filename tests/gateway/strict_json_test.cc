@@ -21,7 +21,7 @@ TEST(StrictJsonTest, RefusesWhatIsNoJson) {
 
 TEST(StrictJsonTest, RefusesDuplicateKeysByName) {
   const absl::Status status = ParseStrictJson(R"({"x":{"seed":1,"b":2,"seed":3}})").status();
-  EXPECT_NE(status.message().find("\"seed\" appears twice"), absl::string_view::npos) << status;
+  EXPECT_NE(status.message().find("has the key \"seed\" twice"), absl::string_view::npos) << status;
   EXPECT_TRUE(ParseStrictJson(R"([{"a":1},{"a":1}])").ok());
 }
 

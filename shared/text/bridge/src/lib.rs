@@ -75,6 +75,7 @@ mod ffi {
         fn encode(self: &TokenizerBridge, call: &EncodeCall) -> Result<Ids>;
         fn decode(self: &TokenizerBridge, ids: &[i32], skip_special: bool, allow_unknown: bool) -> Result<String>;
         fn token_bytes(self: &TokenizerBridge, id: i32) -> Result<Vec<u8>>;
+        fn token_name(self: &TokenizerBridge, id: i32) -> Result<String>;
         /// -1: none
         fn token_id(self: &TokenizerBridge, token: &[u8]) -> Result<i32>;
         fn is_special(self: &TokenizerBridge, id: i32) -> Result<bool>;
@@ -126,10 +127,8 @@ impl TokenizerBridge {
 
     fn encode(&self, call: &ffi::EncodeCall) -> Result<ffi::Ids> {
         guarded(|| {
-            let settings = EncodeSettings {
-                add_special_tokens: call.add_special,
-                parse_special_tokens: call.parse_special,
-            };
+            let settings =
+                EncodeSettings { add_special_tokens: call.add_special, parse_special_tokens: call.parse_special };
             let effort = Effort { max_ids: call.max_ids, interrupted: &|| call.interrupt.interrupted() };
             self.0.encode(utf8(call.text, "the text")?, settings, &effort).map(ids)
         })
@@ -141,6 +140,10 @@ impl TokenizerBridge {
 
     fn token_bytes(&self, id: i32) -> Result<Vec<u8>> {
         guarded(|| self.0.token_bytes(id))
+    }
+
+    fn token_name(&self, id: i32) -> Result<String> {
+        guarded(|| self.0.token_name(id))
     }
 
     fn token_id(&self, token: &[u8]) -> Result<i32> {

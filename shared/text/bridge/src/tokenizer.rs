@@ -140,6 +140,11 @@ impl TextTokenizer {
         Ok(token.filter(|t| !settings.skip_special_tokens || !self.inner.get_added_vocabulary().is_special_token(t)))
     }
 
+    pub fn token_name(&self, id: i32) -> Result<String> {
+        let settings = DecodeSettings { skip_special_tokens: false, allow_unknown_ids: false };
+        Ok(self.checked_token(id, settings)?.unwrap_or_default())
+    }
+
     pub fn token_bytes(&self, id: i32) -> Result<Vec<u8>> {
         let settings = DecodeSettings { skip_special_tokens: false, allow_unknown_ids: false };
         let token = self.checked_token(id, settings)?.unwrap_or_default();

@@ -1,0 +1,167 @@
+// How requests end early, wait and are refused, and how engines come and go.
+#include <gtest/gtest.h>
+
+#include <future>
+#include <nlohmann/json.hpp>
+
+#include "tests/gateway/http_api_fixture.h"
+
+namespace conclave::gateway {
+namespace {
+
+using HttpLifecycleTest = HttpApiTest;
+
+TEST_F(HttpLifecycleTest, ALostEngineFailsItsRequestsAndIsFoundAgain) {
+  Start();
+  Hang("The wolf");
+  RawClient client(rig_->http_address());
+  client.Send(GatewayRig::PostText(kChat, Chat({{"stream", true}}).dump()));
+  ASSERT_NE(client.ReadUntil("wolf"), "");
+  rig_->engine().BreakStreams();
+  const std::string rest = client.ReadUntil("[DONE]");
+  EXPECT_NE(rest.find("the connection to engine-0 was lost"), std::string::npos) << rest;
+  Say("Again.");
+  ASSERT_TRUE(GatewayRig::WaitFor([this] { return rig_->frontend().num_engines() == 1; }));
+  EXPECT_EQ(rig_->Post(kChat, Chat()).status, 200);
+}
+
+TEST_F(HttpLifecycleTest, AClientThatClosesCancelsItsRequest) {
+  Start();
+  Hang("The wolf");
+  for (const bool stream : {true, false}) {
+    auto client = std::make_unique<RawClient>(rig_->http_address());
+    client->Send(GatewayRig::PostText(kChat, Chat({{"stream", stream}, {"n", 2}}).dump()));
+    ASSERT_TRUE(rig_->engine().NextStart().has_value());
+    ASSERT_TRUE(rig_->engine().NextStart().has_value());
+    client.reset();
+    EXPECT_TRUE(rig_->engine().NextCancel().has_value());
+    EXPECT_TRUE(rig_->engine().NextCancel().has_value());
+    EXPECT_TRUE(GatewayRig::WaitFor([this] { return rig_->frontend().num_running() == 0; }));
+  }
+}
+
+TEST_F(HttpLifecycleTest, CommentsKeepAWaitingStreamAlive) {
+  Start({.heartbeat_period = std::chrono::milliseconds(20)});
+  Play({.ids = {}, .hang_after = true});
+  RawClient client(rig_->http_address());
+  client.Send(GatewayRig::PostText(kChat, Chat({{"stream", true}}).dump()));
+  EXPECT_NE(client.ReadUntil(": waiting\n\n"), "");
+  EXPECT_NE(client.ReadUntil(": waiting\n\n"), "");
+}
+
+TEST_F(HttpLifecycleTest, RefusesMoreRequestsThanPlaces) {
+  Start({.max_running = 1});
+  Hang("The wolf");
+  RawClient client(rig_->http_address());
+  client.Send(GatewayRig::PostText(kChat, Chat({{"stream", true}}).dump()));
+  ASSERT_NE(client.ReadUntil("wolf"), "");
+  const RawResponse refused = rig_->Post(kChat, Chat());
+  EXPECT_EQ(Error(refused, 429)["type"], "rate_limit_error");
+  EXPECT_EQ(refused.headers.at("retry-after"), "1");
+  client.Close();
+  ASSERT_TRUE(GatewayRig::WaitFor([this] { return rig_->frontend().num_running() == 0; }));
+  Say("Now.");
+  EXPECT_EQ(rig_->Post(kChat, Chat()).status, 200);
+}
+
+TEST_F(HttpLifecycleTest, RefusesTheIdOfARunningRequest) {
+  Start();
+  Hang("The wolf");
+  RawClient client(rig_->http_address());
+  client.Send(
+      GatewayRig::PostText(kChat, Chat({{"stream", true}}).dump(), "x-request-id: twice\r\n"));
+  ASSERT_NE(client.ReadUntil("wolf"), "");
+  Error(rig_->Post(kChat, Chat(), "x-request-id: twice\r\n"), 409);
+}
+
+TEST_F(HttpLifecycleTest, EndsRequestsAtTheirDeadline) {
+  Start();
+  Hang("The wolf");
+  const json error = Error(rig_->Post(kChat, Chat(), "x-request-timeout-ms: 50\r\n"), 504);
+  EXPECT_NE(error["message"].get<std::string>().find("time is over"), std::string::npos);
+  EXPECT_TRUE(rig_->engine().NextCancel().has_value());
+}
+
+TEST_F(HttpLifecycleTest, EndsRequestsWithoutAFirstToken) {
+  Start({.first_token_timeout = std::chrono::milliseconds(50)});
+  Play({.ids = {}, .hang_after = true});
+  Error(rig_->Post(kChat, Chat()), 504);
+}
+
+TEST_F(HttpLifecycleTest, IsReadyOnlyWithASteppingEngineAndAllExperts) {
+  GatewayRig::Options options;
+  rig_ = std::make_unique<GatewayRig>(options, [](const v1::StartSequence&) { return Script{}; });
+  const RawResponse none = rig_->Get("/readyz");
+  EXPECT_EQ(none.status, 503);
+  EXPECT_EQ(json::parse(none.body)["missing"][0], "no engine is connected");
+  EXPECT_EQ(rig_->Get("/livez").status, 200);
+  Error(rig_->Post(kChat, Chat()), 503);
+  rig_->ConnectEngines();
+  EXPECT_EQ(rig_->Get("/readyz").status, 200);
+
+  const auto update = [this](const placement::ClusterView& view, int status) {
+    rig_->frontend().UpdateCluster(view);
+    EXPECT_TRUE(GatewayRig::WaitFor([&] { return rig_->Get("/readyz").status == status; }));
+    return rig_->Get("/readyz").body;
+  };
+  placement::ClusterView view = rig_->View();
+  view.missing.push_back({.fingerprint = std::string(64, 'a'), .experts = {{1, 3}}});
+  EXPECT_NE(update(view, 503).find("layer 1"), std::string::npos);
+  view.missing[0].fingerprint = std::string(64, 'b');  // another model's
+  update(view, 200);
+  view.engines[0].load.last_step_age_ms = 60'000;
+  EXPECT_NE(update(view, 503).find("engine-0 has not stepped for 60 s"), std::string::npos);
+}
+
+TEST_F(HttpLifecycleTest, RefusesAnEngineWhoseEmbeddingIsTooSmall) {
+  GatewayRig::Options options;
+  options.hello.set_vocab_size(100);
+  rig_ = std::make_unique<GatewayRig>(options, [](const v1::StartSequence&) { return Script{}; });
+  rig_->frontend().UpdateCluster(rig_->View());
+  EXPECT_TRUE(GatewayRig::WaitFor([this] {
+    return rig_->Get("/readyz").body.find("the embedding of engine-0 has 100 rows") !=
+           std::string::npos;
+  }));
+}
+
+TEST_F(HttpLifecycleTest, SpreadsRequestsOverEngines) {
+  Start({.num_engines = 2});
+  Hang("The wolf");
+  RawClient first(rig_->http_address());
+  first.Send(GatewayRig::PostText(kChat, Chat({{"stream", true}}).dump()));
+  ASSERT_NE(first.ReadUntil("wolf"), "");
+  RawClient second(rig_->http_address());
+  second.Send(GatewayRig::PostText(kChat, Chat({{"stream", true}}).dump()));
+  ASSERT_NE(second.ReadUntil("wolf"), "");
+  EXPECT_TRUE(rig_->engine(0).NextStart().has_value());
+  EXPECT_TRUE(rig_->engine(1).NextStart().has_value());
+}
+
+TEST_F(HttpLifecycleTest, DrainRefusesNewRequestsAndFinishesRunningOnes) {
+  Start();
+  Hang("The wolf");
+  RawClient client(rig_->http_address());
+  client.Send(GatewayRig::PostText(kChat, Chat({{"stream", true}}).dump()));
+  ASSERT_NE(client.ReadUntil("wolf"), "");
+  std::future<Frontend::Drained> drained = std::async(std::launch::async, [this] {
+    return rig_->frontend().Drain(std::chrono::milliseconds(200));
+  });
+  EXPECT_TRUE(GatewayRig::WaitFor([this] { return rig_->Post(kChat, Chat()).status == 503; }));
+  EXPECT_NE(rig_->Get("/readyz").body.find("shutting down"), std::string::npos);
+  const Frontend::Drained found = drained.get();
+  EXPECT_EQ(found.running, 1);
+  EXPECT_EQ(found.cut_off, 1);
+  EXPECT_NE(client.ReadUntil("[DONE]").find("the gateway has shut down"), std::string::npos);
+}
+
+TEST_F(HttpLifecycleTest, AnAnsweredRequestIsNotAmongThoseDrained) {
+  Start();
+  Say("The wolf.");
+  for (int i = 0; i < 20; ++i) ASSERT_EQ(rig_->Post(kChat, Chat()).status, 200);
+  const Frontend::Drained found = rig_->frontend().Drain(std::chrono::seconds(5));
+  EXPECT_EQ(found.running, 0);
+  EXPECT_EQ(found.cut_off, 0);
+}
+
+}  // namespace
+}  // namespace conclave::gateway
