@@ -18,7 +18,16 @@ absl::StatusOr<std::string> ReadFile(const std::string& path);
 // the folders above it. Mode 0600. Errors name the path and the system's reason.
 absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes);
 
-// INVALID_ARGUMENT names the path and the byte where the text stops being JSON.
+// Far more than any file of ours or of a checkpoint has, and far less than a thread's stack takes:
+// copying, printing and comparing JSON values recurse.
+inline constexpr int kDeepestJson = 100;
+
+// Whether arrays and objects lie deeper in each other than kDeepestJson. Any text: what is not JSON
+// is counted as well as it can be.
+bool IsNestedTooDeeply(std::string_view text);
+
+// INVALID_ARGUMENT names the path and the byte where the text stops being JSON, or says that it is
+// nested too deeply.
 absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path);
 absl::Status WriteJsonFile(const std::string& path, const nlohmann::json& value);
 

@@ -82,6 +82,7 @@ absl::StatusOr<json> ReadOptionalObject(const fs::path& path, std::string& text)
   if (absl::IsNotFound(read.status())) return json::object();
   RETURN_IF_ERROR(read.status());
   text = *std::move(read);
+  if (IsNestedTooDeeply(text)) return Invalid(path, "nested too deeply; fetch the file again");
   json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (value.is_discarded()) return Invalid(path, "not valid JSON; fetch the file again");
   if (!value.is_object()) return Invalid(path, "not a JSON object");

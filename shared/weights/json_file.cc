@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "shared/base/json_file.h"
 
 namespace conclave::weights {
 
@@ -27,6 +28,11 @@ absl::StatusOr<nlohmann::json> ReadJsonObject(const std::filesystem::path& path,
   std::ifstream stream(path, std::ios::binary);
   if (!stream.read(text.data(), static_cast<std::streamsize>(text.size()))) {
     return absl::InvalidArgumentError(absl::StrCat("cannot read ", path.string()));
+  }
+
+  if (IsNestedTooDeeply(text)) {
+    return absl::InvalidArgumentError(absl::StrCat(path.string(), " has JSON nested deeper than ",
+                                                   kDeepestJson, " levels; download it again"));
   }
 
   // The parser keeps the last of two equal keys; which one was meant is unknown, so refuse both.

@@ -61,5 +61,18 @@ TEST_F(JsonFileTest, SaysWhyItCannotWrite) {
   EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(folder_ + "/file"));
 }
 
+TEST(JsonNestingTest, CountsBracketsOutsideStrings) {
+  const std::string deep(kDeepestJson + 1, '[');
+  EXPECT_TRUE(IsNestedTooDeeply(deep));
+  EXPECT_TRUE(IsNestedTooDeeply("{\"a\": " + deep));
+  EXPECT_FALSE(IsNestedTooDeeply(std::string(kDeepestJson, '[') + std::string(kDeepestJson, ']')));
+  EXPECT_FALSE(IsNestedTooDeeply("\"" + deep + "\""));
+  EXPECT_FALSE(IsNestedTooDeeply("\"a\\\"" + deep + "\""));
+  std::string flat;
+  for (int i = 0; i < 1000; ++i) flat += "[{}],";
+  EXPECT_FALSE(IsNestedTooDeeply(flat));
+  EXPECT_FALSE(IsNestedTooDeeply(""));
+}
+
 }  // namespace
 }  // namespace conclave
