@@ -41,8 +41,9 @@ struct ModelSize {
 };
 ModelSize SizeOf(const weights::ModelConfig& config);
 
-// The checkpoint opens; and its weights and the KV cache of one full context fit into the memory
-// that this process may use.
+// The checkpoint opens; its tokenizer, chat template and sampling defaults load; and its weights
+// and the KV cache of one full context fit into the memory that this process may use. By the same
+// code as engines, workers and gateway.
 std::vector<Check> CheckModel(const Context& context);
 // Memory without a model.
 Check CheckMemory();

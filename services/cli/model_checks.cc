@@ -2,10 +2,12 @@
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "services/cli/checks.h"
 #include "services/cli/table.h"
 #include "shared/base/byte_size.h"
 #include "shared/base/limits.h"
+#include "shared/text/model_text.h"
 #include "shared/weights/checkpoint.h"
 
 namespace conclave::cli {
@@ -23,6 +25,31 @@ std::string ShortCount(int64_t number) {
     std::snprintf(text, sizeof(text), "%.1f M", static_cast<double>(number) / 1e6);
   }
   return text;
+}
+
+// Tokenizer, chat template and sampling defaults, by the code that the gateway loads them with.
+Check CheckText(const std::filesystem::path& folder) {
+  const auto text = text::LoadModelText(folder);
+  if (!text.ok()) {
+    return {
+        .name = "text",
+        .verdict = Verdict::kFail,
+        .found = std::string(text.status().message()),
+        .remedy = "take tokenizer.json and its companions from the checkpoint's own repository"};
+  }
+  Check check{.name = "text"};
+  check.found = absl::StrCat(
+      Count(text->tokenizer->vocab_size(), "token id"), ", ends at ",
+      text->defaults.eos_ids.empty() ? "no token" : absl::StrJoin(text->defaults.eos_ids, " and "),
+      "; ", text->chat_template->available() ? "a chat template" : "no chat template");
+  if (!text->chat_template->available()) {
+    check.verdict = Verdict::kWarn;
+    check.remedy = "completions work (conclave run --raw); chat needs a chat_template.jinja";
+  } else if (text->defaults.eos_ids.empty()) {
+    check.verdict = Verdict::kWarn;
+    check.remedy = "answers end at max_tokens alone; set eos_token_id in generation_config.json";
+  }
+  return check;
 }
 
 }  // namespace
@@ -124,7 +151,7 @@ std::vector<Check> CheckModel(const Context& context) {
   const MemoryLimit limit = ReadMemoryLimit();
   const int64_t tokens =
       context.options.engine.context > 0 ? context.options.engine.context : config.max_positions;
-  return {model,
+  return {model, CheckText(*folder),
           CheckFits(size, tokens, limit.available_bytes, limit.total_bytes, common.numerics)};
 }
 

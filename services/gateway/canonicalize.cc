@@ -126,7 +126,7 @@ uint64_t DrawSeed(uint64_t largest) {
   return largest == UINT64_MAX ? seed : seed % (largest + 1);
 }
 
-Sampling FillSampling(const SamplingInput& asked, const ModelDefaults& defaults) {
+Sampling FillSampling(const SamplingInput& asked, const text::ModelDefaults& defaults) {
   Sampling sampling;
   sampling.temperature =
       static_cast<float>(asked.temperature.value_or(defaults.temperature.value_or(1)));

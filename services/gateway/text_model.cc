@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "shared/base/status_macros.h"
+#include "shared/text/model_text.h"
 
 namespace conclave::gateway {
 
@@ -11,17 +11,10 @@ absl::StatusOr<std::shared_ptr<const TextModel>> TextModel::Load(
     const std::filesystem::path& model_dir, std::string served_name) {
   std::shared_ptr<TextModel> model(new TextModel);
   model->name_ = std::move(served_name);
-  ASSIGN_OR_RETURN(model->tokenizer_, text::Tokenizer::Load(model_dir));
-  ASSIGN_OR_RETURN(model->chat_template_, text::ChatTemplate::Load(model_dir, model->tokenizer_));
-  ASSIGN_OR_RETURN(model->defaults_,
-                   LoadModelDefaults(model_dir, model->tokenizer_->eos_token_id()));
-  if (model->defaults_.vocab_size > 0 &&
-      model->tokenizer_->vocab_size() > model->defaults_.vocab_size) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        model_dir.string(), ": tokenizer.json has ids up to ", model->tokenizer_->vocab_size() - 1,
-        ", but the embedding has ", model->defaults_.vocab_size,
-        " rows (config.json, vocab_size); use the tokenizer the checkpoint was made with"));
-  }
+  ASSIGN_OR_RETURN(text::ModelText loaded, text::LoadModelText(model_dir));
+  model->tokenizer_ = std::move(loaded.tokenizer);
+  model->chat_template_ = std::move(loaded.chat_template);
+  model->defaults_ = std::move(loaded.defaults);
   return model;
 }
 

@@ -10,22 +10,21 @@
 
 #include "absl/status/statusor.h"
 #include "services/gateway/generation.h"
-#include "services/gateway/model_defaults.h"
 #include "shared/text/chat_template.h"
+#include "shared/text/model_defaults.h"
 #include "shared/text/tokenizer.h"
 
 namespace conclave::gateway {
 
 class TextModel {
  public:
-  // INVALID_ARGUMENT when the tokenizer has ids that the embedding lacks, naming both sizes; else
-  // as the loaders of shared/text.
+  // Errors as text::LoadModelText.
   static absl::StatusOr<std::shared_ptr<const TextModel>> Load(
       const std::filesystem::path& model_dir, std::string served_name);
 
   const std::string& name() const { return name_; }
   const std::shared_ptr<const text::Tokenizer>& tokenizer() const { return tokenizer_; }
-  const ModelDefaults& defaults() const { return defaults_; }
+  const text::ModelDefaults& defaults() const { return defaults_; }
 
   // The prompt's ids. Errors as Tokenizer::Encode and ChatTemplate::Render. Token prompts are
   // returned as they are. A long prompt takes about a second a megabyte: see PromptLane.
@@ -38,7 +37,7 @@ class TextModel {
   std::string name_;
   std::shared_ptr<const text::Tokenizer> tokenizer_;
   std::shared_ptr<const text::ChatTemplate> chat_template_;
-  ModelDefaults defaults_;
+  text::ModelDefaults defaults_;
 };
 
 }  // namespace conclave::gateway

@@ -45,10 +45,12 @@ TEST(CheckModelTest, OpensAGoodCheckpointAndNamesABadOne) {
   Context context;
   context.options.common.model = CONCLAVE_SOURCE_DIR "/tests/golden/deepseek_v3";
   const std::vector<Check> good = CheckModel(context);
-  ASSERT_EQ(good.size(), 2u);
+  ASSERT_EQ(good.size(), 3u);
   EXPECT_EQ(good[0].verdict, Verdict::kOk) << good[0].found;
   EXPECT_THAT(good[0].found, HasSubstr("deepseek_v3"));
-  EXPECT_EQ(good[1].verdict, Verdict::kOk) << good[1].found;
+  EXPECT_EQ(good[1].name, "text");
+  EXPECT_NE(good[1].verdict, Verdict::kFail) << good[1].found;
+  EXPECT_EQ(good[2].verdict, Verdict::kOk) << good[2].found;
   context.options.common.model = "/nowhere";
   EXPECT_EQ(CheckModel(context)[0].verdict, Verdict::kFail);
   EXPECT_THAT(CheckModel(context)[0].found, HasSubstr("/nowhere"));

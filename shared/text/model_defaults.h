@@ -8,7 +8,7 @@
 
 #include "absl/status/statusor.h"
 
-namespace conclave::gateway {
+namespace conclave::text {
 
 struct ModelDefaults {
   std::optional<double> temperature, top_p, min_p, repetition_penalty;
@@ -19,8 +19,9 @@ struct ModelDefaults {
 
 // Reads generation_config.json (may be missing) and config.json. `do_sample: false` there means
 // greedy. End-of-sequence ids come from the first of generation_config.json, config.json,
-// `tokenizer_eos` that has them. INVALID_ARGUMENT names the file and the field.
+// `tokenizer_eos` that has them, and must be rows of the embedding. INVALID_ARGUMENT names the file
+// and the field.
 absl::StatusOr<ModelDefaults> LoadModelDefaults(const std::filesystem::path& model_dir,
                                                 std::optional<int32_t> tokenizer_eos);
 
-}  // namespace conclave::gateway
+}  // namespace conclave::text

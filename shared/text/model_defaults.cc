@@ -1,13 +1,14 @@
-#include "services/gateway/model_defaults.h"
+#include "shared/text/model_defaults.h"
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "shared/base/json_file.h"
 #include "shared/base/status_macros.h"
 
-namespace conclave::gateway {
+namespace conclave::text {
 
 namespace {
 
@@ -28,16 +29,43 @@ absl::Status ReadNumber(const json& config, const std::string& path, const char*
   return absl::OkStatus();
 }
 
-absl::Status ReadEos(const json& config, const std::string& path, std::vector<int32_t>* ids) {
+// Beyond all vocabularies and contexts, and exact as a double.
+constexpr double kMostCount = 1e12;
+
+absl::Status ReadCount(const json& config, const std::string& path, const char* field,
+                       std::optional<int64_t>* value) {
+  std::optional<double> number;
+  RETURN_IF_ERROR(ReadNumber(config, path, field, &number));
+  if (!number) return absl::OkStatus();
+  if (std::abs(*number) > kMostCount || std::trunc(*number) != *number) {
+    return Malformed(path, field, config.at(field), "a whole number");
+  }
+  *value = static_cast<int64_t>(*number);
+  return absl::OkStatus();
+}
+
+// Both files' ids are checked, even where the first one's are taken: a checkpoint that contradicts
+// itself is not served. `vocab_size` 0: unknown.
+absl::Status ReadEos(const json& config, const std::string& path, int64_t vocab_size,
+                     std::vector<int32_t>* ids) {
   const auto found = config.find("eos_token_id");
-  if (found == config.end() || found->is_null() || !ids->empty()) return absl::OkStatus();
+  if (found == config.end() || found->is_null()) return absl::OkStatus();
   const json list = found->is_array() ? *found : json::array({*found});
+  std::vector<int32_t> read;
   for (const json& id : list) {
     if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > INT32_MAX) {
       return Malformed(path, "eos_token_id", *found, "an id or an array of ids");
     }
-    ids->push_back(id.get<int32_t>());
+    if (vocab_size > 0 && id.get<int64_t>() >= vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, ": eos_token_id has ", id.get<int64_t>(), ", but the vocabulary ends at ",
+          vocab_size - 1, " (config.json, vocab_size ", vocab_size,
+          "): no token would ever end an answer; correct the file, or take it from the checkpoint"
+          " that these weights belong to"));
+    }
+    read.push_back(id.get<int32_t>());
   }
+  if (ids->empty()) *ids = std::move(read);
   return absl::OkStatus();
 }
 
@@ -60,28 +88,27 @@ absl::StatusOr<ModelDefaults> LoadModelDefaults(const std::filesystem::path& mod
     RETURN_IF_ERROR(ReadNumber(*generation, generation_path, "min_p", &defaults.min_p));
     RETURN_IF_ERROR(ReadNumber(*generation, generation_path, "repetition_penalty",
                                &defaults.repetition_penalty));
-    std::optional<double> top_k;
-    RETURN_IF_ERROR(ReadNumber(*generation, generation_path, "top_k", &top_k));
-    if (top_k) defaults.top_k = static_cast<int64_t>(*top_k);
-    std::optional<double> max_new_tokens;
-    RETURN_IF_ERROR(ReadNumber(*generation, generation_path, "max_new_tokens", &max_new_tokens));
-    if (max_new_tokens && *max_new_tokens >= 1)
-      defaults.max_new_tokens = static_cast<int64_t>(*max_new_tokens);
+    RETURN_IF_ERROR(ReadCount(*generation, generation_path, "top_k", &defaults.top_k));
+    std::optional<int64_t> max_new_tokens;
+    RETURN_IF_ERROR(ReadCount(*generation, generation_path, "max_new_tokens", &max_new_tokens));
+    if (max_new_tokens && *max_new_tokens >= 1) defaults.max_new_tokens = max_new_tokens;
     const auto sample = generation->find("do_sample");
     if (sample != generation->end() && *sample == false) defaults.temperature = 0;
-    RETURN_IF_ERROR(ReadEos(*generation, generation_path, &defaults.eos_ids));
   } else if (!absl::IsNotFound(generation.status())) {
     return generation.status();
   }
   const std::string config_path = model_dir / "config.json";
   ASSIGN_OR_RETURN(const json config, ReadObject(config_path));
-  RETURN_IF_ERROR(ReadEos(config, config_path, &defaults.eos_ids));
-  std::optional<double> vocab_size;
-  RETURN_IF_ERROR(ReadNumber(config, config_path, "vocab_size", &vocab_size));
-  if (vocab_size) defaults.vocab_size = static_cast<int64_t>(*vocab_size);
+  std::optional<int64_t> vocab_size;
+  RETURN_IF_ERROR(ReadCount(config, config_path, "vocab_size", &vocab_size));
+  defaults.vocab_size = vocab_size.value_or(0);
+  if (generation.ok()) {
+    RETURN_IF_ERROR(ReadEos(*generation, generation_path, defaults.vocab_size, &defaults.eos_ids));
+  }
+  RETURN_IF_ERROR(ReadEos(config, config_path, defaults.vocab_size, &defaults.eos_ids));
   if (defaults.eos_ids.empty() && tokenizer_eos) defaults.eos_ids.push_back(*tokenizer_eos);
   std::sort(defaults.eos_ids.begin(), defaults.eos_ids.end());
   return defaults;
 }
 
-}  // namespace conclave::gateway
+}  // namespace conclave::text
