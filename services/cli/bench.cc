@@ -180,7 +180,7 @@ void BenchCommand::PrintJson(double seconds) const {
                                                        {"max", Percentile(*quantity.values, 100)}};
   }
   if (measured_.failed > 0) object["first_error"] = measured_.first_error;
-  std::printf("%s\n", object.dump(2).c_str());
+  std::printf("%s\n", object.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
 int BenchCommand::Run(const Context& context) {

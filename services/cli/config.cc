@@ -24,7 +24,8 @@ class ConfigCommand final : public Command {
         rows.push_back(
             {{"key", row.key}, {"value", row.value}, {"source", row.source}, {"help", row.help}});
       }
-      std::printf("%s\n", rows.dump(2).c_str());
+      std::printf("%s\n",
+                  rows.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
       return kExitOk;
     }
     std::vector<std::vector<std::string>> table = {{"SETTING", "VALUE", "SOURCE"}};

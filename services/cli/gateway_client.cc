@@ -1,14 +1,20 @@
 #include "services/cli/gateway_client.h"
 
+#include <netdb.h>
+#include <sys/socket.h>
+
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "conclave/v1/inference.grpc.pb.h"
 #include "services/cli/cluster_state.h"
+#include "shared/base/address.h"
 #include "shared/base/clock.h"
 #include "shared/base/mutex.h"
 #include "shared/base/status_macros.h"
 #include "shared/base/thread_name.h"
+#include "shared/base/utf8.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::cli {
@@ -45,6 +51,35 @@ v1::GenerateRequest ToProto(const GenerationRequest& request) {
   to.set_ignore_eos(from.ignore_eos);
   if (from.pace) to.set_pace(*from.pace);
   return proto;
+}
+
+// What does not come from the command line: standard input, a chat's line.
+absl::Status CheckText(const GenerationRequest& request) {
+  const auto check = [](const std::string& text) -> absl::Status {
+    const auto at = FirstInvalidUtf8(text);
+    if (!at) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("the prompt is not UTF-8: byte ", *at, " is 0x",
+                     absl::Hex(static_cast<uint8_t>(text[*at]), absl::kZeroPad2),
+                     "; convert it first, such as with iconv -t UTF-8"));
+  };
+  RETURN_IF_ERROR(check(request.text));
+  for (const ChatTurn& turn : request.chat) RETURN_IF_ERROR(check(turn.content));
+  return absl::OkStatus();
+}
+
+// gRPC says that nobody listens in words of its own insides.
+absl::Status InWords(const absl::Status& status, const std::string& address) {
+  if (!absl::IsUnavailable(status) ||
+      !absl::StartsWith(status.message(), "failed to connect to all addresses")) {
+    return status;
+  }
+  const absl::string_view message = status.message();
+  const size_t reason = message.rfind(": ");
+  return absl::UnavailableError(
+      absl::StrCat("nothing serves gRPC at ", address, " (",
+                   reason == absl::string_view::npos ? "no connection" : message.substr(reason + 2),
+                   "); conclave ps shows the addresses of the cluster that runs here"));
 }
 
 const char* ReasonName(v1::FinishReason reason) {
@@ -91,14 +126,29 @@ class CancelWatch {
   std::thread thread_;
 };
 
+// A name that nobody knows is a wrong argument.
+absl::Status CheckHost(const std::string& host) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int code = getaddrinfo(host.c_str(), nullptr, &hints, &found);
+  if (code == 0) {
+    freeaddrinfo(found);
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--gateway: host \"", host, "\" is not known (", gai_strerror(code), ")"));
+}
+
 }  // namespace
 
 GatewayClient::GatewayClient(const std::string& address)
-    : channel_(rpc::ChannelOptions{.address = address, .secret = {}}) {}
+    : address_(address), channel_(rpc::ChannelOptions{.address = address, .secret = {}}) {}
 
 absl::StatusOr<GenerationResult> GatewayClient::Generate(
     const GenerationRequest& request, const std::function<void(const std::string&)>& on_text,
     const std::atomic<bool>& cancelled) const {
+  RETURN_IF_ERROR(CheckText(request));
   const v1::GenerateRequest proto = ToProto(request);
   grpc::ClientContext context;
   channel_.Prepare(&context, std::chrono::milliseconds(0));
@@ -150,12 +200,20 @@ absl::StatusOr<GenerationResult> GatewayClient::Generate(
     result.finish_reason = "cancelled";
     return result;
   }
-  if (!status.ok()) return rpc::FromGrpc(status);
+  if (!status.ok()) return InWords(rpc::FromGrpc(status), address_);
   return result;
 }
 
 absl::StatusOr<std::string> FindGateway(const Context& context, const std::string& flag) {
-  if (!flag.empty()) return flag;
+  if (!flag.empty()) {
+    const auto address = ParseAddress(flag);
+    if (!address.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--gateway: ", std::string(address.status().message())));
+    }
+    RETURN_IF_ERROR(CheckHost(address->host));
+    return flag;
+  }
   const auto running = ReadRunningCluster(context.state_dir);
   if (running.ok()) return running->grpc_address;
   for (const Settings::Row& row : context.rows) {

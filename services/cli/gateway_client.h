@@ -26,11 +26,13 @@ class GatewayClient {
                                             const std::atomic<bool>& cancelled) const;
 
  private:
+  const std::string address_;
   rpc::Channel channel_;
 };
 
 // Which gateway to talk to: `flag` if given, else the one of the cluster that runs here, else the
-// setting gateway.grpc_listen if it was set; FAILED_PRECONDITION when there is none.
+// setting gateway.grpc_listen if it was set; FAILED_PRECONDITION when there is none,
+// INVALID_ARGUMENT when `flag` is no address or names an unknown host.
 absl::StatusOr<std::string> FindGateway(const Context& context, const std::string& flag);
 
 }  // namespace conclave::cli

@@ -3,6 +3,7 @@
 #include <deque>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/cli/bundled_model.h"
@@ -10,10 +11,13 @@
 #include "services/cli/command.h"
 #include "shared/base/log.h"
 #include "shared/base/nearest.h"
+#include "shared/base/utf8.h"
 #include "shared/base/version.h"
 
 namespace conclave::cli {
 namespace {
+
+constexpr size_t kShownBytes = 40;
 
 // A setting as a flag of one command: kept as text until Settings reads it.
 struct SettingFlag {
@@ -105,7 +109,23 @@ int RunEntry(Entry& entry) {
   return entry.command->Run(context);
 }
 
+// Every argument becomes a setting, a path or a prompt; none of them can be other bytes than text.
+absl::Status CheckUtf8(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    const auto at = FirstInvalidUtf8(word);
+    if (!at) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "argument ", i, " (\"", absl::CHexEscape(std::string(word.substr(0, kShownBytes))),
+        "\") is not UTF-8 from its byte ", *at,
+        " on; give it as UTF-8 (a text of another "
+        "encoding: iconv -t UTF-8)"));
+  }
+  return absl::OkStatus();
+}
+
 int Main(int argc, char** argv) {
+  if (const absl::Status status = CheckUtf8(argc, argv); !status.ok()) return Fail(status);
   CLI::App app("Conclave serves Mixture-of-Experts models from a cluster of processes.",
                "conclave");
   app.set_version_flag("--version", absl::StrCat("conclave ", std::string(Version()), " (commit ",
