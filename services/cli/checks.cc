@@ -145,6 +145,12 @@ Check CheckStateDir(const std::string& state_dir) {
     check.remedy = "choose another folder: --state-dir DIR";
     return check;
   }
+  if (const absl::Status room = CheckRoom(state_dir); !room.ok()) {
+    check.verdict = Verdict::kFail;
+    check.found = std::string(room.message().substr(0, room.message().find("; ")));
+    check.remedy = "free some space, or choose another folder: --state-dir DIR";
+    return check;
+  }
   const fs::space_info space = fs::space(state_dir, error);
   absl::StrAppend(&check.found, ", ", FormatBytes(static_cast<int64_t>(space.available)), " free");
   if (space.available < (100u << 20)) {

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "services/cli/table.h"
+#include "shared/base/byte_size.h"
 #include "shared/base/json_file.h"
 #include "shared/base/status_macros.h"
 
@@ -27,6 +28,9 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ProcessState, name, kind, pid, s
 namespace {
 
 using nlohmann::json;
+
+// A start of five processes writes some 20 KiB of state and logs.
+constexpr int64_t kRoomBytes = 1 << 20;
 
 json ToJson(const ClusterState& state) {
   return {{"phase", state.phase},
@@ -147,6 +151,38 @@ bool IsSupervised(const std::string& state_dir) {
   const bool held = flock(fd, LOCK_SH | LOCK_NB) != 0;
   close(fd);
   return held;
+}
+
+absl::Status CheckRoom(const std::string& state_dir) {
+  const std::string path = absl::StrCat(state_dir, "/room.", getpid());
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  int problem = fd < 0 ? errno : 0;
+  if (fd >= 0) {
+    const std::string bytes(kRoomBytes, ' ');
+    for (size_t done = 0; done < bytes.size() && problem == 0;) {
+      const ssize_t count = write(fd, bytes.data() + done, bytes.size() - done);
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) problem = errno;
+      if (count > 0) done += static_cast<size_t>(count);
+    }
+    close(fd);
+    unlink(path.c_str());
+  }
+  if (problem == 0) return absl::OkStatus();
+  if (problem != ENOSPC && problem != EDQUOT) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot write in ", state_dir, ": ",
+                                                   std::strerror(problem),
+                                                   "; choose another --state-dir"));
+  }
+  std::error_code error;
+  const std::filesystem::space_info space = std::filesystem::space(state_dir, error);
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "no space left on ", state_dir, ": ",
+      error ? std::string(std::strerror(problem))
+            : absl::StrCat(FormatBytes(static_cast<int64_t>(space.available)), " free of ",
+                           FormatBytes(static_cast<int64_t>(space.capacity))),
+      ", wanted at least ", FormatBytes(kRoomBytes),
+      " for state and logs; free some, or choose another --state-dir"));
 }
 
 absl::Status AppendEvent(const std::string& state_dir, const Event& event) {

@@ -85,6 +85,10 @@ class SupervisorLock {
 // Whether a supervisor holds the lock of this folder.
 bool IsSupervised(const std::string& state_dir);
 
+// RESOURCE_EXHAUSTED or INVALID_ARGUMENT unless what a cluster writes at its start (state and the
+// first log lines) can be written in this folder, which exists.
+absl::Status CheckRoom(const std::string& state_dir);
+
 // One line of `conclave events`.
 struct Event {
   int64_t unix_ms = 0;

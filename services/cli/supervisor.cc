@@ -20,7 +20,8 @@ namespace {
 constexpr Duration kTick = std::chrono::milliseconds(20);
 constexpr Duration kProgressPeriod = std::chrono::milliseconds(700);
 constexpr std::chrono::milliseconds kReadyTimeout{1000};
-constexpr Duration kReportGrace = std::chrono::seconds(2);
+// How long "Ready" waits for members whose last report is older than the gateway's readiness.
+constexpr Duration kReportGrace = std::chrono::seconds(5);
 // After its drain time a process still has to close files and leave the cluster.
 constexpr Duration kExitGrace = std::chrono::seconds(5);
 
@@ -66,6 +67,11 @@ void Supervisor::Tell(const std::string& member, const std::string& text) {
   if (options_.on_event) options_.on_event(event);
 }
 
+void Supervisor::Record(const std::string& member, const std::string& text) {
+  if (!start_failed_) return Tell(member, text);
+  (void)AppendEvent(options_.state_dir, {UnixMs(), member, text});
+}
+
 void Supervisor::Save(const std::string& phase) {
   state_.phase = phase;
   state_.processes.clear();
@@ -98,6 +104,17 @@ void Supervisor::Reap(const std::function<void(Child&, const ChildEnd&)>& on_end
   }
 }
 
+std::string Supervisor::LastWords(const Child& child) const {
+  std::string line = LastLogLine(child.state.log);
+  if (line.empty()) {
+    const absl::Status room = CheckRoom(options_.state_dir);
+    return room.ok() ? "without a word in its log" : std::string(room.message());
+  }
+  // "conclave-engine: error: ...": who it was is said already.
+  const std::string prefix = child.plan.program + ": error: ";
+  return line.starts_with(prefix) ? line.substr(prefix.size()) : line;
+}
+
 std::string Supervisor::StartingLine() {
   const auto members = ListMembers(options_.plan.controller_address, options_.common,
                                    std::chrono::milliseconds(500));
@@ -128,13 +145,17 @@ absl::Status Supervisor::Start(Duration timeout) {
   while (clock_.Now() < deadline) {
     absl::Status failed;
     Reap([&](Child& child, const ChildEnd& end) {
-      const std::string line = LastLogLine(child.state.log);
-      Tell(child.state.name, absl::StrCat("(", child.state.pid, ") ", end.ToString(), ": ", line));
+      const std::string line = LastWords(child);
+      const std::string text = absl::StrCat("(", child.state.pid, ") ", end.ToString(), ": ", line);
       if (end.signal == 0) {
+        // All that open the checkpoint find the same fault in it: it is shown once, as the error.
+        start_failed_ = true;
+        Record(child.state.name, text);
         failed.Update(
             absl::AbortedError(absl::StrCat(child.state.name, " ", end.ToString(), ": ", line,
                                             "\n  (its log: ", child.state.log, ")")));
       } else {
+        Tell(child.state.name, text);
         child.restart_at = clock_.Now() + child.restarts.DelayAfterDeath(clock_.Now());
       }
     });
@@ -192,7 +213,7 @@ void Supervisor::Supervise() {
       child.restart_at = clock_.Now() + delay;
       const double seconds = std::chrono::duration<double>(delay).count();
       child.state.restart_at_unix_ms = UnixMs() + static_cast<int64_t>(seconds * 1000);
-      const std::string line = end.signal == SIGKILL ? "" : LastLogLine(child.state.log);
+      const std::string line = end.signal == SIGKILL ? "" : LastWords(child);
       Tell(child.state.name,
            absl::StrCat("(", child.state.pid, ") ", end.ToString(), line.empty() ? "" : ": ", line,
                         "; restarts in ", FormatSeconds(seconds)));
@@ -208,10 +229,10 @@ bool Supervisor::WaitForEnd(const std::string& kind, Duration grace) {
   for (;;) {
     Reap([&](Child& child, const ChildEnd& end) {
       TakeDrainReport(child);
-      if (!end.clean()) {
-        Tell(child.state.name, absl::StrCat("(", child.state.pid, ") ", end.ToString(),
-                                            " while draining: ", LastLogLine(child.state.log)));
-      }
+      // A process that has only just begun ends by the signal itself.
+      if (end.clean() || end.signal == SIGTERM) return;
+      Record(child.state.name, absl::StrCat("(", child.state.pid, ") ", end.ToString(),
+                                            " while draining: ", LastWords(child)));
     });
     const bool running = std::any_of(children_.begin(), children_.end(), [&](const Child& child) {
       return child.state.pid != 0 && child.plan.kind == kind;

@@ -61,8 +61,12 @@ class Supervisor {
   void Reap(const std::function<void(Child&, const ChildEnd&)>& on_end);
   void RestartDue();
   void Tell(const std::string& member, const std::string& text);
+  // Tell; but after a failed start, whose reason is shown as the error, for the events alone.
+  void Record(const std::string& member, const std::string& text);
   void Save(const std::string& phase);
   bool WaitForEnd(const std::string& kind, Duration grace);
+  // Why a child ended by itself: its last log line, or that nothing could be written there.
+  std::string LastWords(const Child& child) const;
   // What a gateway that has just ended found running.
   void TakeDrainReport(const Child& child);
   std::string StartingLine();
@@ -72,6 +76,7 @@ class Supervisor {
   SteadyClock clock_;
   std::vector<Child> children_;
   ClusterState state_;
+  bool start_failed_ = false;
 };
 
 }  // namespace conclave::cli

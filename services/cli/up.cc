@@ -108,6 +108,7 @@ absl::Status UpCommand::Prepare(const Context& context, ClusterPlan* plan) {
                                                    "/logs: ", error.message(),
                                                    "; choose another --state-dir"));
   }
+  RETURN_IF_ERROR(CheckRoom(context.state_dir));
   ASSIGN_OR_RETURN(*plan, PlanCluster(context, ReadCpuLimit().cores));
   return absl::OkStatus();
 }

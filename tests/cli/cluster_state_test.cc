@@ -82,6 +82,15 @@ TEST_F(ClusterStateTest, TheDrainIsKept) {
   EXPECT_EQ(DescribeDrain(*again), ", 2 requests were running, 1 was cut off");
 }
 
+TEST_F(ClusterStateTest, RoomIsTriedAndLeftAsItWas) {
+  EXPECT_TRUE(CheckRoom(dir_).ok());
+  EXPECT_TRUE(fs::is_empty(dir_));
+  const absl::Status none = CheckRoom(dir_ + "/none");
+  EXPECT_TRUE(absl::IsInvalidArgument(none)) << none;
+  EXPECT_THAT(std::string(none.message()), ::testing::HasSubstr(dir_ + "/none"));
+  EXPECT_THAT(std::string(none.message()), ::testing::HasSubstr("--state-dir"));
+}
+
 TEST_F(ClusterStateTest, NoFileMeansNoCluster) {
   const auto state = ReadRunningCluster(dir_);
   EXPECT_EQ(state.status().code(), absl::StatusCode::kFailedPrecondition);

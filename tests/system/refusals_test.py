@@ -1,0 +1,117 @@
+"""What `up` refuses to start with: said once, with the reason, and the same by `doctor`."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+from cluster import CONCLAVE, MODEL, Cluster
+
+
+class Checkpoint:
+    """A copy of the bundled model with some files changed; the weights are linked."""
+
+    def __init__(self, changes):
+        self.folder = tempfile.TemporaryDirectory(prefix="conclave-checkpoint-")
+        self.path = pathlib.Path(self.folder.name)
+        for source in MODEL.iterdir():
+            if source.name in changes:
+                continue
+            (self.path / source.name).symlink_to(source)
+        for name, change in changes.items():
+            source = MODEL / name
+            (self.path / name).write_text(change(source.read_text() if source.exists() else ""))
+
+    def __enter__(self):
+        return self.path
+
+    def __exit__(self, *_):
+        self.folder.cleanup()
+
+
+def with_field(field, value):
+    def change(text):
+        fields = json.loads(text)
+        fields[field] = value
+        return json.dumps(fields)
+    return change
+
+
+# File, change, and what both commands must say.
+CASES = {
+    "an end token beyond the vocabulary": ("generation_config.json", with_field("eos_token_id", 999999),
+                                           ["generation_config.json", "eos_token_id", "999999", "the vocabulary ends at"]),
+    "one of several end tokens": ("config.json", with_field("eos_token_id", [1, 70000]), ["config.json", "eos_token_id", "70000"]),
+    "a temperature that is no number": ("generation_config.json", with_field("temperature", "hot"),
+                                        ["generation_config.json", "temperature", "a number"]),
+    "a tokenizer that is cut off": ("tokenizer.json", lambda text: text[:1000], ["tokenizer.json"]),
+    "a tokenizer nested without end": ("tokenizer.json", lambda text: "[" * 200000, ["tokenizer.json"]),
+    "a template that does not compile": ("chat_template.jinja", lambda text: "{% for x in %}", ["chat_template.jinja"]),
+    "an architecture that is not served": ("config.json", with_field("model_type", "llama"), ["config.json", "llama"]),
+}
+
+
+class BadCheckpoints(unittest.TestCase):
+    def test_doctor_and_up_refuse_the_same_and_up_says_it_once(self):
+        for name, (file, change, wanted) in CASES.items():
+            with self.subTest(name), Checkpoint({file: change}) as model:
+                cluster = Cluster(model=model)
+                try:
+                    doctor = cluster.conclave("doctor", "--json", "--model", str(model), check=False)
+                    self.assertEqual(doctor.returncode, 1, doctor.stdout)
+                    failed = [check for check in json.loads(doctor.stdout)
+                              if check["verdict"] == "FAIL" and check["check"] in ("model", "text")]
+                    self.assertEqual(len(failed), 1, doctor.stdout)
+                    for foreground in (False, True):
+                        up = cluster.conclave("up", *([] if foreground else ["-d"]), *cluster.flags, check=False)
+                        said = up.stdout + up.stderr
+                        self.assertEqual(up.returncode, 1, said)
+                        for part in wanted:
+                            self.assertIn(part, failed[0]["found"])
+                            self.assertIn(part, said)
+                        self.assertEqual(said.count(failed[0]["found"]), 1, said)
+                    self.assertEqual(cluster.conclave("ps", check=False).returncode, 3)
+                finally:
+                    cluster.folder.cleanup()
+
+    def test_the_unchanged_copy_is_served(self):
+        with Checkpoint({}) as model:
+            cluster = Cluster(model=model)
+            try:
+                doctor = cluster.conclave("doctor", "--json", "--model", str(model), check=False)
+                verdicts = {check["check"]: check["verdict"] for check in json.loads(doctor.stdout)}
+                self.assertEqual((verdicts["model"], verdicts["text"]), ("ok", "ok"), doctor.stdout)
+                cluster.up()
+            finally:
+                cluster.__exit__()
+
+
+class FullDisk(unittest.TestCase):
+    def test_up_says_that_there_is_no_space(self):
+        unshare = shutil.which("unshare")
+        if unshare is None:
+            self.skipTest("no unshare here")
+        prefix = [unshare, "--mount"] if os.geteuid() == 0 else [unshare, "--mount", "--map-root-user"]
+        with tempfile.TemporaryDirectory(prefix="conclave-full-") as folder:
+            mount = f"mount -t tmpfs -o size=64k tmpfs {folder}"
+            if subprocess.run([*prefix, "sh", "-c", mount], capture_output=True, timeout=30).returncode != 0:
+                self.skipTest("no right to mount a small file system in a namespace of its own")
+            cluster = Cluster()
+            try:
+                for command in (["up", "-d", *cluster.flags], ["up", *cluster.flags], ["doctor"]):
+                    with self.subTest(command[:2]):
+                        done = subprocess.run(
+                            [*prefix, "sh", "-c", mount + ' && exec "$0" "$@"', str(CONCLAVE), *command, "--state-dir", folder],
+                            env=cluster.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+                        self.assertEqual(done.returncode, 1, done.stderr)
+                        self.assertIn(f"no space left on {folder}: ", done.stdout + done.stderr)
+                        self.assertIn("wanted at least 1", done.stdout + done.stderr)
+            finally:
+                cluster.folder.cleanup()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
