@@ -29,7 +29,7 @@ std::string StateName(const v1::Member& member) {
     case v1::MEMBER_STATE_DRAINING:
       return "draining";
     default:
-      return "loading";
+      return member.report().kind() == v1::MEMBER_KIND_GATEWAY ? "not ready" : "loading";
   }
 }
 

@@ -151,7 +151,8 @@ std::vector<ProcessRow> JoinProcesses(const std::vector<ProcessState>& processes
                                       const ClusterMembers& members, bool controller_answers) {
   std::vector<ProcessRow> rows;
   const auto fill = [](const MemberInfo& member, ProcessRow* row) {
-    row->state = member.state == "loading" && !member.note.empty() ? member.note : member.state;
+    const bool starting = member.state == "loading" || member.state == "not ready";
+    row->state = starting && !member.note.empty() ? member.note : member.state;
     row->holds = Holds(member);
     row->load = Load(member);
     row->model = member.served_name;

@@ -116,9 +116,11 @@ absl::Status Cluster::OnReport(Report report) {
     TellOfOtherCheckpoint(now);
   }
   if (now.status.state != state_before) {
-    Tell(now.name, now.status.state == MemberState::kReady      ? "ready"
-                   : now.status.state == MemberState::kDraining ? "draining"
-                                                                : "loading");
+    const std::string& note = now.status.note;
+    Tell(now.name, now.status.state == MemberState::kReady ? "ready"
+                   : now.status.state == MemberState::kDraining
+                       ? "draining"
+                       : absl::StrCat("not ready", note.empty() ? "" : ": ", note));
   }
   if (now.leaving) Lose(member, "left");
   Publish();

@@ -140,8 +140,10 @@ absl::Status Run(int argc, char** argv) {
   bool serving = false;
   while (!signals.WaitFor(kReadinessPeriod)) {
     const bool ready = frontend.readiness().ready;
-    if (ready != serving) grpc_server->SetServing(ready);
+    if (ready == serving) continue;
     serving = ready;
+    grpc_server->SetServing(ready);
+    membership->ReportNow();
   }
   LogInfo("stopping", {{"running", frontend.num_running()}});
   draining = true;

@@ -286,6 +286,31 @@ TEST_F(ClusterTest, AHoldingTheModelDoesNotHaveIsRefused) {
   EXPECT_TRUE(cluster_.members().empty());
 }
 
+TEST_F(ClusterTest, AMemberThatIsNoLongerReadySaysWhy) {
+  Report gateway = MakeReport("gateway", MemberKind::kGateway);
+  Send(gateway);
+  gateway.status.state = MemberState::kLoading;
+  gateway.status.note = "no live worker has layer 1 expert 3";
+  Send(gateway);
+  EXPECT_EQ(cluster_.events(1)[0].text, "not ready: no live worker has layer 1 expert 3");
+  gateway.status.state = MemberState::kReady;
+  gateway.status.note.clear();
+  Send(gateway);
+  EXPECT_EQ(cluster_.events(1)[0].text, "ready");
+  gateway.status.state = MemberState::kLoading;
+  Send(gateway);
+  EXPECT_EQ(cluster_.events(1)[0].text, "not ready");
+}
+
+TEST_F(ClusterTest, AMemberThatStartsIsNotToldAsNotReady) {
+  engine_.status.state = MemberState::kLoading;
+  engine_.status.note = "loading 41 %";
+  Send(engine_);
+  for (const ClusterEvent& event : cluster_.events(0)) {
+    EXPECT_EQ(event.text.find("not ready"), std::string::npos) << event.text;
+  }
+}
+
 TEST_F(ClusterTest, EventsAreBoundedAndOrdered) {
   for (int i = 0; i < 2000; ++i) {
     engine_.status.state = i % 2 == 0 ? MemberState::kReady : MemberState::kLoading;
