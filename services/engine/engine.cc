@@ -189,6 +189,7 @@ void Engine::State::Load() {
 }
 
 absl::Status Engine::State::LoadModel() {
+  next_progress_line = clock.Now() + kProgressLinePeriod;  // what is quick is not worth a line
   ASSIGN_OR_RETURN(
       loaded_model,
       LoadedModel::Load({.model = &model,
