@@ -155,6 +155,7 @@ std::vector<EndedSequence> Scheduler::TakeExpired() {
 
 StepPlan Scheduler::Plan() {
   now_ = clock_->Now();
+  planned_at_ = now_;
   GiveDecodeBlocks();
   StepPlan plan;
   bool may_admit = true;
@@ -355,7 +356,8 @@ void Scheduler::Append(Sequence* sequence, int32_t id) {
 
 void Scheduler::Park(Sequence* sequence, const absl::Status& missing) {
   now_ = clock_->Now();
-  if (!sequence->missing_since) sequence->missing_since = now_;
+  // The step itself may have waited for a worker that did not answer: that time counts.
+  if (!sequence->missing_since) sequence->missing_since = planned_at_;
   sequence->missing = missing;
   sequence->retry_at = now_ + kParkedRetry;
 }

@@ -132,7 +132,8 @@ class Scheduler {
   std::map<SequenceKey, std::unique_ptr<Sequence>> sequences_;
   Ordered running_;
   Ordered waiting_;
-  TimePoint now_;  // of the call in progress
+  TimePoint now_;         // of the call in progress
+  TimePoint planned_at_;  // of the last Plan: when its step began
   uint64_t next_arrival_ = 0;
   uint64_t step_ = 0;
   int64_t num_preemptions_ = 0;

@@ -411,6 +411,19 @@ TEST(Scheduler, AParkedSequenceThatSucceedsHasItsFullWaitAgain) {
   EXPECT_EQ(f.scheduler.TakeExpired().size(), 1u);
 }
 
+TEST(Scheduler, TheTimeThatAStepWaitedForAWorkerCounts) {
+  SchedulerFixture f(16);
+  ASSERT_TRUE(f.scheduler.Add(f.Request(1, 4, 1000)).ok());
+  const absl::Status late = absl::UnavailableError("expert-0 did not answer within 2000 ms");
+  Sequence* const sequence = f.scheduler.Plan().sequences.at(0).sequence;
+  f.clock.Advance(milliseconds(1500));  // the step's call
+  f.scheduler.Park(sequence, late);
+  f.clock.Advance(milliseconds(499));
+  EXPECT_TRUE(f.scheduler.TakeExpired().empty());
+  f.clock.Advance(milliseconds(1));
+  EXPECT_EQ(f.scheduler.TakeExpired().size(), 1u);
+}
+
 TEST(Scheduler, RetriesParkedSequencesAtOnceWhenExpertsChange) {
   SchedulerFixture f(16);
   ASSERT_TRUE(f.scheduler.Add(f.Request(1, 4, 1000)).ok());

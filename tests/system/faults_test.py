@@ -63,6 +63,27 @@ class Deaths(ClusterTest):
         wait_until(self.cluster.is_ready, "the workers back")
         self.assertEqual(self.expected(), digest)
 
+    def test_a_worker_that_hangs_costs_a_request_two_seconds_and_not_more(self):
+        digest = self.expected()
+        pid = self.cluster.process("expert-0")["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            # The first is on its way when nobody knows yet; the second finds the worker known as silent.
+            for number in range(2):
+                began = time.monotonic()
+                status, body = self.cluster.post("/v1/completions", {"prompt": "Once upon a time", "max_tokens": 5,
+                                                                     "temperature": 0})
+                took = time.monotonic() - began
+                with self.subTest(number):
+                    self.assertEqual(status, 503, body)
+                    self.assertRegex(json.loads(body)["error"]["message"], r"layer \d+ expert \d+")
+                    self.assertGreater(took, 1.5)
+                    self.assertLess(took, 3.5)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        wait_until(self.cluster.is_ready, "the worker back")
+        self.assertEqual(self.expected(), digest)
+
     def test_a_killed_engine_fails_its_requests_and_restarts(self):
         digest = self.expected()
         running = self.cluster.start("run", *STORY, "--pace", "10")
