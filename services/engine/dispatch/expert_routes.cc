@@ -23,14 +23,14 @@ ExpertRoutes::ExpertRoutes(
 
 void ExpertRoutes::Add(const placement::TopologyWorker& worker,
                        const std::shared_ptr<WorkerLink>& link) {
-  links_.push_back(link);
+  const int32_t index = AddLink(link);
   for (const placement::ExpertKey& key : worker.serve) {
     if (key.layer < 0 || key.layer >= static_cast<int32_t>(index_of_layer_.size()) ||
         key.expert < 0 || key.expert >= num_experts_) {
       continue;
     }
     if (const int32_t layer = index_of_layer_[key.layer]; layer >= 0) {
-      workers_[layer * num_experts_ + key.expert].push_back(link);
+      workers_[layer * num_experts_ + key.expert].push_back(index);
     }
   }
 }
@@ -38,16 +38,21 @@ void ExpertRoutes::Add(const placement::TopologyWorker& worker,
 void ExpertRoutes::KeepFormer(const ExpertRoutes& former) {
   for (size_t i = 0; i < workers_.size(); ++i) {
     if (!workers_[i].empty()) continue;
-    for (const auto& link : former.workers_[i]) {
-      if (!link->live()) continue;
-      workers_[i].push_back(link);
-      if (std::find(links_.begin(), links_.end(), link) == links_.end()) links_.push_back(link);
+    for (const int32_t worker : former.workers_[i]) {
+      const std::shared_ptr<WorkerLink>& link = former.links_[worker];
+      if (link->live()) workers_[i].push_back(AddLink(link));
     }
   }
 }
 
-const std::vector<std::shared_ptr<WorkerLink>>& ExpertRoutes::WorkersOf(int32_t layer,
-                                                                        int32_t expert) const {
+int32_t ExpertRoutes::AddLink(const std::shared_ptr<WorkerLink>& link) {
+  const auto at = std::find(links_.begin(), links_.end(), link);
+  if (at != links_.end()) return static_cast<int32_t>(at - links_.begin());
+  links_.push_back(link);
+  return static_cast<int32_t>(links_.size() - 1);
+}
+
+const std::vector<int32_t>& ExpertRoutes::WorkersOf(int32_t layer, int32_t expert) const {
   return workers_[index_of_layer_[layer] * num_experts_ + expert];
 }
 
@@ -57,7 +62,7 @@ std::vector<std::pair<int32_t, int32_t>> ExpertRoutes::Missing() const {
     for (int32_t expert = 0; expert < num_experts_; ++expert) {
       const auto& workers = WorkersOf(layer, expert);
       if (std::none_of(workers.begin(), workers.end(),
-                       [](const auto& link) { return link->live(); })) {
+                       [this](int32_t worker) { return links_[worker]->live(); })) {
         missing.emplace_back(layer, expert);
       }
     }

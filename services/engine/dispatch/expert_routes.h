@@ -25,9 +25,9 @@ class ExpertRoutes {
       const std::function<std::shared_ptr<WorkerLink>(const placement::TopologyWorker&)>& make_link,
       const ExpertRoutes* former);
 
-  // Workers that serve the expert, live or not; usually one.
-  const std::vector<std::shared_ptr<WorkerLink>>& WorkersOf(int32_t layer, int32_t expert) const;
   const std::vector<std::shared_ptr<WorkerLink>>& links() const { return links_; }
+  // Workers that serve the expert, as indices into links(), live or not; usually one.
+  const std::vector<int32_t>& WorkersOf(int32_t layer, int32_t expert) const;
 
   // Experts without a live worker, ascending.
   std::vector<std::pair<int32_t, int32_t>> Missing() const;
@@ -35,12 +35,12 @@ class ExpertRoutes {
  private:
   void Add(const placement::TopologyWorker& worker, const std::shared_ptr<WorkerLink>& link);
   void KeepFormer(const ExpertRoutes& former);
+  int32_t AddLink(const std::shared_ptr<WorkerLink>& link);  // its index; an old one if it has one
 
   const std::vector<int32_t> moe_layers_;
   const int32_t num_experts_;
-  std::vector<int32_t> index_of_layer_;  // [num_layers]: into moe_layers_, or -1
-  std::vector<std::vector<std::shared_ptr<WorkerLink>>>
-      workers_;  // [moe_layers.size() * num_experts]
+  std::vector<int32_t> index_of_layer_;        // [num_layers]: into moe_layers_, or -1
+  std::vector<std::vector<int32_t>> workers_;  // [moe_layers.size() * num_experts]
   std::vector<std::shared_ptr<WorkerLink>> links_;
 };
 

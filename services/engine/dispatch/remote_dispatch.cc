@@ -124,6 +124,7 @@ void RemoteDispatch::Begin(const ExpertCall& call) {
   CONCLAVE_CHECK(call_.rows == nullptr);  // the call before has been finished
   call_ = call;
   call_routes_ = Routes();
+  header_ = HeaderOf(call);
   outcome_ = {};
   failed_links_.clear();
   resend_.clear();
@@ -137,50 +138,56 @@ void RemoteDispatch::Begin(const ExpertCall& call) {
 }
 
 void RemoteDispatch::SendRows(const std::vector<uint32_t>& rows) {
-  std::map<int32_t, int64_t> rows_of;  // expert -> rows
-  for (const uint32_t row : rows) ++rows_of[call_.expert_ids[row]];
-  // The worker of each expert: the live one with the fewest rows under way, these here included.
-  std::map<int32_t, std::shared_ptr<WorkerLink>> chosen;
-  std::map<const WorkerLink*, int64_t> load;
-  for (const auto& [expert, num_rows] : rows_of) {
-    std::shared_ptr<WorkerLink>& best = chosen[expert];
-    for (const auto& link : call_routes_->WorkersOf(call_.layer, expert)) {
-      if (!link->live() || failed_links_.contains(link.get())) continue;
-      load.try_emplace(link.get(), link->outstanding_rows.load());
-      if (best == nullptr || load[link.get()] < load[best.get()]) best = link;
-    }
-    if (best != nullptr) load[best.get()] += num_rows;
-  }
+  ChooseWorkers(rows);
   for (const uint32_t row : rows) {
-    const int32_t expert = call_.expert_ids[row];
-    if (chosen[expert] == nullptr) FailToken(row / call_.top_k, NoLiveWorker(expert));
+    if (worker_of_[call_.expert_ids[row]] < 0) FailWithoutWorker(row);
   }
   // A token with one lost row leaves the batch: its other rows need not be computed.
-  std::map<WorkerLink*, std::pair<std::shared_ptr<WorkerLink>, std::vector<uint32_t>>> by_worker;
   for (const uint32_t row : rows) {
-    if (token_failed_[row / call_.top_k]) continue;
-    const std::shared_ptr<WorkerLink>& link = chosen[call_.expert_ids[row]];
-    auto& [of_worker, worker_rows] = by_worker[link.get()];
-    of_worker = link;
-    worker_rows.push_back(row);
+    if (!token_failed_[row / call_.top_k])
+      rows_of_worker_[worker_of_[call_.expert_ids[row]]].push_back(row);
   }
-  for (const auto& [key, entry] : by_worker) SendToWorker(entry.first, entry.second);
+  for (size_t worker = 0; worker < rows_of_worker_.size(); ++worker) {
+    if (rows_of_worker_[worker].empty()) continue;
+    SendToWorker(call_routes_->links()[worker], rows_of_worker_[worker]);
+    rows_of_worker_[worker].clear();
+  }
 }
 
-rpc::RequestHeader RemoteDispatch::MakeHeader() const {
+// The worker of each expert: the live one with the fewest rows under way, these here included.
+void RemoteDispatch::ChooseWorkers(const std::vector<uint32_t>& rows) {
+  const std::vector<std::shared_ptr<WorkerLink>>& links = call_routes_->links();
+  load_.clear();
+  for (const auto& link : links) load_.push_back(link->outstanding_rows.load());
+  rows_of_worker_.resize(links.size());
+  rows_of_expert_.assign(options_.model.num_experts, 0);
+  worker_of_.assign(options_.model.num_experts, -1);
+  for (const uint32_t row : rows) ++rows_of_expert_[call_.expert_ids[row]];
+  for (int32_t expert = 0; expert < options_.model.num_experts; ++expert) {
+    if (rows_of_expert_[expert] == 0) continue;
+    int32_t& best = worker_of_[expert];
+    for (const int32_t worker : call_routes_->WorkersOf(call_.layer, expert)) {
+      const auto& link = links[worker];
+      if (!link->live() || failed_links_.contains(link.get())) continue;
+      if (best < 0 || load_[worker] < load_[best]) best = worker;
+    }
+    if (best >= 0) load_[best] += rows_of_expert_[expert];
+  }
+}
+
+rpc::RequestHeader RemoteDispatch::HeaderOf(const ExpertCall& call) const {
   rpc::RequestHeader header;
   header.fingerprint = hello_.fingerprint;
   header.numerics = hello_.numerics;
-  header.row_type = call_.row_type;
-  header.layer = static_cast<uint32_t>(call_.layer);
-  header.hidden = static_cast<uint32_t>(call_.hidden);
-  header.traceparent = std::string(call_.traceparent);
-  // The frame is as urgent as its most urgent row, and is worth computing until we stop waiting for
-  // it.
-  if (!call_.origins.empty()) {
+  header.row_type = call.row_type;
+  header.layer = static_cast<uint32_t>(call.layer);
+  header.hidden = static_cast<uint32_t>(call.hidden);
+  header.traceparent = std::string(call.traceparent);
+  // A frame is as urgent as its most urgent row.
+  if (!call.origins.empty()) {
     header.qos = 4;
     header.tenant_weight = 0;
-    for (const RowOrigin& origin : call_.origins) {
+    for (const RowOrigin& origin : call.origins) {
       const uint8_t qos = origin.qos >= 1 && origin.qos <= 4 ? origin.qos : 2;
       header.qos = std::min(header.qos, qos);
       if (std::isfinite(origin.tenant_weight))
@@ -188,17 +195,13 @@ rpc::RequestHeader RemoteDispatch::MakeHeader() const {
     }
     if (header.tenant_weight <= 0) header.tenant_weight = 1;
   }
-  const auto remaining = std::chrono::duration_cast<milliseconds>(deadline_ - Now()).count();
-  header.remaining_ms = static_cast<uint32_t>(std::max<int64_t>(1, remaining));
   return header;
 }
 
 void RemoteDispatch::SendToWorker(const std::shared_ptr<WorkerLink>& link,
                                   const std::vector<uint32_t>& rows) {
-  rpc::RequestHeader header = MakeHeader();
   const size_t row_bytes = call_.hidden * kernels::RowTypeBytes(call_.row_type);
-  header.num_rows = 0;
-  const size_t fixed_bytes = rpc::RequestFrameBytes(header, 0);
+  const size_t fixed_bytes = rpc::RequestFrameBytes(header_, 0);
 
   std::vector<uint32_t> frame_rows;
   std::vector<rpc::RowReference> references;
@@ -225,9 +228,12 @@ void RemoteDispatch::SendToWorker(const std::shared_ptr<WorkerLink>& link,
 void RemoteDispatch::SendFrame(const std::shared_ptr<WorkerLink>& link, std::vector<uint32_t> rows,
                                const std::vector<rpc::RowReference>& references,
                                const std::vector<int64_t>& tokens) {
-  rpc::RequestHeader header = MakeHeader();
+  rpc::RequestHeader header = header_;
   header.call_id = next_call_id_++;
   header.num_rows = static_cast<uint32_t>(tokens.size());
+  // Worth computing until we stop waiting for it.
+  const auto remaining = std::chrono::duration_cast<milliseconds>(deadline_ - Now()).count();
+  header.remaining_ms = static_cast<uint32_t>(std::max<int64_t>(1, remaining));
   rpc::FrameBuffer buffer(rpc::RequestFrameBytes(header, references.size()));
   std::byte* to = buffer.data.get() + rpc::EncodeRequest(header, references, buffer.span());
   const size_t row_bytes = call_.hidden * kernels::RowTypeBytes(call_.row_type);
@@ -378,8 +384,7 @@ void RemoteDispatch::Timeout() {
     call.link->outstanding_rows -= static_cast<int64_t>(call.rows.size() - call.num_answered);
     open_.erase(entry);
   }
-  for (const uint32_t row : std::exchange(resend_, {}))
-    FailToken(row / call_.top_k, NoLiveWorker(call_.expert_ids[row]));
+  for (const uint32_t row : std::exchange(resend_, {})) FailWithoutWorker(row);
 }
 
 void RemoteDispatch::CheckStreams() {
@@ -394,16 +399,20 @@ void RemoteDispatch::FailToken(int64_t token, const absl::Status& status) {
   if (std::exchange(token_failed_[token], 1) == 0) outcome_.failed.push_back({token, status});
 }
 
-absl::Status RemoteDispatch::NoLiveWorker(int32_t expert) const {
+void RemoteDispatch::FailWithoutWorker(uint32_t row) {
+  if (token_failed_[row / call_.top_k]) return;  // its message would not be read
+  const int32_t expert = call_.expert_ids[row];
   std::vector<std::string> workers;
-  for (const auto& link : call_routes_->WorkersOf(call_.layer, expert)) {
+  for (const int32_t worker : call_routes_->WorkersOf(call_.layer, expert)) {
+    const auto& link = call_routes_->links()[worker];
     workers.push_back(absl::StrCat(link->name(), failed_links_.contains(link.get()) && link->live()
                                                      ? " does not hold it"
                                                      : " lost"));
   }
-  return absl::UnavailableError(
-      absl::StrCat("layer ", call_.layer, " expert ", expert, " has no live worker (",
-                   workers.empty() ? "none is placed" : absl::StrJoin(workers, ", "), ")"));
+  FailToken(row / call_.top_k,
+            absl::UnavailableError(absl::StrCat(
+                "layer ", call_.layer, " expert ", expert, " has no live worker (",
+                workers.empty() ? "none is placed" : absl::StrJoin(workers, ", "), ")")));
 }
 
 }  // namespace conclave::engine

@@ -1,8 +1,7 @@
 // Experts in workers: one frame a worker and layer over gRPC, answered in parts, row by row.
 //
-// Begin and Finish belong to the step thread. Apply comes from the membership's thread, Missing and
-// Unreachable from any. Owns one thread
-// ("dispatch-links") that keeps the links connected.
+// Begin and Finish belong to the step thread. Apply comes from the membership's thread, Missing
+// from any. Owns one thread ("dispatch-links") that keeps the links connected.
 #pragma once
 
 #include <chrono>
@@ -71,12 +70,15 @@ class RemoteDispatch final : public ExpertDispatch {
   // Groups rows (indices into expert_ids) by worker and sends them; rows without a live worker
   // fail.
   void SendRows(const std::vector<uint32_t>& rows);
+  // Fills worker_of_ for the experts of these rows.
+  void ChooseWorkers(const std::vector<uint32_t>& rows);
   void SendToWorker(const std::shared_ptr<WorkerLink>& link, const std::vector<uint32_t>& rows);
   void SendFrame(const std::shared_ptr<WorkerLink>& link, std::vector<uint32_t> rows,
                  const std::vector<rpc::RowReference>& references,
                  const std::vector<int64_t>& tokens);
   std::chrono::milliseconds TimeoutOf(const ExpertCall& call) const;
-  rpc::RequestHeader MakeHeader() const;
+  // What the headers of all frames of the call have in common.
+  rpc::RequestHeader HeaderOf(const ExpertCall& call) const;
   void Handle(LinkEvent event);
   void HandleResults(const ResultsPart& part, std::map<uint64_t, Call>::iterator call);
   // Fails all open calls on this stream.
@@ -86,7 +88,8 @@ class RemoteDispatch final : public ExpertDispatch {
   void Timeout();
   void CheckStreams();
   void FailToken(int64_t token, const absl::Status& status);
-  absl::Status NoLiveWorker(int32_t expert) const;
+  // UNAVAILABLE: no live worker for this row's expert.
+  void FailWithoutWorker(uint32_t row);
 
   const Options options_;
   const rpc::HelloFrame hello_;
@@ -102,6 +105,7 @@ class RemoteDispatch final : public ExpertDispatch {
   // The step thread's own.
   ExpertCall call_;
   std::shared_ptr<const ExpertRoutes> call_routes_;
+  rpc::RequestHeader header_;  // of the call's frames
   TimePoint deadline_;
   uint64_t next_call_id_ = 1;
   std::map<uint64_t, Call> open_;
@@ -109,6 +113,12 @@ class RemoteDispatch final : public ExpertDispatch {
   std::vector<uint32_t> resend_;              // rows that wait for another worker
   std::vector<uint8_t> token_failed_;         // [num_tokens]
   ExpertOutcome outcome_;
+
+  // Of one SendRows, kept for their memory.
+  std::vector<int64_t> rows_of_expert_;                // [num_experts]
+  std::vector<int32_t> worker_of_;                     // [num_experts]: index of a link, or -1
+  std::vector<int64_t> load_;                          // [links]: rows under way
+  std::vector<std::vector<uint32_t>> rows_of_worker_;  // [links]
 
   std::thread keeper_;
 };

@@ -165,11 +165,6 @@ WorkerLink::WorkerLink(Options options)
 
 WorkerLink::~WorkerLink() = default;
 
-std::string WorkerLink::reason() const {
-  MutexLock lock(mutex_);
-  return live() ? "" : std::string(reason_.message());
-}
-
 uint64_t WorkerLink::Send(rpc::OutgoingFrame frame) {
   std::shared_ptr<Stream> stream;
   {
@@ -185,7 +180,6 @@ void WorkerLink::Reset(const absl::Status& reason) {
   {
     MutexLock lock(mutex_);
     live_stream_ = 0;
-    reason_ = reason;
     stream = stream_;
   }
   if (stream != nullptr) stream->Cancel(reason);

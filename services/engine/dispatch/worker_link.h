@@ -59,8 +59,6 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
   // answered.
   uint64_t live_stream() const { return live_stream_.load(); }
   bool live() const { return live_stream() != 0; }
-  // Why it is not live: "connection refused". Empty while it is.
-  std::string reason() const EXCLUDES(mutex_);
 
   // Sends a frame; the stream that took it, or 0.
   uint64_t Send(rpc::OutgoingFrame frame) EXCLUDES(mutex_);
@@ -92,7 +90,7 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
   std::shared_ptr<Stream> stream_ GUARDED_BY(mutex_);  // null between streams
   TimePoint attempt_at_ GUARDED_BY(mutex_);  // next attempt, or when an unanswered one is given up
   std::chrono::milliseconds backoff_ GUARDED_BY(mutex_);
-  absl::Status reason_ GUARDED_BY(mutex_);
+  absl::Status reason_ GUARDED_BY(mutex_);  // of the latest end, which is not logged twice
   bool stopped_ GUARDED_BY(mutex_) = false;
 };
 
