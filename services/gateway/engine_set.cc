@@ -4,7 +4,13 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 namespace conclave::gateway {
+
+namespace {
+constexpr size_t kShownDigits = 12;  // of a fingerprint's 64
+}
 
 EngineSet::Engine* EngineSet::Find(const std::string& name) {
   const auto found = engines_.find(name);
@@ -30,6 +36,40 @@ void EngineSet::Remove(const std::string& name) {
 
 void EngineSet::DestroyClosed() {
   std::erase_if(closing_, [](const auto& link) { return link->closed(); });
+}
+
+EngineSet::Binding EngineSet::Bind(TimePoint now, Duration hold) {
+  Binding binding;
+  std::map<std::string, int32_t> offers;
+  for (const auto& [name, engine] : engines_) {
+    if (engine.offered) ++offers[engine.offered->fingerprint];
+  }
+  if (!fingerprint_.empty() && offers.count(fingerprint_)) {
+    last_offered_ = now;
+  } else if (!offers.empty() && (fingerprint_.empty() || now - last_offered_ >= hold)) {
+    const auto fewer = [](const auto& a, const auto& b) { return a.second < b.second; };
+    fingerprint_ = std::max_element(offers.begin(), offers.end(), fewer)->first;
+    last_offered_ = now;
+    binding.changed = true;
+  }
+  for (auto& [name, engine] : engines_) {
+    if (!engine.offered) continue;
+    if (engine.offered->fingerprint == fingerprint_) {
+      engine.identity = engine.offered;
+      engine.refusal.clear();
+      continue;
+    }
+    engine.identity.reset();
+    std::string refusal =
+        absl::StrCat(name, " serves \"", engine.offered->served_name, "\" with fingerprint ",
+                     engine.offered->fingerprint.substr(0, kShownDigits), " (",
+                     engine.offered->system_fingerprint, "), but this gateway's engines have ",
+                     fingerprint_.substr(0, kShownDigits),
+                     "; give it the same checkpoint and numerics, or another served_name");
+    if (engine.refusal != refusal) binding.refused.push_back(name);
+    engine.refusal = std::move(refusal);
+  }
+  return binding;
 }
 
 EngineSet::Engine* EngineSet::LeastLoaded() {
@@ -59,6 +99,12 @@ std::optional<EngineIdentity> EngineSet::CommonIdentity() const {
     common->vocab_size = std::min(common->vocab_size, engine.identity->vocab_size);
   }
   return common;
+}
+
+int32_t EngineSet::num_refused() const {
+  return static_cast<int32_t>(
+      std::count_if(engines_.begin(), engines_.end(),
+                    [](const auto& entry) { return !entry.second.refusal.empty(); }));
 }
 
 int32_t EngineSet::num_connected() const {

@@ -30,7 +30,8 @@ class EngineSet {
     std::string name;
     std::string address;
     std::unique_ptr<EngineLink> link;
-    std::optional<EngineIdentity> identity;  // while connected and acceptable
+    std::optional<EngineIdentity> offered;   // while connected and able to serve the model
+    std::optional<EngineIdentity> identity;  // the same while it is used: see Bind
     std::string refusal;                     // why a connected engine is not used, or empty
     ReportedLoad load;
     TimePoint load_time;        // of the last report
@@ -47,6 +48,18 @@ class EngineSet {
   void DestroyClosed();
   std::map<std::string, Engine>& all() { return engines_; }
 
+  // Engines are used only if they have one fingerprint, so that no answer or resumed answer mixes
+  // two models of one name. The first one offered is bound; another takes its place when no engine
+  // has offered the bound one for `hold`: then the one that most engines offer (ties: the
+  // smallest). Sets identity and refusal of every engine that offers. To be called after every
+  // change of `offered`, and now and then.
+  struct Binding {
+    bool changed = false;              // another fingerprint is bound, or the first one
+    std::vector<std::string> refused;  // engines that are refused since this call
+  };
+  Binding Bind(TimePoint now, Duration hold);
+  const std::string& fingerprint() const { return fingerprint_; }  // the bound one, or empty
+
   // The connected engine with the fewest sequences: other gateways' by the last report, plus our
   // own now. Ties: less KV in use, then name. Draining engines come last. nullptr: none is
   // connected.
@@ -56,10 +69,13 @@ class EngineSet {
   // engines; nullopt: none is.
   std::optional<EngineIdentity> CommonIdentity() const;
   int32_t num_connected() const;
+  int32_t num_refused() const;
 
  private:
   std::map<std::string, Engine> engines_;
   std::vector<std::unique_ptr<EngineLink>> closing_;
+  std::string fingerprint_;
+  TimePoint last_offered_;  // when an engine last offered the bound fingerprint
 };
 
 }  // namespace conclave::gateway

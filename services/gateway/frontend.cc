@@ -214,6 +214,8 @@ void Frontend::OnEngineConnected(const std::string& engine, const EngineIdentity
     EngineSet::Engine* const known = engines_.Find(engine);
     if (!known) return;
     known->refusal.clear();
+    known->offered.reset();
+    known->identity.reset();
     known->last_event = options_.clock->Now();
     if (identity.served_name != model_->name()) {
       known->refusal = absl::StrCat(engine, " serves \"", identity.served_name,
@@ -223,12 +225,12 @@ void Frontend::OnEngineConnected(const std::string& engine, const EngineIdentity
                                     " rows, but the tokenizer has ids up to ",
                                     model_->tokenizer()->vocab_size() - 1);
     } else {
-      known->identity = identity;
+      known->offered = identity;
       LogInfo("engine connected",
               {{"engine", engine}, {"fingerprint", identity.system_fingerprint}});
     }
     if (!known->refusal.empty()) LogError(known->refusal);
-    RefreshSnapshot();
+    BindEngines();
   });
 }
 
@@ -252,8 +254,10 @@ void Frontend::OnEngineLost(const std::string& engine, const absl::Status& why) 
     if (known->identity) {
       LogWarning("engine lost", {{"engine", engine}, {"why", std::string(why.message())}});
     }
+    known->offered.reset();
     known->identity.reset();
-    RefreshSnapshot();  // first: whoever hears of the failure must not find the engine still there
+    known->refusal.clear();
+    BindEngines();  // first: whoever hears of the failure must not find the engine still there
     FailAllOn(engine,
               rpc::WithDetails(absl::UnavailableError(absl::StrCat("the connection to ", engine,
                                                                    " was lost: ", why.message())),
@@ -465,6 +469,16 @@ void Frontend::ApplyCluster(const placement::ClusterView& view) {
   RefreshSnapshot();
 }
 
+void Frontend::BindEngines() {
+  const EngineSet::Binding binding =
+      engines_.Bind(options_.clock->Now(), options_.fingerprint_hold);
+  if (binding.changed) LogInfo("fingerprint bound", {{"fingerprint", engines_.fingerprint()}});
+  for (const std::string& name : binding.refused) LogError(engines_.Find(name)->refusal);
+  options_.registry->GetGauge("conclave_engines_used").Set(engines_.num_connected());
+  options_.registry->GetGauge("conclave_engines_refused").Set(engines_.num_refused());
+  RefreshSnapshot();
+}
+
 void Frontend::Tick() {
   const TimePoint now = options_.clock->Now();
   for (auto& [name, engine] : engines_.all()) engine.link->Tick();
@@ -490,7 +504,7 @@ void Frontend::Tick() {
     Apply(key, entries_.at(key).request->StopWaitingForUsage(), absl::OkStatus());
   }
   options_.registry->GetGauge("conclave_requests_running").Set(static_cast<double>(num_running()));
-  RefreshSnapshot();
+  BindEngines();
 }
 
 void Frontend::RefreshSnapshot() {

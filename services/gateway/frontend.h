@@ -45,7 +45,10 @@ class Frontend final : public EngineListener {
         std::chrono::seconds(1);  // for the engine's account of a choice that a stop string ended
     Duration step_age_limit =
         std::chrono::seconds(5);  // an engine silent for longer does not make the gateway ready
-    std::string cluster_secret;   // signs resume tokens; empty: a key of this process
+    Duration fingerprint_hold =
+        std::chrono::seconds(10);  // without an engine of the fingerprint served so far, before
+                                   // another one is served under the same name
+    std::string cluster_secret;    // signs resume tokens; empty: a key of this process
     EngineLinkFactory link_factory;
     metrics::Registry* registry = nullptr;  // outlives this
     const Clock* clock = nullptr;           // outlives this
@@ -127,6 +130,8 @@ class Frontend final : public EngineListener {
   void FailAllOn(const std::string& engine, const absl::Status& status);
   void ApplyCluster(const placement::ClusterView& view);
   void Tick();
+  // Decides which engines are used, says so, and refreshes the snapshot.
+  void BindEngines();
   void RefreshSnapshot();
 
   const Options options_;

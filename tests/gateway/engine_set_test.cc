@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <utility>
+
 namespace conclave::gateway {
 namespace {
 
@@ -71,6 +74,72 @@ TEST(EngineSetTest, RequestsMustFitEveryEngine) {
   AddConnected(&set, "b", 100);
   EXPECT_EQ(set.CommonIdentity()->context_tokens, 100);
   EXPECT_EQ(set.num_connected(), 2);
+}
+
+// An engine that is connected and offers a fingerprint.
+EngineSet::Engine& AddOffering(EngineSet* set, const std::string& name,
+                               const std::string& fingerprint) {
+  EngineSet::Engine& engine = AddConnected(set, name);
+  engine.identity->fingerprint = fingerprint;
+  engine.offered = std::exchange(engine.identity, std::nullopt);
+  return engine;
+}
+
+constexpr Duration kHold = std::chrono::seconds(10);
+
+TEST(EngineSetTest, UsesOnlyEnginesOfTheFingerprintThatCameFirst) {
+  EngineSet set;
+  SimulatedClock clock;
+  EXPECT_FALSE(set.Bind(clock.Now(), kHold).changed);
+  AddOffering(&set, "b", "old");
+  EXPECT_TRUE(set.Bind(clock.Now(), kHold).changed);
+  AddOffering(&set, "a", "new");
+  AddOffering(&set, "c", "new");
+  AddOffering(&set, "d", "old");
+  const EngineSet::Binding binding = set.Bind(clock.Now(), kHold);
+  EXPECT_FALSE(binding.changed) << "the many outvoted the one that serves";
+  EXPECT_EQ(binding.refused, (std::vector<std::string>{"a", "c"}));
+  EXPECT_EQ(set.num_connected(), 2);
+  EXPECT_EQ(set.num_refused(), 2);
+  EXPECT_NE(set.Find("a")->refusal.find("another served_name"), std::string::npos);
+  EXPECT_TRUE(set.Bind(clock.Now(), kHold).refused.empty()) << "said twice";
+  set.Find("b")->own_sequences = 5;
+  set.Find("d")->own_sequences = 6;
+  EXPECT_EQ(set.LeastLoaded()->name, "b");  // and not an idle one of the other fingerprint
+}
+
+TEST(EngineSetTest, HoldsTheFingerprintWhileItsEnginesRestart) {
+  EngineSet set;
+  SimulatedClock clock;
+  AddOffering(&set, "a", "old");
+  set.Bind(clock.Now(), kHold);
+  AddOffering(&set, "b", "new");
+  set.Find("a")->offered.reset();
+  set.Find("a")->identity.reset();
+  clock.Advance(kHold - Duration(1));
+  set.Bind(clock.Now(), kHold);
+  EXPECT_EQ(set.LeastLoaded(), nullptr) << "another model answers under the same name";
+  set.Find("a")->offered = set.Find("b")->offered;
+  set.Find("a")->offered->fingerprint = "old";
+  set.Bind(clock.Now(), kHold);
+  EXPECT_EQ(set.LeastLoaded()->name, "a");
+}
+
+TEST(EngineSetTest, BindsWhatMostEnginesHaveWhenTheOldFingerprintIsGone) {
+  EngineSet set;
+  SimulatedClock clock;
+  AddOffering(&set, "a", "old");
+  set.Bind(clock.Now(), kHold);
+  AddOffering(&set, "b", "odd");
+  AddOffering(&set, "c", "new");
+  AddOffering(&set, "d", "new");
+  set.Remove("a");
+  clock.Advance(kHold);
+  const EngineSet::Binding binding = set.Bind(clock.Now(), kHold);
+  EXPECT_TRUE(binding.changed);
+  EXPECT_EQ(set.fingerprint(), "new");
+  EXPECT_EQ(set.num_connected(), 2);
+  EXPECT_EQ(set.num_refused(), 1);
 }
 
 }  // namespace

@@ -46,7 +46,9 @@ class GatewayRig {
     size_t max_body_bytes = 4 << 20;
     Duration heartbeat_period = std::chrono::seconds(10);
     Duration first_token_timeout = std::chrono::seconds(60);
+    Duration fingerprint_hold = std::chrono::seconds(10);
     v1::EngineHello hello = TalesHello();
+    std::vector<v1::EngineHello> more_hellos = {};  // of further engines
   };
 
   GatewayRig(Options options, ScriptFunction script) : options_(std::move(options)) {
@@ -55,6 +57,7 @@ class GatewayRig {
     Frontend::Options frontend;
     frontend.max_running = options_.max_running;
     frontend.first_token_timeout = options_.first_token_timeout;
+    frontend.fingerprint_hold = options_.fingerprint_hold;
     frontend.cluster_secret = "a secret for tests";
     frontend.link_factory = [](const std::string& engine, const std::string& address,
                                EngineListener* listener) {
@@ -65,6 +68,9 @@ class GatewayRig {
     frontend_ = std::make_unique<Frontend>(std::move(frontend), *model);
     for (int i = 0; i < options_.num_engines; ++i) {
       engines_.push_back(std::make_unique<ScriptedEngine>(options_.hello, script));
+    }
+    for (const v1::EngineHello& hello : options_.more_hellos) {
+      engines_.push_back(std::make_unique<ScriptedEngine>(hello, script));
     }
     auto http = http::Server::Start(
         {.listen = "127.0.0.1:0", .max_body_bytes = options_.max_body_bytes},
@@ -89,9 +95,11 @@ class GatewayRig {
     engines_.clear();
   }
 
-  placement::ClusterView View() const {
+  placement::ClusterView View() const { return ViewOf(0, engines_.size()); }
+  // The engines from `begin` on, up to `end`.
+  placement::ClusterView ViewOf(size_t begin, size_t end) const {
     placement::ClusterView view;
-    for (size_t i = 0; i < engines_.size(); ++i) {
+    for (size_t i = begin; i < end; ++i) {
       placement::EngineEndpoint endpoint;
       endpoint.name = "engine-" + std::to_string(i);
       endpoint.address = engines_[i]->address();
@@ -144,6 +152,8 @@ class GatewayRig {
   }
 
   Frontend& frontend() { return *frontend_; }
+  // Its port closes; nobody must ask for it again.
+  void StopEngine(size_t i) { engines_[i].reset(); }
   ScriptedEngine& engine(size_t i = 0) { return *engines_[i]; }
   const std::string& http_address() const { return http_->address(); }
   const std::string& grpc_address() const { return grpc_->address(); }

@@ -124,6 +124,38 @@ TEST_F(HttpLifecycleTest, RefusesAnEngineWhoseEmbeddingIsTooSmall) {
   }));
 }
 
+TEST_F(HttpLifecycleTest, KeepsApartEnginesOfOneNameAndTwoFingerprints) {
+  v1::EngineHello other = TalesHello();
+  other.set_fingerprint(std::string(64, 'b'));
+  other.set_system_fingerprint("tales-bf16-cpu1-bbbb");
+  GatewayRig::Options options;
+  options.more_hellos = {other};
+  options.fingerprint_hold = std::chrono::milliseconds(300);
+  rig_ = std::make_unique<GatewayRig>(options, [this](const v1::StartSequence&) {
+    MutexLock lock(mutex_);
+    return script_;
+  });
+  Say("The wolf ran away.");
+  rig_->frontend().UpdateCluster(rig_->ViewOf(0, 1));
+  ASSERT_TRUE(GatewayRig::WaitFor([this] { return rig_->frontend().num_engines() == 1; }));
+  rig_->frontend().UpdateCluster(rig_->View());
+  ASSERT_TRUE(GatewayRig::WaitFor([this] {
+    return rig_->Get("/metrics").body.find("conclave_engines_refused 1") != std::string::npos;
+  }));
+  for (int i = 0; i < 10; ++i) {
+    const json answer = json::parse(rig_->Post(kChat, Chat()).body);
+    EXPECT_EQ(answer["system_fingerprint"], "tales-bf16-cpu1-aaaa");
+  }
+  EXPECT_EQ(rig_->frontend().num_engines(), 1);
+  // When the first one is gone for good, the name passes to the other.
+  rig_->StopEngine(0);
+  ASSERT_TRUE(GatewayRig::WaitFor([this] {
+    const RawResponse response = rig_->Post(kChat, Chat());
+    return response.status == 200 &&
+           json::parse(response.body)["system_fingerprint"] == "tales-bf16-cpu1-bbbb";
+  }));
+}
+
 TEST_F(HttpLifecycleTest, SpreadsRequestsOverEngines) {
   Start({.num_engines = 2});
   Hang("The wolf");
