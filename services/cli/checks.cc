@@ -29,6 +29,16 @@ constexpr rlim_t kFilesNeeded = 512;
 
 }  // namespace
 
+Check FailedCheck(const std::string& name, const absl::Status& status,
+                  const std::string& otherwise) {
+  const std::string message(status.message());
+  const size_t end = message.find("; ");
+  return {.name = name,
+          .verdict = Verdict::kFail,
+          .found = message.substr(0, end),
+          .remedy = end == std::string::npos ? otherwise : message.substr(end + 2)};
+}
+
 Check CheckCpu(const std::string& flags) {
   const std::set<std::string> found = absl::StrSplit(flags, ' ', absl::SkipWhitespace());
   const auto has = [&](std::initializer_list<const char*> names) {
@@ -73,14 +83,7 @@ Check CheckPorts(const Context& context) {
     return check;
   }
   const auto plan = PlanCluster(context, 1);
-  if (!plan.ok()) {
-    check.verdict = Verdict::kFail;
-    const std::string message(plan.status().message());
-    const size_t end = message.find("; ");
-    check.found = message.substr(0, end);
-    check.remedy = end == std::string::npos ? "conclave up --auto-ports" : message.substr(end + 2);
-    return check;
-  }
+  if (!plan.ok()) return FailedCheck("ports", plan.status(), "conclave up --auto-ports");
   check.found = absl::StrCat("free: HTTP ", plan->http_address, ", gRPC ", plan->grpc_address,
                              " and those of ", plan->processes.size() - 1, " more processes");
   return check;
@@ -146,10 +149,7 @@ Check CheckStateDir(const std::string& state_dir) {
     return check;
   }
   if (const absl::Status room = CheckRoom(state_dir); !room.ok()) {
-    check.verdict = Verdict::kFail;
-    check.found = std::string(room.message().substr(0, room.message().find("; ")));
-    check.remedy = "free some space, or choose another folder: --state-dir DIR";
-    return check;
+    return FailedCheck("state", room, "choose another folder: --state-dir DIR");
   }
   const fs::space_info space = fs::space(state_dir, error);
   absl::StrAppend(&check.found, ", ", FormatBytes(static_cast<int64_t>(space.available)), " free");

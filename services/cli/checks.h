@@ -22,6 +22,11 @@ struct Check {
   std::string remedy{};  // what to do; empty when ok
 };
 
+// What was found and what to do, of a message that says both: "FOUND; DO". `otherwise` is the
+// remedy of one that does not.
+Check FailedCheck(const std::string& name, const absl::Status& status,
+                  const std::string& otherwise);
+
 // Processor features from the flags line of /proc/cpuinfo.
 Check CheckCpu(const std::string& flags);
 // How many threads, and why.

@@ -27,15 +27,25 @@ std::string ShortCount(int64_t number) {
   return text;
 }
 
+// "48 layers x 128 experts", "5 layers, 4 of them with 16 experts"
+std::string Layers(const weights::ModelConfig& config) {
+  int moe_layers = 0;
+  for (int32_t layer = 0; layer < config.num_layers; ++layer) moe_layers += config.IsMoe(layer);
+  const std::string layers = Count(config.num_layers, "layer");
+  if (moe_layers == config.num_layers) {
+    return absl::StrCat(layers, " x ", config.moe.num_experts, " experts");
+  }
+  return absl::StrCat(layers, ", ", moe_layers, " of them with ", config.moe.num_experts,
+                      " experts");
+}
+
 // Tokenizer, chat template and sampling defaults, by the code that the gateway loads them with.
 Check CheckText(const std::filesystem::path& folder) {
   const auto text = text::LoadModelText(folder);
   if (!text.ok()) {
-    return {
-        .name = "text",
-        .verdict = Verdict::kFail,
-        .found = std::string(text.status().message()),
-        .remedy = "take tokenizer.json and its companions from the checkpoint's own repository"};
+    return FailedCheck(
+        "text", text.status(),
+        "take tokenizer.json and its companions from the checkpoint's own repository");
   }
   Check check{.name = "text"};
   check.found = absl::StrCat(
@@ -102,15 +112,20 @@ Check CheckFits(const ModelSize& size, int64_t context_tokens, int64_t available
                              context_tokens, " tokens); free ", FormatBytes(available_bytes),
                              " of ", FormatBytes(total_bytes));
   if (needed <= available_bytes) return check;
-  check.verdict = Verdict::kFail;
+  // Engines and workers start as long as the weights fit, with as much KV cache as is left.
+  const bool starts = weights <= available_bytes;
+  check.verdict = starts ? Verdict::kWarn : Verdict::kFail;
   if (weights + kOtherBytes <= available_bytes && size.kv_elements_per_token > 0) {
     const int64_t fits =
         (available_bytes - weights - kOtherBytes) / (size.kv_elements_per_token * element_bytes);
-    check.verdict = Verdict::kWarn;
     check.remedy = absl::StrCat("--engine-context ", fits, " fits, or free ",
                                 FormatBytes(needed - available_bytes));
   } else if (numerics == "f32" && size.parameters * 2 + kOtherBytes <= available_bytes) {
     check.remedy = "--numerics bf16 takes half of it";
+  } else if (starts) {
+    check.remedy =
+        absl::StrCat("free ", FormatBytes(needed - available_bytes),
+                     " more: programs and messages take some ", FormatBytes(kOtherBytes));
   } else {
     check.remedy = absl::StrCat("free ", FormatBytes(needed - available_bytes),
                                 " more, or put expert workers on other machines: ",
@@ -123,10 +138,7 @@ Check CheckFits(const ModelSize& size, int64_t context_tokens, int64_t available
 std::vector<Check> CheckModel(const Context& context) {
   const CommonOptions& common = context.options.common;
   const auto failed = [](const absl::Status& status) {
-    return std::vector<Check>{{.name = "model",
-                               .verdict = Verdict::kFail,
-                               .found = std::string(status.message()),
-                               .remedy = "docs/models.md lists what is served"},
+    return std::vector<Check>{FailedCheck("model", status, "docs/models.md lists what is served"),
                               CheckMemory()};
   };
   const auto folder = weights::ResolveModelDir(common.model);
@@ -135,14 +147,17 @@ std::vector<Check> CheckModel(const Context& context) {
       weights::Checkpoint::Open(*folder, {.config = {.strict = common.strict_config}});
   if (!checkpoint.ok()) return failed(checkpoint.status());
   const weights::ModelConfig& config = (*checkpoint)->config();
+  if (context.options.engine.context > config.max_positions) {
+    return failed(absl::InvalidArgumentError(
+        absl::StrCat("engine.context is ", context.options.engine.context,
+                     " and the model was made for at most ", config.max_positions,
+                     " tokens; lower --engine-context")));
+  }
   const ModelSize size = SizeOf(config);
-  int moe_layers = 0;
-  for (int32_t layer = 0; layer < config.num_layers; ++layer) moe_layers += config.IsMoe(layer);
   Check model{.name = "model"};
   model.found = absl::StrCat(std::string(weights::ModelFamilyName(config.family)), ", ",
-                             ShortCount(size.parameters), " parameters, ",
-                             Count(config.num_layers, "layer"), ", ", moe_layers, " x ",
-                             config.moe.num_experts, " experts, stored as ", config.stored_dtype);
+                             ShortCount(size.parameters), " parameters, ", Layers(config),
+                             ", stored as ", config.stored_dtype);
   if (!(*checkpoint)->warnings().empty()) {
     model.verdict = Verdict::kWarn;
     absl::StrAppend(&model.found, "; ", (*checkpoint)->warnings().front());
