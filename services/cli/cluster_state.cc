@@ -118,8 +118,7 @@ absl::StatusOr<ClusterState> ReadRunningCluster(const std::string& state_dir) {
   if (state.ok() && IsAlive(state->supervisor_pid, state->supervisor_start_ticks)) return state;
   if (!state.ok() && !absl::IsNotFound(state.status())) return state.status();
   return absl::FailedPreconditionError(absl::StrCat("no cluster runs here (state folder ",
-                                                    state_dir,
-                                                    "); start one: conclave up -d --model DIR"));
+                                                    state_dir, "); start one: conclave up -d"));
 }
 
 absl::StatusOr<SupervisorLock> SupervisorLock::Take(const std::string& state_dir) {

@@ -94,8 +94,8 @@ int LogsCommand::Run(const Context& context) {
     }
   }
   if (names.empty()) {
-    return Fail(absl::FailedPreconditionError(absl::StrCat(
-        "no logs in ", context.state_dir, "/logs; start a cluster: conclave up -d --model DIR")));
+    return Fail(absl::FailedPreconditionError(
+        absl::StrCat("no logs in ", context.state_dir, "/logs; start a cluster: conclave up -d")));
   }
   std::sort(names.begin(), names.end());
   if (files.empty()) {

@@ -35,7 +35,10 @@ std::string Summary(const Parameters& parameters, const GenerationResult& result
     std::snprintf(text, sizeof(text), speed < 9.95 ? ", %.1f tokens/s" : ", %.0f tokens/s", speed);
     absl::StrAppend(&line, text, parameters.pace ? " (paced)" : "");
   }
-  return absl::StrCat(line, ", ", result.finish_reason, ", seed ", result.seed, ", digest ",
+  // A greedy answer draws no random numbers: its seed would say nothing.
+  const std::string seed =
+      parameters.temperature == 0.0 ? "greedy" : absl::StrCat("seed ", result.seed);
+  return absl::StrCat(line, ", ", result.finish_reason, ", ", seed, ", digest ",
                       Digest(parameters, result));
 }
 
@@ -111,7 +114,10 @@ int RunCommand::Run(const Context& context) {
       },
       interrupt.interrupted());
   if (line_open) std::printf("\n");
-  if (!result.ok()) return Fail(result.status());
+  if (!result.ok()) {
+    const int code = Fail(result.status());
+    return code == kExitNotRunning ? kExitFailed : code;  // the cluster runs, and said no
+  }
   const std::string digest = Digest(request_.parameters, *result);
   const bool cancelled = interrupt.interrupted().load();
   const bool expected = expect_.empty() || absl::AsciiStrToLower(expect_) == digest;

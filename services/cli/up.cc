@@ -18,6 +18,7 @@
 #include "shared/base/json_file.h"
 #include "shared/base/limits.h"
 #include "shared/base/status_macros.h"
+#include "shared/weights/checkpoint.h"
 
 namespace conclave::cli {
 namespace {
@@ -91,6 +92,8 @@ absl::Status UpCommand::Prepare(const Context& context, ClusterPlan* plan) {
     return absl::InvalidArgumentError(
         "no model: give --model DIR (a checkpoint folder, or org/name in the Hugging Face cache)");
   }
+  // Five processes need not start to find that it is not there.
+  RETURN_IF_ERROR(weights::ResolveModelDir(options.common.model).status());
   if (const auto running = ReadRunningCluster(context.state_dir); running.ok()) {
     return absl::FailedPreconditionError(absl::StrCat(
         "a cluster runs here already: ", running->model, " at http://", running->http_address,

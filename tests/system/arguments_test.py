@@ -79,6 +79,9 @@ class Arguments(ClusterTest):
     def test_an_unknown_word_names_the_nearest(self):
         self.assertIn("--temperature", self.refused("run", "Hello", "--temprature", "1"))
         self.assertIn("one argument too many", self.refused("run", "Hello", "wolf"))
+        done = subprocess.run([str(CONCLAVE)], capture_output=True, text=True, timeout=30)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("up, down, ps", done.stderr)
         done = subprocess.run([str(CONCLAVE), "chta"], capture_output=True, text=True, timeout=30)
         self.assertEqual(done.returncode, 2)
         self.assertIn("the nearest is chat", done.stderr)

@@ -1,5 +1,6 @@
 """One cluster as people use it: start, look, ask, stream, stop."""
 
+import fcntl
 import json
 import os
 import pty
@@ -7,10 +8,11 @@ import re
 import select
 import signal
 import subprocess
+import termios
 import time
 import unittest
 
-from cluster import CONCLAVE, Cluster, ClusterTest, alive, wait_until
+from cluster import CONCLAVE, MODEL, Cluster, ClusterTest, alive, wait_until
 
 
 class Serving(ClusterTest):
@@ -57,6 +59,8 @@ class Serving(ClusterTest):
         fast = self.cluster.run("Tell me a story.", "--temperature", "0", "--max-tokens", "12", "--ignore-eos")
         slow = self.cluster.run("Tell me a story.", "--temperature", "0", "--max-tokens", "12", "--ignore-eos", "--pace", "20")
         self.assertEqual(fast["digest"], slow["digest"])
+        plain = self.cluster.conclave("run", "Tell me a story.", "--temperature", "0", "--max-tokens", "12", "--ignore-eos").stdout
+        self.assertRegex(plain.splitlines()[-1], rf"length, greedy, digest {fast['digest']}$")
         self.assertGreater(slow["seconds"], 0.4)
 
     def test_the_stream_comes_in_pieces_and_ends_with_done(self):
@@ -111,7 +115,8 @@ class Serving(ClusterTest):
         controller, terminal = pty.openpty()
         chat = subprocess.Popen([str(CONCLAVE), "chat", "--pace", "10", "--ignore-eos", "--max-tokens", "1000", "--state-dir",
                                  str(self.cluster.state_dir)], env=self.cluster.env, stdin=terminal, stdout=terminal,
-                                stderr=terminal, start_new_session=True)
+                                stderr=terminal, start_new_session=True,
+                                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
         os.close(terminal)
         seen = b""
 
@@ -126,9 +131,17 @@ class Serving(ClusterTest):
             read_until(b"> ")
             os.write(controller, b"Tell me a story.\n")
             wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the question in ps")
-            chat.send_signal(signal.SIGINT)
+            os.write(controller, b"\x03")  # as the key does it: the terminal sends the signal
             read_until(b"(stopped)")
-            os.write(controller, b"/quit\n")
+            wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("0 running"), "the engine free again")
+            os.write(controller, b"\x03")
+            read_until(b"(Ctrl-D or /quit ends)")
+            seen = b""
+            os.write(controller, b"And another one.\n")
+            wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the next question in ps")
+            os.write(controller, b"\x03")
+            read_until(b"(stopped)")
+            os.write(controller, b"\x04")
             self.assertEqual(chat.wait(timeout=20), 0)
         finally:
             chat.kill()
@@ -159,7 +172,7 @@ class Serving(ClusterTest):
         self.assertIn(self.cluster.http_address, done.stderr)
 
     def test_a_busy_port_is_named_with_its_owner(self):
-        with_other_state = [str(CONCLAVE), "up", "-d", "--model", "x", "--state-dir", str(self.cluster.state_dir) + "-other",
+        with_other_state = [str(CONCLAVE), "up", "-d", "--model", str(MODEL), "--state-dir", str(self.cluster.state_dir) + "-other",
                             "--gateway-http-listen", self.cluster.http_address]
         done = subprocess.run(with_other_state, env=self.cluster.env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
                               timeout=60)
