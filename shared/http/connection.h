@@ -63,6 +63,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // deadline. False: the deadline.
   boost::asio::awaitable<bool> WaitUntil(TimePoint deadline);
   void Wake();
+  // The handler has queued something.
+  void OnOutput();
 
   boost::asio::ip::tcp::socket socket_;
   const std::shared_ptr<boost::asio::io_context> io_;

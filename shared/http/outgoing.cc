@@ -89,6 +89,11 @@ Outgoing::Batch Outgoing::Take() {
   return batch;
 }
 
+bool Outgoing::overflowed() const {
+  MutexLock lock(mutex_);
+  return overflowed_;
+}
+
 void Outgoing::Beat() {
   MutexLock lock(mutex_);
   if (phase_ != Phase::kAnnounced && phase_ != Phase::kStreaming) return;

@@ -37,6 +37,8 @@ class Outgoing {
     bool overflowed = false;         // the client reads too slowly: close
   };
   Batch Take() EXCLUDES(mutex_);
+  // More waits than may: nothing will be written any more.
+  bool overflowed() const EXCLUDES(mutex_);
   // Queues the heartbeat of an announced stream.
   void Beat() EXCLUDES(mutex_);
   // Nobody reads a stream any more: its output is dropped, and the callback is called unless the

@@ -116,6 +116,12 @@ class RawClient {
     return response;
   }
 
+  // Whether there is something to read, or an end, within the time.
+  bool Readable(int timeout_ms) {
+    pollfd poll_fd{.fd = fd_, .events = POLLIN, .revents = 0};
+    return poll(&poll_fd, 1, timeout_ms) > 0;
+  }
+
   // True when the server ends the connection within the deadline; what it sends until then is
   // dropped.
   bool WaitForClose() {

@@ -3,8 +3,10 @@
 
 #include <chrono>
 #include <future>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <vector>
 
 #include "tests/http/server_fixture.h"
 
@@ -12,6 +14,7 @@ namespace conclave::http {
 namespace {
 
 using std::chrono::milliseconds;
+using std::chrono::seconds;
 
 using ServerLimitsTest = ServerTest;
 
@@ -138,6 +141,43 @@ TEST_F(ServerLimitsTest, RefusesRequestsWhenAllWorkersAreBusy) {
   release.set_value();
   EXPECT_EQ(status_a.get() + status_b.get(), 200 + 503);
   EXPECT_EQ(running.ReadResponse().body, "done");
+}
+
+// A client that sends a byte every few milliseconds, and never stops. How long it is let.
+Duration LetTrickle(const std::string& address, const std::string& begin) {
+  RawClient client(address);
+  const auto from = std::chrono::steady_clock::now();
+  client.Send(begin);
+  while (!client.Readable(/*timeout_ms=*/5) && client.Send("x")) {
+    if (std::chrono::steady_clock::now() - from > seconds(20)) break;
+  }
+  EXPECT_EQ(client.ReadResponse().status, 408);
+  return std::chrono::steady_clock::now() - from;
+}
+
+TEST_F(ServerLimitsTest, EveryByteDoesNotBuyMoreTime) {
+  Start({.header_timeout = milliseconds(200), .body_timeout = milliseconds(200)});
+  EXPECT_LT(LetTrickle(server_->address(), "GET /path/x HTTP/1.1\r\nA: "), seconds(10));
+  EXPECT_LT(LetTrickle(server_->address(),
+                       "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"),
+            seconds(10));
+  EXPECT_LT(LetTrickle(server_->address(),
+                       "POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: "
+                       "chunked\r\n\r\nFFFFF\r\n"),
+            seconds(10));
+  ExpectServes();
+}
+
+TEST_F(ServerLimitsTest, HundredsOfHalfRequestsHoldNobodyUp) {
+  Start({.header_timeout = seconds(60), .body_timeout = seconds(60)});
+  std::vector<std::unique_ptr<RawClient>> slow;
+  for (int i = 0; i < 300; ++i) {
+    slow.push_back(std::make_unique<RawClient>(server_->address()));
+    slow.back()->Send(
+        i % 2 ? "GET /path/x HTTP/1.1\r\nHost: loc"
+              : "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nha");
+  }
+  for (int i = 0; i < 20; ++i) ExpectServes();
 }
 
 }  // namespace
