@@ -166,8 +166,10 @@ TEST_F(LongPromptsTest, MemoryIsHandedBack) {
 
 TEST_F(LongPromptsTest, BothFacesTakeTheSameMostBytes) {
   Start({.max_body_bytes = 100'000});
-  const http::RawResponse http = rig_->Post("/tokenize", json{{"prompt", Words(100'000)}});
+  const std::string body = json{{"prompt", Words(100'000)}}.dump();
+  const http::RawResponse http = rig_->Post("/tokenize", body);
   EXPECT_EQ(http.status, 413);
+  EXPECT_NE(http.body.find(std::to_string(body.size())), std::string::npos) << http.body;
   EXPECT_NE(http.body.find("100000"), std::string::npos) << http.body;
   v1::TokenizeRequest request;
   v1::TokenizeResponse response;
