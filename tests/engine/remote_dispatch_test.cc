@@ -158,6 +158,24 @@ TEST_F(RemoteDispatchTest, AWorkerThatDiesInACallFailsItsRowsWithoutWaiting) {
   EXPECT_EQ(outcome.failed.size(), 2u);
 }
 
+TEST_F(RemoteDispatchTest, AWorkerWithoutRoomIsNamedWithItsReason) {
+  const auto hello = Hello();
+  ScriptedWorker worker([&](const rpc::ParsedFrame& frame) -> std::vector<std::vector<std::byte>> {
+    if (std::holds_alternative<rpc::HelloFrame>(frame)) return {hello};
+    const uint64_t call_id = std::get<rpc::ParsedRequest>(frame).header.call_id;
+    return {rpc::EncodeError({call_id, absl::StatusCode::kResourceExhausted, "too many frames"})};
+  });
+  Place("expert-0", worker.address(), identity_.AllExperts());
+  const auto dispatch = Connect(milliseconds(20'000));
+  ASSERT_TRUE(WaitForMissing(*dispatch, 0));
+  const ExpertOutcome outcome = Run(*dispatch, *MakeCall(1, 2, 1));
+  ASSERT_EQ(outcome.failed.size(), 2u);
+  EXPECT_EQ(outcome.failed[0].status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(outcome.failed[0].status.message()),
+              HasSubstr("has no live worker (expert-0: too many frames)"));
+  EXPECT_TRUE(dispatch->Missing().empty());  // it lives: the next call asks it again
+}
+
 TEST_F(RemoteDispatchTest, AFrozenWorkerFailsItsRowsByTheDeadlineAndIsDisconnected) {
   const auto hello = Hello();
   ScriptedWorker worker([&](const rpc::ParsedFrame& frame) -> std::vector<std::vector<std::byte>> {

@@ -318,7 +318,7 @@ void RemoteDispatch::HandleResults(const ResultsPart& part,
                                   {call_.results + index * bytes, bytes});
     } else if (answer.status == rpc::AnswerStatus::kNotHeld) {
       metrics_.CountError("NOT_HELD");
-      failed_links_.insert(call.link.get());
+      failed_links_.try_emplace(call.link.get(), absl::StrCat(name, " does not hold it"));
       resend_.push_back(index);
     } else {
       metrics_.CountError("DEADLINE_EXCEEDED");
@@ -350,7 +350,7 @@ void RemoteDispatch::EndCall(std::map<uint64_t, Call>::iterator entry, const abs
     if (call.answered[reference]) continue;
     --call.link->outstanding_rows;
     if (absl::IsUnavailable(status) || absl::IsResourceExhausted(status)) {
-      failed_links_.insert(call.link.get());
+      failed_links_.try_emplace(call.link.get(), status.message());
       resend_.push_back(call.rows[reference]);
     } else {
       FailToken(call.rows[reference] / call_.top_k, status);
@@ -405,9 +405,9 @@ void RemoteDispatch::FailWithoutWorker(uint32_t row) {
   std::vector<std::string> workers;
   for (const int32_t worker : call_routes_->WorkersOf(call_.layer, expert)) {
     const auto& link = call_routes_->links()[worker];
-    workers.push_back(absl::StrCat(link->name(), failed_links_.contains(link.get()) && link->live()
-                                                     ? " does not hold it"
-                                                     : " lost"));
+    const auto failed = failed_links_.find(link.get());
+    workers.push_back(failed != failed_links_.end() ? failed->second
+                                                    : absl::StrCat(link->name(), " lost"));
   }
   FailToken(row / call_.top_k,
             absl::UnavailableError(absl::StrCat(

@@ -109,9 +109,10 @@ class RemoteDispatch final : public ExpertDispatch {
   TimePoint deadline_;
   uint64_t next_call_id_ = 1;
   std::map<uint64_t, Call> open_;
-  std::set<const WorkerLink*> failed_links_;  // of this call; not chosen again
-  std::vector<uint32_t> resend_;              // rows that wait for another worker
-  std::vector<uint8_t> token_failed_;         // [num_tokens]
+  std::map<const WorkerLink*, std::string>
+      failed_links_;                   // of this call, and why; not chosen again
+  std::vector<uint32_t> resend_;       // rows that wait for another worker
+  std::vector<uint8_t> token_failed_;  // [num_tokens]
   ExpertOutcome outcome_;
 
   // Of one SendRows, kept for their memory.
