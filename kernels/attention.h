@@ -25,7 +25,8 @@ struct KvShape {
   int32_t num_kv_heads = 1;                       // MLA: 1
   int32_t key_dim = 0;                            // MLA: kv_lora_rank + qk_rope_head_dim
   int32_t value_dim = 0;                          // MLA: kv_lora_rank
-  bool value_is_key_prefix = false;  // MLA: the value is the first value_dim elements of the key
+  // MLA: the value is the first value_dim elements of the key, and is not stored again.
+  bool value_is_key_prefix = false;
 };
 
 // Bytes of one block of one layer, a multiple of 64. The layout inside is the kernels' own.

@@ -5,7 +5,8 @@
 //   keys    2 panels of 16 positions; inputs are the key's dimensions
 //   values  ceil(value_dim / 16) panels of 16 dimensions; inputs are the block's 32 positions
 //
-// MLA keeps its latent in both forms: scores read it by position, sums of values by dimension.
+// MLA has no values of its own: they are the first dimensions of its keys, and are turned where
+// sums of values read them (kernels/cpu/turned_panel_avx512.h).
 #pragma once
 
 #include <cstddef>
@@ -25,7 +26,9 @@ struct KvLayout {
         value_panel_bytes(PanelBytes(format, kBlockTokens)),
         values_offset(kBlockKeyPanels * key_panel_bytes),
         head_bytes(values_offset +
-                   static_cast<size_t>(NumPanels(shape.value_dim)) * value_panel_bytes),
+                   (shape.value_is_key_prefix
+                        ? 0
+                        : static_cast<size_t>(NumPanels(shape.value_dim)) * value_panel_bytes)),
         block_bytes(static_cast<size_t>(shape.num_kv_heads) * head_bytes) {}
 
   WeightFormat format;
@@ -39,7 +42,7 @@ struct KvLayout {
   std::byte* KeyPanel(const KvLayer& layer, int64_t block, int64_t head, int64_t panel) const {
     return Head(layer, block, head) + static_cast<size_t>(panel) * key_panel_bytes;
   }
-  // Of dimensions [16 * panel, 16 * panel + 16).
+  // Of dimensions [16 * panel, 16 * panel + 16). Only where values are apart from the keys.
   std::byte* ValuePanel(const KvLayer& layer, int64_t block, int64_t head, int64_t panel) const {
     return Head(layer, block, head) + values_offset +
            static_cast<size_t>(panel) * value_panel_bytes;

@@ -7,6 +7,7 @@
 #include "kernels/cpu/rounded_rows.h"
 #include "kernels/cpu/rows_avx512.h"
 #include "kernels/cpu/softmax_avx512.h"
+#include "kernels/cpu/turned_panel_avx512.h"
 
 namespace conclave::kernels::cpu {
 namespace {
@@ -33,16 +34,21 @@ struct TileScratch {
     probabilities = take(kTileQueries * kSegmentTokens * kFloat);
     segment_values = reinterpret_cast<float*>(take(kTileQueries * columns * kFloat));
     values = reinterpret_cast<float*>(take(kTileQueries * columns * kFloat));
+    if (shape.value_is_key_prefix) {
+      turned = take(kSegmentBlocks * kTilePanels *
+                    static_cast<int64_t>(KvLayout(shape).value_panel_bytes));
+    }
     bytes = static_cast<size_t>(next - base);
   }
 
   int64_t key_steps;
-  int64_t columns;           // value_dim, to whole panels
-  std::byte* queries;        // [queries][key_steps * 4 bytes]
-  float* scores;             // [queries][kSegmentTokens]
-  std::byte* probabilities;  // [queries][kSegmentTokens] f32 or bf16
-  float* segment_values;     // [queries][columns]
-  float* values;             // [queries][columns]
+  int64_t columns;              // value_dim, to whole panels
+  std::byte* queries;           // [queries][key_steps * 4 bytes]
+  float* scores;                // [queries][kSegmentTokens]
+  std::byte* probabilities;     // [queries][kSegmentTokens] f32 or bf16
+  float* segment_values;        // [queries][columns]
+  float* values;                // [queries][columns]
+  std::byte* turned = nullptr;  // [kSegmentBlocks][kTilePanels] value panels, where keys hold them
   size_t bytes = 0;
 };
 
@@ -177,12 +183,25 @@ class TileRun {
       for (int64_t run = 0; run < block.num_runs; ++run) {
         const int64_t id = sequence_.blocks[start / kBlockTokens + first + run];
         for (int64_t p = 0; p < block.num_panels; ++p) {
-          panels[run * block.num_panels + p] =
-              layout_.ValuePanel(layer_, id, tile_.kv_head, panel + p);
+          const int64_t index = run * block.num_panels + p;
+          panels[index] = scratch_.turned == nullptr
+                              ? layout_.ValuePanel(layer_, id, tile_.kv_head, panel + p)
+                              : TurnKeys(id, panel + p, index);
         }
       }
       chain_(block);
     }
+  }
+
+  // A block's value panel, made from its keys.
+  const std::byte* TurnKeys(int64_t block, int64_t panel, int64_t index) const {
+    const std::byte* const keys[kBlockKeyPanels] = {
+        layout_.KeyPanel(layer_, block, tile_.kv_head, 0),
+        layout_.KeyPanel(layer_, block, tile_.kv_head, 1)};
+    std::byte* const turned =
+        scratch_.turned + static_cast<size_t>(index) * layout_.value_panel_bytes;
+    TurnPanel(layout_.format, keys, parameters_.kv.key_dim, panel * kPanelOutputs, turned);
+    return turned;
   }
 
   void Merge(int64_t start) {

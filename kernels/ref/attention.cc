@@ -54,6 +54,7 @@ struct HeadView {
                       PanelIndex(layout.format, dim, in_block % kPanelOutputs));
   }
   float Value(int64_t position, int64_t dim) const {
+    if (shape.value_is_key_prefix) return Key(position, dim);
     const std::byte* panel =
         layout.ValuePanel(layer, blocks[position / kBlockTokens], kv_head, dim / kPanelOutputs);
     return PanelValue(layout.format, panel,
@@ -152,14 +153,13 @@ void WriteKv(const KvShape& shape, const KvLayer& layer, std::span<const Sequenc
       const int64_t in_block = position % kBlockTokens;
       for (int64_t h = 0; h < shape.num_kv_heads; ++h) {
         const float* key = keys.Row(sequence.first_row + i) + h * shape.key_dim;
-        const float* value = shape.value_is_key_prefix
-                                 ? key
-                                 : values.Row(sequence.first_row + i) + h * shape.value_dim;
         std::byte* key_panel = layout.KeyPanel(layer, block, h, in_block / kPanelOutputs);
         for (int64_t d = 0; d < shape.key_dim; ++d) {
           Store(layout.format, key_panel, PanelIndex(layout.format, d, in_block % kPanelOutputs),
                 key[d]);
         }
+        if (shape.value_is_key_prefix) continue;
+        const float* value = values.Row(sequence.first_row + i) + h * shape.value_dim;
         for (int64_t d = 0; d < shape.value_dim; ++d) {
           Store(layout.format, layout.ValuePanel(layer, block, h, d / kPanelOutputs),
                 PanelIndex(layout.format, in_block, d % kPanelOutputs), value[d]);

@@ -21,8 +21,8 @@ struct Shape {
 };
 
 constexpr Shape kShapes[] = {
-    {1, 1, 16, 16, false}, {3, 3, 20, 24, false}, {6, 3, 33, 17, false},
-    {6, 1, 64, 64, false}, {4, 1, 128, 96, true}, {3, 1, 41, 32, true},
+    {1, 1, 16, 16, false}, {3, 3, 20, 24, false}, {6, 3, 33, 17, false}, {6, 1, 64, 64, false},
+    {4, 1, 128, 96, true}, {3, 1, 41, 32, true},  {2, 1, 37, 35, true},  {5, 1, 17, 17, true},
 };
 
 // Several sequences of one layer, their keys, values and queries, in a pool whose blocks are dealt
