@@ -1,6 +1,7 @@
 #include "services/cli/controller_client.h"
 
 #include "conclave/v1/placement.grpc.pb.h"
+#include "services/cli/rpc_words.h"
 #include "shared/base/status_macros.h"
 #include "shared/rpc/channel.h"
 #include "shared/rpc/status.h"
@@ -90,7 +91,7 @@ absl::StatusOr<ClusterMembers> ListMembers(const std::string& controller,
   v1::ListMembersResponse response;
   const grpc::Status status =
       v1::PlacementService::NewStub(channel.grpc())->ListMembers(&context, {}, &response);
-  if (!status.ok()) return rpc::FromGrpc(status);
+  if (!status.ok()) return InWords(rpc::FromGrpc(status), "controller", controller);
   ClusterMembers members{response.epoch().term(), response.epoch().number(), {}};
   for (const v1::Member& member : response.members()) members.members.push_back(FromProto(member));
   return members;
@@ -106,7 +107,7 @@ absl::StatusOr<std::vector<Event>> ListEvents(const std::string& controller,
   v1::ListEventsResponse response;
   const grpc::Status status =
       v1::PlacementService::NewStub(channel.grpc())->ListEvents(&context, request, &response);
-  if (!status.ok()) return rpc::FromGrpc(status);
+  if (!status.ok()) return InWords(rpc::FromGrpc(status), "controller", controller);
   std::vector<Event> events;
   for (const v1::ClusterEvent& event : response.events()) {
     events.push_back({event.unix_ms(), event.member(), event.text()});

@@ -2,6 +2,7 @@
 // time.
 #include <algorithm>
 #include <cstdio>
+#include <limits>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
@@ -19,7 +20,8 @@ class EventsCommand final : public Command {
   const char* name() const override { return "events"; }
   const char* summary() const override { return "what happened: deaths, restarts, placements"; }
   void AddFlags(CLI::App& app) override {
-    app.add_option("--last", last_, "how many; 0: all")->check(CLI::NonNegativeNumber);
+    app.add_option("--last", last_, "how many; 0: all")
+        ->check(CLI::Range(0, std::numeric_limits<int>::max()));
     app.add_flag("--json", json_, "print one JSON object a line");
   }
   int Run(const Context& context) override;

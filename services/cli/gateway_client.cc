@@ -5,10 +5,10 @@
 
 #include <thread>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "conclave/v1/inference.grpc.pb.h"
 #include "services/cli/cluster_state.h"
+#include "services/cli/rpc_words.h"
 #include "shared/base/address.h"
 #include "shared/base/clock.h"
 #include "shared/base/mutex.h"
@@ -66,20 +66,6 @@ absl::Status CheckText(const GenerationRequest& request) {
   RETURN_IF_ERROR(check(request.text));
   for (const ChatTurn& turn : request.chat) RETURN_IF_ERROR(check(turn.content));
   return absl::OkStatus();
-}
-
-// gRPC says that nobody listens in words of its own insides.
-absl::Status InWords(const absl::Status& status, const std::string& address) {
-  if (!absl::IsUnavailable(status) ||
-      !absl::StartsWith(status.message(), "failed to connect to all addresses")) {
-    return status;
-  }
-  const absl::string_view message = status.message();
-  const size_t reason = message.rfind(": ");
-  return absl::UnavailableError(
-      absl::StrCat("nothing serves gRPC at ", address, " (",
-                   reason == absl::string_view::npos ? "no connection" : message.substr(reason + 2),
-                   "); conclave ps shows the addresses of the cluster that runs here"));
 }
 
 const char* ReasonName(v1::FinishReason reason) {
@@ -200,7 +186,7 @@ absl::StatusOr<GenerationResult> GatewayClient::Generate(
     result.finish_reason = "cancelled";
     return result;
   }
-  if (!status.ok()) return InWords(rpc::FromGrpc(status), address_);
+  if (!status.ok()) return InWords(rpc::FromGrpc(status), "gateway", address_);
   return result;
 }
 

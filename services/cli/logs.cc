@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
@@ -51,7 +52,8 @@ class LogsCommand final : public Command {
   void AddFlags(CLI::App& app) override {
     app.add_option("process", process_, "gateway, engine-0, ...; default: all, merged by time");
     app.add_flag("-f,--follow", follow_, "go on with what is written, until Ctrl-C");
-    app.add_option("--last", last_, "how many lines; 0: all")->check(CLI::NonNegativeNumber);
+    app.add_option("--last", last_, "how many lines; 0: all")
+        ->check(CLI::Range(0, std::numeric_limits<int>::max()));
   }
   int Run(const Context& context) override;
 

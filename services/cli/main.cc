@@ -158,11 +158,12 @@ int Main(int argc, char** argv) {
     return app.exit(version);
   } catch (const CLI::ParseError& error) {
     std::string message = error.what();
-    if (argc == 1) {
+    if (argc == 1 || (argv[1][0] == '-' && app.get_subcommands().empty())) {
       std::vector<std::string> names;
       for (const Entry& entry : entries) names.emplace_back(entry.command->name());
-      message = absl::StrCat("no command given; one of ", absl::StrJoin(names, ", "),
-                             " (conclave --help says what they do)");
+      message =
+          absl::StrCat(argc == 1 ? "no command given" : "the first word is no command", "; one of ",
+                       absl::StrJoin(names, ", "), " (conclave --help says what they do)");
     }
     if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
       std::vector<std::string> names;

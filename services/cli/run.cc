@@ -1,6 +1,7 @@
 // `conclave run "prompt"`: one answer, streamed, and a line that says what it took and its digest.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <iostream>
@@ -52,7 +53,13 @@ class RunCommand final : public Command {
     app.add_option("--system", system_, "system message");
     app.add_flag("--raw", raw_, "complete the text as it is, without the chat template");
     app.add_flag("--json", json_, "print one JSON object instead");
-    app.add_option("--expect", expect_, "fail unless the digest is this one");
+    app.add_option("--expect", expect_, "fail unless the digest is this one")
+        ->check([](const std::string& text) {
+          const bool digest =
+              text.size() == 8 && std::all_of(text.begin(), text.end(), absl::ascii_isxdigit);
+          return digest ? std::string()
+                        : absl::StrCat("wants 8 hexadecimal digits, not \"", text, "\"");
+        });
     AddParameterFlags(app, &request_.parameters);
   }
   int Run(const Context& context) override;

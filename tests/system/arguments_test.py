@@ -46,6 +46,11 @@ class Arguments(ClusterTest):
                     self.assertIn(wanted, errors)
                     self.assertIn(f'not "{value}"', errors)
 
+    def test_other_arguments_say_what_they_want(self):
+        self.assertIn("8 hexadecimal digits", self.refused("run", "Hello", "--expect", "wolf"))
+        for command in ("events", "logs"):
+            self.assertIn("0 to 2147483647", self.refused(command, "--last", "-1"))
+
     def test_an_empty_stop_text_is_refused(self):
         self.assertIn("--stop", self.refused("run", "Hello", "--stop", ""))
 
@@ -73,8 +78,19 @@ class Arguments(ClusterTest):
     def test_a_gateway_where_nobody_listens_is_said_in_plain_words(self):
         done = self.cluster.conclave("run", "Hello", "--gateway", "127.0.0.1:1", check=False)
         self.assertEqual(done.returncode, 1)
-        self.assertTrue(done.stderr.startswith("error: UNAVAILABLE: nothing serves gRPC at 127.0.0.1:1 (Connection refused)"),
+        self.assertTrue(done.stderr.startswith("error: UNAVAILABLE: no gateway answers gRPC at 127.0.0.1:1 (Connection refused)"),
                         done.stderr)
+        done = self.cluster.conclave("run", "Hello", "--gateway", self.cluster.http_address, check=False)
+        self.assertIn("(it is an HTTP port)", done.stderr)
+        engine = self.cluster.process("engine-0")["address"]
+        done = self.cluster.conclave("run", "Hello", "--gateway", engine, check=False)
+        self.assertIn(f"what answers at {engine} is no gateway", done.stderr)
+        for address, wanted in (("no-such-host.invalid:1", "is not known"), ("127.0.0.1:1", "no controller answers gRPC")):
+            done = subprocess.run([str(CONCLAVE), "ps", "--state-dir", str(self.cluster.state_dir) + "-none",
+                                   "--controller-address", address], env=self.cluster.env, capture_output=True, text=True,
+                                  timeout=30)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(wanted, done.stderr)
 
     def test_an_unknown_word_names_the_nearest(self):
         self.assertIn("--temperature", self.refused("run", "Hello", "--temprature", "1"))

@@ -1,0 +1,32 @@
+#include "services/cli/rpc_words.h"
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace conclave::cli {
+
+absl::Status InWords(const absl::Status& status, const std::string& service,
+                     const std::string& address) {
+  constexpr const char* kRemedy = "; conclave ps shows the addresses of the cluster that runs here";
+  const absl::string_view message = status.message();
+  if (absl::IsUnavailable(status) && absl::StartsWith(message, "DNS resolution failed")) {
+    return absl::UnavailableError(
+        absl::StrCat("the host of the ", service, " ", address, " is not known"));
+  }
+  if (absl::IsUnavailable(status) &&
+      absl::StartsWith(message, "failed to connect to all addresses")) {
+    const size_t reason = message.rfind(": ");
+    const absl::string_view why = absl::StrContains(message, "http1.x") ? "it is an HTTP port"
+                                  : reason == absl::string_view::npos   ? "no connection"
+                                                                      : message.substr(reason + 2);
+    return absl::UnavailableError(
+        absl::StrCat("no ", service, " answers gRPC at ", address, " (", why, ")", kRemedy));
+  }
+  if (absl::IsUnimplemented(status) && message.empty()) {
+    return absl::UnimplementedError(
+        absl::StrCat("what answers at ", address, " is no ", service, kRemedy));
+  }
+  return status;
+}
+
+}  // namespace conclave::cli
