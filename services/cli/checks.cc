@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -11,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "services/cli/bundled_model.h"
 #include "services/cli/cluster_plan.h"
 #include "services/cli/cluster_state.h"
 #include "services/cli/table.h"
@@ -73,6 +75,17 @@ Check CheckCores() {
         "give the container or the service at least 2 processors: engine and workers share one now";
   }
   return check;
+}
+
+Check CheckAllSettings(const Context& context) {
+  if (const absl::Status status = CheckSettings(context.options); !status.ok()) {
+    return FailedCheck("settings", status, "conclave config show says where each comes from");
+  }
+  const auto set =
+      std::count_if(context.rows.begin(), context.rows.end(), [](const Settings::Row& row) {
+        return row.source != "default" && row.source != kBundledSource;
+      });
+  return {.name = "settings", .found = absl::StrCat(set, " set, the others at their defaults")};
 }
 
 Check CheckPorts(const Context& context) {

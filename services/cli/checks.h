@@ -29,6 +29,8 @@ Check FailedCheck(const std::string& name, const absl::Status& status,
 
 // Processor features from the flags line of /proc/cpuinfo.
 Check CheckCpu(const std::string& flags);
+// The settings of all processes, as they check them themselves.
+Check CheckAllSettings(const Context& context);
 // How many threads, and why.
 Check CheckCores();
 // The ports that `conclave up` would take, but those that the cluster of this state folder holds.

@@ -10,6 +10,7 @@
 #include "services/cli/port_owner.h"
 #include "shared/base/address.h"
 #include "shared/base/status_macros.h"
+#include "shared/rpc/cluster_secret.h"
 
 namespace conclave::cli {
 namespace {
@@ -164,6 +165,13 @@ absl::StatusOr<ClusterPlan> Planner::Plan() {
 }
 
 }  // namespace
+
+absl::Status CheckSettings(const AllOptions& options) {
+  for (const char* section : {"up", "controller", "gateway", "engine", "expert"}) {
+    RETURN_IF_ERROR(options.Validate(section));
+  }
+  return rpc::ClusterSecret::Load(options.common.cluster_secret_file).status();
+}
 
 absl::StatusOr<ClusterPlan> PlanCluster(const Context& context, int cores) {
   return Planner(context, cores).Plan();

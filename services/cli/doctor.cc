@@ -57,6 +57,7 @@ int DoctorCommand::Run(const Context& context) {
   }
   checks.push_back(CheckCpu(CpuFlags()));
   checks.push_back(CheckCores());
+  checks.push_back(CheckAllSettings(context));
   checks.push_back(CheckPorts(context));
   checks.push_back(CheckFileLimit());
   checks.push_back(CheckPrograms());

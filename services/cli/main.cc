@@ -46,7 +46,8 @@ void AddSettingFlags(const std::vector<Settings::Row>& rows, Entry* entry) {
     }
     flag.option = row.is_switch ? entry->app->add_flag(names, flag.text, row.help)
                                 : entry->app->add_option(names, flag.text, row.help);
-    flag.option->group("");  // known, but not in the command's short help
+    flag.option->group("");    // known, but not in the command's short help
+    flag.option->take_last();  // so that RunEntry can say which was given twice
   }
 }
 
@@ -78,6 +79,10 @@ int RunEntry(Entry& entry) {
   std::vector<std::string> words = {"conclave"};
   if (!entry.config_file.empty()) words.push_back("--config=" + entry.config_file);
   for (const SettingFlag& flag : entry.flags) {
+    if (flag.option->count() > 1) {
+      return Fail(absl::InvalidArgumentError(absl::StrCat(
+          "flag ", flag.flag, " is given ", flag.option->count(), " times; give it once")));
+    }
     if (flag.option->count() > 0) words.push_back(flag.flag + "=" + flag.text);
   }
   std::vector<const char*> argv;

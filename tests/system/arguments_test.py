@@ -51,6 +51,11 @@ class Arguments(ClusterTest):
         for command in ("events", "logs"):
             self.assertIn("0 to 2147483647", self.refused(command, "--last", "-1"))
 
+    def test_a_setting_given_twice_is_named(self):
+        errors = self.refused("up", "--workers", "1", "--up-workers", "2")
+        self.assertIn("--up-workers", errors)
+        self.assertIn("is given 2 times", errors)
+
     def test_an_empty_stop_text_is_refused(self):
         self.assertIn("--stop", self.refused("run", "Hello", "--stop", ""))
 
@@ -133,7 +138,7 @@ class Json(ClusterTest):
             self.assertEqual(set(check), {"check", "verdict", "found", "do"})
             self.assertIn(check["verdict"], ("ok", "warn", "FAIL"))
         self.assertEqual([check["check"] for check in checks],
-                         ["model", "text", "memory", "cpu", "cores", "ports", "files", "version", "state"])
+                         ["model", "text", "memory", "cpu", "cores", "settings", "ports", "files", "version", "state"])
 
     def test_run(self):
         told = self.parsed("run", "Hello", "--max-tokens", "3")

@@ -89,6 +89,30 @@ class BadCheckpoints(unittest.TestCase):
                 cluster.__exit__()
 
 
+class BadSettings(unittest.TestCase):
+    def test_doctor_and_up_refuse_the_same_before_anything_starts(self):
+        cluster = Cluster()
+        try:
+            for flags, wanted in ((["--engine-cpu-level", "avx9"], "engine.cpu_level is \"avx9\""),
+                                  (["--engine-threads", "-1"], "engine.threads is -1"),
+                                  (["--expert-listen", "0.0.0.0:8030"], "expert.listen is 0.0.0.0:8030"),
+                                  (["--cluster-secret-file", "/nowhere"], "/nowhere cannot be read"),
+                                  (["--up-start-timeout-s", "0"], "up.start_timeout_s is 0")):
+                with self.subTest(flags):
+                    up = cluster.conclave("up", "-d", *cluster.flags, *flags, check=False)
+                    self.assertIn(up.returncode, (1, 2), up.stderr)
+                    self.assertIn(wanted, up.stderr)
+                    self.assertNotIn("ended with exit code", up.stderr)
+                    doctor = cluster.conclave("doctor", "--json", *flags, check=False)
+                    self.assertEqual(doctor.returncode, 1, doctor.stdout)
+                    settings = next(check for check in json.loads(doctor.stdout) if check["check"] == "settings")
+                    self.assertEqual(settings["verdict"], "FAIL")
+                    self.assertIn(wanted, settings["found"])
+                    self.assertTrue(settings["do"])
+        finally:
+            cluster.folder.cleanup()
+
+
 class FullDisk(unittest.TestCase):
     def test_up_says_that_there_is_no_space(self):
         unshare = shutil.which("unshare")
