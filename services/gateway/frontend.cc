@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <future>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -21,8 +20,6 @@ constexpr auto kTick = std::chrono::milliseconds(100);
 // themselves, and each has one task at a time.
 constexpr size_t kMaxClientTasks = 1 << 16;
 constexpr size_t kMaxTasks = 1 << 17;
-// The core thread does nothing that takes long: this is for a machine that hardly lets it run.
-constexpr auto kCoreAnswerTime = std::chrono::seconds(5);
 
 std::string CodeName(const absl::Status& status) {
   return status.ok() ? "OK" : absl::StatusCodeToString(status.code());
@@ -175,38 +172,6 @@ void Frontend::RecordRequest(const std::string& api, const absl::Status& status)
     options_.registry->GetCounter("conclave_errors_total", {{"code", CodeName(status)}})
         .Increment();
   }
-}
-
-int32_t Frontend::AskCore(std::function<int32_t()> question, int32_t otherwise) {
-  const auto promise = std::make_shared<std::promise<int32_t>>();
-  std::future<int32_t> answer = promise->get_future();
-  const auto task = [promise, question = std::move(question)] { promise->set_value(question()); };
-  if (!Post(task) || answer.wait_for(kCoreAnswerTime) != std::future_status::ready) {
-    return otherwise;
-  }
-  return answer.get();
-}
-
-Frontend::Drained Frontend::Drain(Duration grace) {
-  draining_ = true;
-  places_->Close();
-  // Counted by the core thread: it sends a request's end and gives its place back in one task, so
-  // that no client has an answer whose request is still counted here.
-  const auto taken = [places = places_] { return places->taken(); };
-  Drained drained{.running = AskCore(taken, places_->taken())};
-  if (places_->WaitUntilEmpty(grace)) return drained;
-  const auto fail_all = [this] {
-    const int32_t unfinished = places_->taken();
-    while (!entries_.empty()) {
-      const uint64_t key = entries_.begin()->first;
-      const absl::Status why = absl::UnavailableError("the gateway has shut down");
-      Apply(key, entries_.begin()->second.request->Fail(why), why);
-    }
-    return unfinished;
-  };
-  drained.cut_off = AskCore(fail_all, places_->taken());
-  prompts_.Stop();
-  return drained;
 }
 
 void Frontend::OnEngineConnected(const std::string& engine, const EngineIdentity& identity) {
