@@ -15,7 +15,7 @@ namespace {
 constexpr Duration kPatience = std::chrono::seconds(30);
 // A parked sequence is tried again after this long.
 constexpr Duration kParkedRetry = std::chrono::milliseconds(50);
-// A stream of a lower class gets a row at least in every so manyth step, however busy the classes
+// A sequence of a lower class gets a row at least in every so manyth step, however busy the classes
 // above are.
 constexpr uint64_t kMostSkippedSteps = 4;
 // The first prefill of a step gets at least this many tokens, so that a budget below the cost of
