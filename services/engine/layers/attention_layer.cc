@@ -5,6 +5,14 @@
 
 namespace conclave::engine {
 
+kernels::AttentionParameters AttentionParametersOf(const weights::ModelConfig& config,
+                                                   const kernels::KvShape& shape) {
+  return {.kv = shape,
+          .num_heads = config.attention.num_heads,
+          .scale = static_cast<float>(config.attention.scale),
+          .window_tokens = config.attention.window_tokens};
+}
+
 std::unique_ptr<AttentionLayer> MakeAttentionLayer(const weights::ModelConfig& config,
                                                    const kernels::KvShape& shape,
                                                    const kernels::RopeTable& rope,

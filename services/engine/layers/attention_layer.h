@@ -25,6 +25,10 @@ class AttentionLayer {
                    kernels::MatrixView<float> output) = 0;
 };
 
+// What the kernel needs to know of a model.
+kernels::AttentionParameters AttentionParametersOf(const weights::ModelConfig& config,
+                                                   const kernels::KvShape& shape);
+
 // The family's kind of attention. Borrows the table and the context, which outlive the layer.
 std::unique_ptr<AttentionLayer> MakeAttentionLayer(const weights::ModelConfig& config,
                                                    const kernels::KvShape& shape,

@@ -15,10 +15,7 @@ LatentAttention::LatentAttention(const weights::ModelConfig& config, const kerne
     : config_(config),
       rope_(rope),
       context_(context),
-      parameters_{.kv = shape,
-                  .num_heads = config.attention.num_heads,
-                  .scale = static_cast<float>(config.attention.scale),
-                  .window_tokens = config.attention.window_tokens} {}
+      parameters_(AttentionParametersOf(config, shape)) {}
 
 void LatentAttention::Run(const weights::LayerWeights& weights, const kernels::KvLayer& kv,
                           const StepRows& rows, MatrixView<const float> input,
