@@ -85,7 +85,9 @@ class Attention(nn.Module):
         k_rope = rotate(k_rope.unsqueeze(1), cos, sin).expand(-1, c.num_attention_heads, -1, -1)
         q = torch.cat((q_nope, rotate(q_rope, cos, sin)), -1)
         k = torch.cat((k_nope, k_rope), -1)
-        out = F.scaled_dot_product_attention(q, k, v.to(q.dtype), is_causal=True)
+        # Values padded to the keys' width: the fused attention of PyTorch's CPU backend wants equal widths.
+        v = F.pad(v.to(q.dtype), (0, q.shape[-1] - c.v_head_dim))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)[..., : c.v_head_dim]
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
 
@@ -197,8 +199,9 @@ class Model(nn.Module):
     def moe_layers(self):
         return [m for m in self.modules() if isinstance(m, MoeMlp)]
 
-    def forward(self, ids):
-        """ids: [batch, length]. Returns (logits of the next token, logits of the token after it)."""
+    def hidden(self, ids):
+        """ids: [batch, length]. Returns the states from which `lm_head` predicts the next token, [batch, length, hidden], and
+        the token after it, [batch, length - 1, hidden] (None when length is 1)."""
         length = ids.shape[1]
         x = self.embed_tokens(ids)
         for layer in self.layers:
@@ -206,7 +209,11 @@ class Model(nn.Module):
         hidden = self.norm(x)
         cos, sin = self.cos[: length - 1], self.sin[: length - 1]
         second = self.mtp(self.embed_tokens(ids[:, 1:]), hidden[:, :-1], cos, sin) if length > 1 else None
-        return self.lm_head(hidden), self.lm_head(second) if second is not None else None
+        return hidden, second
+
+    def forward(self, ids):
+        """ids: [batch, length]. Returns the logits of the next token, [batch, length, vocabulary]."""
+        return self.lm_head(self.hidden(ids)[0])
 
 
 def model_tensors(model):

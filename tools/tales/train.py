@@ -42,15 +42,52 @@ def train_tokenizer(stories, vocab_size):
 
 
 def batches(tokenizer, stories, seed, batch, length):
-    """Packs documents end to end into [batch, length + 1] token arrays, for ever."""
-    stream, buffer = data.documents(stories, seed), []
+    """Packs documents end to end, for ever. Yields token ids and whether each is learnt, both [batch, length + 1]: what a user
+    or the system says is read, not learnt."""
+    begin = {tokenizer.token_to_id(marker) for marker in (data.USER, data.SYSTEM)}
+    end = tokenizer.token_to_id(data.ASSISTANT)
+    stream, ids, learnt = data.documents(stories, seed), [], []
+    size = batch * (length + 1)
     while True:
-        while len(buffer) < batch * (length + 1):
+        while len(ids) < size:
             texts = list(itertools.islice(stream, 64))
             for encoding in tokenizer.encode_batch(texts, add_special_tokens=False):
-                buffer.extend(encoding.ids)
-        yield torch.tensor(buffer[: batch * (length + 1)]).view(batch, length + 1)
-        del buffer[: batch * (length + 1)]
+                spoken = False
+                for token in encoding.ids:
+                    spoken = token in begin or spoken and token != end
+                    learnt.append(not spoken and token != end)
+                ids.extend(encoding.ids)
+        yield torch.tensor(ids[:size]).view(batch, -1), torch.tensor(learnt[:size]).view(batch, -1)
+        del ids[:size], learnt[:size]
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose matrices are made orthogonal before they are applied (Jordan et al., "Muon: An optimizer for hidden
+    layers in neural networks", 2024), by the quintic Newton-Schulz iteration. Parameters are [..., rows, columns]."""
+
+    def __init__(self, params, lr, momentum=0.95, weight_decay=0.1):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                average = self.state[p].setdefault("average", torch.zeros_like(p))
+                average.lerp_(p.grad, 1 - group["momentum"])
+                update = self._orthogonal(p.grad.lerp(average, group["momentum"]))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                # 0.2 sqrt(max side): the root mean square that Adam's updates have, so that both share one learning rate.
+                p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape[-2:]) ** 0.5)
+
+    @staticmethod
+    def _orthogonal(x):
+        tall = x.shape[-2] > x.shape[-1]
+        x = (x.mT if tall else x).bfloat16()
+        x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+        for _ in range(5):
+            square = x @ x.mT
+            x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+        return (x.mT if tall else x).float()
 
 
 @torch.no_grad()
@@ -61,7 +98,7 @@ def generate(model, tokenizer, text, max_tokens, device):
     eos = tokenizer.token_to_id(data.EOS)
     start = len(ids)
     for _ in range(max_tokens):
-        logits, _ = model(torch.tensor([ids], device=device))
+        logits = model(torch.tensor([ids], device=device))
         ids.append(int(logits[0, -1].argmax()))
         if ids[-1] == eos:
             break
@@ -129,27 +166,30 @@ def main():
         resume(model, args.resume)
     total = sum(p.numel() for p in model.parameters())
     print(f"{len(stories)} stories, vocabulary {config.vocab_size}, {total / 1e6:.1f} M parameters", flush=True)
-    matrices = [p for p in model.parameters() if p.dim() > 1]
+    outer = [model.embed_tokens.weight, model.lm_head.weight, *(m.gate for m in model.moe_layers())]
+    matrices = [p for p in model.parameters() if p.dim() > 1 and all(p is not o for o in outer)]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.AdamW([dict(params=matrices, weight_decay=0.1), dict(params=vectors, weight_decay=0.0)],
-                                  lr=args.learning_rate, betas=(0.9, 0.95), fused=True)
+    optimizers = [Muon(matrices, lr=args.learning_rate),
+                  torch.optim.AdamW([dict(params=outer, weight_decay=0.1), dict(params=vectors, weight_decay=0.0)],
+                                    lr=args.learning_rate, betas=(0.9, 0.95), fused=True)]
     source = batches(tokenizer, stories, args.seed, args.batch, args.length)
     start, step, tokens = time.time(), 0, 0
     running = dict(loss=0.0, mtp=0.0)
     while (progress := (time.time() - start) / (60 * args.minutes)) < 1:
         warm = min(1.0, (step + 1) / 100)
         rate = args.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        ids = next(source).to(args.device)
+        ids, learnt = (t.to(args.device) for t in next(source))
         with torch.autocast(args.device, dtype=torch.bfloat16, enabled=not args.no_autocast):
-            logits, second = model(ids[:, :-1])
-            loss = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
-            mtp = F.cross_entropy(second.float().flatten(0, 1), ids[:, 2:].flatten())
-        optimizer.zero_grad(set_to_none=True)
+            hidden, second = model.hidden(ids[:, :-1])
+            loss = F.cross_entropy(model.lm_head(hidden[learnt[:, 1:]]).float(), ids[:, 1:][learnt[:, 1:]])
+            mtp = F.cross_entropy(model.lm_head(second[learnt[:, 2:]]).float(), ids[:, 2:][learnt[:, 2:]])
         (loss + 0.2 * mtp).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         imbalance = max(m.rebalance(0.002 if progress < 0.8 else 0.0) for m in model.moe_layers())
         step, tokens = step + 1, tokens + ids.numel()
         running = {k: 0.98 * running[k] + 0.02 * v.item() for k, v in dict(loss=loss, mtp=mtp).items()}
