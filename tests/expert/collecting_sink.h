@@ -28,7 +28,10 @@ class CollectingSink final : public AnswerSink {
     auto parsed = rpc::ParseRowFrame(rpc::ScatteredBytes({std::span<const std::byte>(part.bytes)}));
     EXPECT_TRUE(parsed.ok()) << parsed.status();
     part.results = std::get<rpc::ParsedResults>(*std::move(parsed));
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
     MutexLock lock(mutex_);
+    while (held_ && changed_.WaitUntil(mutex_, deadline)) {
+    }
     parts_.push_back(std::move(part));
     changed_.NotifyAll();
   }
@@ -36,6 +39,17 @@ class CollectingSink final : public AnswerSink {
     MutexLock lock(mutex_);
     done_bytes_ += request_bytes;
     ++num_done_;
+    changed_.NotifyAll();
+  }
+
+  // Until Release, whoever sends waits (at most 20 s).
+  void Hold() {
+    MutexLock lock(mutex_);
+    held_ = true;
+  }
+  void Release() {
+    MutexLock lock(mutex_);
+    held_ = false;
     changed_.NotifyAll();
   }
 
@@ -60,6 +74,7 @@ class CollectingSink final : public AnswerSink {
  private:
   Mutex mutex_;
   CondVar changed_;
+  bool held_ GUARDED_BY(mutex_) = false;
   std::vector<Part> parts_ GUARDED_BY(mutex_);
   size_t done_bytes_ GUARDED_BY(mutex_) = 0;
   int num_done_ GUARDED_BY(mutex_) = 0;

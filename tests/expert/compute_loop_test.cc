@@ -185,8 +185,9 @@ TEST_F(ComputeLoopTest, CancelledCallsAndClosedStreamsFreeTheirMemoryWithoutAnAn
 
 TEST_F(ComputeLoopTest, RefusesFramesBeyondItsLimitUnharmed) {
   const auto loop = StartLoop(1);
+  sink_->Hold();  // the compute thread cannot get beyond its first answer
   int accepted = 0, refused = 0;
-  for (uint64_t call = 1; call <= 200; ++call) {
+  for (uint64_t call = 1; call <= 20; ++call) {
     auto frame = MakeFrame(call, 20, {0});
     if (loop->Submit(std::move(frame))) {
       ++accepted;
@@ -197,6 +198,7 @@ TEST_F(ComputeLoopTest, RefusesFramesBeyondItsLimitUnharmed) {
     }
   }
   EXPECT_GT(refused, 0);
+  sink_->Release();
   sink_->WaitForDone(accepted);
 }
 
