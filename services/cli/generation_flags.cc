@@ -43,9 +43,9 @@ constexpr Number kNumbers[] = {
      .high = 1,
      .real = &Parameters::min_p},
     {.name = "repetition_penalty",
-     .help = "(0, 10], 1: none",
+     .help = "[0.001, 10], 1: none",
+     .low = 0.001,
      .high = 10,
-     .low_open = true,
      .real = &Parameters::repetition_penalty},
     {.name = "presence_penalty",
      .help = "[-2, 2]",
@@ -60,9 +60,9 @@ constexpr Number kNumbers[] = {
     {.name = "max_tokens", .help = "tokens at most", .low = 1, .whole = &Parameters::max_tokens},
     {.name = "min_tokens", .help = "tokens at least", .whole = &Parameters::min_tokens},
     {.name = "pace",
-     .help = "tokens a second at most",
+     .help = "tokens a second at most, [0.01, 1000000]",
+     .low = 0.01,
      .high = 1e6,
-     .low_open = true,
      .real = &Parameters::pace},
 };
 
