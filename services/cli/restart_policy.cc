@@ -24,6 +24,11 @@ Duration RestartPolicy::DelayAfterDeath(TimePoint now) {
   return delay;
 }
 
+bool RestartPolicy::Exhausted(TimePoint now) {
+  Forget(now);
+  return restarts_.size() >= kMostPerMinute;
+}
+
 int RestartPolicy::Restarted(TimePoint now) {
   Forget(now);
   restarts_.push_back(now);

@@ -20,6 +20,9 @@ class RestartPolicy {
   // The process died now: how long to wait before the next start.
   Duration DelayAfterDeath(TimePoint now);
 
+  // It was restarted as often as a minute allows.
+  bool Exhausted(TimePoint now);
+
   // The process was started again now. Returns how many restarts the last minute holds, this one
   // included.
   int Restarted(TimePoint now);

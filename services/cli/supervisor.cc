@@ -147,7 +147,7 @@ absl::Status Supervisor::Start(Duration timeout) {
     Reap([&](Child& child, const ChildEnd& end) {
       const std::string line = LastWords(child);
       const std::string text = absl::StrCat("(", child.state.pid, ") ", end.ToString(), ": ", line);
-      if (end.signal == 0) {
+      if (end.signal == 0 || child.restarts.Exhausted(clock_.Now())) {
         // All that open the checkpoint find the same fault in it: it is shown once, as the error.
         start_failed_ = true;
         Record(child.state.name, text);

@@ -32,6 +32,19 @@ TEST(RestartPolicyTest, RestartsAtMostFiveTimesAMinute) {
   }
 }
 
+TEST(RestartPolicyTest, IsExhaustedByFiveRestartsInAMinute) {
+  SimulatedClock clock;
+  RestartPolicy policy;
+  for (int i = 0; i < RestartPolicy::kMostPerMinute; ++i) {
+    EXPECT_FALSE(policy.Exhausted(clock.Now()));
+    policy.Restarted(clock.Now());
+    clock.Advance(seconds(1));
+  }
+  EXPECT_TRUE(policy.Exhausted(clock.Now()));
+  clock.Advance(seconds(60));
+  EXPECT_FALSE(policy.Exhausted(clock.Now()));
+}
+
 TEST(RestartPolicyTest, ForgetsAfterAGoodMinute) {
   SimulatedClock clock;
   RestartPolicy policy;

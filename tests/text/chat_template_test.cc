@@ -251,6 +251,26 @@ TEST(ChatTemplate, SurvivesDeeplyNestedTemplates) {
   }
 }
 
+TEST(ChatTemplate, RefusesTagsThatCompileTooDeep) {
+  const auto repeated = [](const std::string& part, int times) {
+    std::string text;
+    for (int i = 0; i < times; ++i) text += part;
+    return text;
+  };
+  for (const std::string& tag :
+       {"{{ " + repeated("-", 100000) + "1 }}", "{{ " + repeated("not ", 100000) + "1 }}",
+        "{{ 1" + repeated("|abs", 100000) + " }}", "{{ messages" + repeated("[0]", 100000) + " }}",
+        "{{ {'}}': {'%}': 1}}, " + repeated("-", 100000) + "1 }}",
+        "{% set x = \"\\\" }}\" ~ " + repeated("-", 100000) + "1 %}"}) {
+    ModelFolder folder("qwen3");
+    folder.Write("chat_template.jinja", "a\nb" + tag);
+    ExpectRefused(ChatTemplate::Load(folder.path(), LoadTokenizer(folder.path())).status(),
+                  absl::StatusCode::kInvalidArgument, "line 2");
+  }
+  EXPECT_TRUE(Rendered("{# " + repeated("-", 100000) + " #}" + repeated("{{ -1 }}", 20000)).ok());
+  EXPECT_TRUE(Rendered("{{ '" + repeated("- ", 100000) + "' }}").ok());
+}
+
 TEST(ChatTemplate, RendersOnManyThreadsAtOnce) {
   const auto chat = LoadChat(FamilyDir("qwen3"));
   ASSERT_NE(chat, nullptr);

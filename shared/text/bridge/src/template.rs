@@ -12,6 +12,10 @@ use crate::python;
 /// Instructions of a rendering. A conversation of a thousand messages needs about 10^5; this many take about a second.
 const MAX_INSTRUCTIONS: u64 = 10_000_000;
 
+/// Words and signs between `{{` and `}}` or `{%` and `%}`: the compiler calls itself for many of them, and its stack ends at
+/// some 10^4. Templates of published models stay below 200.
+const MAX_TAG_TOKENS: usize = 1500;
+
 /// Of all the renderings of a request that is rendered again and again: about a tenth of a second of copying.
 const MAX_REPEATED_BYTES: u64 = 16 << 20;
 
@@ -71,6 +75,12 @@ impl Templates {
             return error(
                 Code::InvalidArgument,
                 format!("the template has {} bytes; the limit is {}", source.len(), limits.max_template_bytes),
+            );
+        }
+        if let Some(line) = line_of_an_endless_tag(source) {
+            return error(
+                Code::InvalidArgument,
+                format!("the template does not compile: line {line}: a tag of more than {MAX_TAG_TOKENS} words and signs"),
             );
         }
         let source = without_generation_tags(source);
@@ -138,6 +148,46 @@ impl Templates {
             },
         }
     }
+}
+
+/// The line in which a tag of more than MAX_TAG_TOKENS begins.
+fn line_of_an_endless_tag(source: &str) -> Option<usize> {
+    let text = source.as_bytes();
+    let mut at = 0;
+    while at + 1 < text.len() {
+        let begin = at;
+        match &text[at..at + 2] {
+            b"{#" => at = source[at..].find("#}").map_or(text.len(), |length| at + length + 2),
+            b"{{" | b"{%" => {
+                let mut tokens = 0;
+                let mut open_braces = 0;
+                at += 2;
+                while at < text.len() && (open_braces > 0 || !matches!(text.get(at..at + 2), Some(b"}}" | b"%}"))) {
+                    match text[at] {
+                        b'{' => open_braces += 1,
+                        b'}' if open_braces > 0 => open_braces -= 1,
+                        quote @ (b'"' | b'\'') => {
+                            at += 1;
+                            while at < text.len() && text[at] != quote {
+                                at += if text[at] == b'\\' { 2 } else { 1 };
+                            }
+                        }
+                        _ => {}
+                    }
+                    let in_word = |at: usize| text.get(at).is_some_and(|c| c.is_ascii_alphanumeric() || *c == b'_');
+                    if !text.get(at).is_some_and(u8::is_ascii_whitespace) && !(in_word(at) && in_word(at + 1)) {
+                        tokens += 1;
+                    }
+                    at += 1;
+                }
+                if tokens > MAX_TAG_TOKENS {
+                    return Some(1 + text[..begin].iter().filter(|c| **c == b'\n').count());
+                }
+            }
+            _ => at += 1,
+        }
+    }
+    None
 }
 
 /// JSON as a template sees it; objects keep the order of their keys.
