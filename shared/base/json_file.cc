@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "shared/base/status_macros.h"
@@ -36,23 +37,50 @@ absl::Status WriteAndFlush(int fd, const std::string& path, std::string_view byt
   return absl::OkStatus();
 }
 
-}  // namespace
+absl::Status TooLarge(const std::string& path, uint64_t max_bytes) {
+  return absl::InvalidArgumentError(absl::StrCat(path, " has more than ", max_bytes,
+                                                 " bytes, the most that are read of it; is it the "
+                                                 "right file?"));
+}
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return SystemError("cannot open", path, errno);
+absl::StatusOr<std::string> ReadToEnd(int fd, const std::string& path, uint64_t max_bytes) {
   std::string text;
   char buffer[16384];
   for (;;) {
     const ssize_t count = read(fd, buffer, sizeof(buffer));
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) {
-      const int error = errno;
-      close(fd);
-      return SystemError("cannot read", path, error);
-    }
-    if (count == 0) break;
+    if (count < 0) return SystemError("cannot read", path, errno);
+    if (count == 0) return text;
     text.append(buffer, static_cast<size_t>(count));
+    if (text.size() > max_bytes) return TooLarge(path, max_bytes);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return SystemError("cannot open", path, errno);
+  absl::StatusOr<std::string> text = ReadToEnd(fd, path, std::numeric_limits<uint64_t>::max());
+  close(fd);
+  return text;
+}
+
+absl::StatusOr<std::string> ReadRegularFile(const std::string& path, uint64_t max_bytes) {
+  // Without O_NONBLOCK, opening a pipe waits for a writer.
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return SystemError("cannot open", path, errno);
+  absl::StatusOr<std::string> text;
+  struct stat status;
+  if (fstat(fd, &status) != 0) {
+    text = SystemError("cannot read", path, errno);
+  } else if (!S_ISREG(status.st_mode)) {
+    text = absl::InvalidArgumentError(
+        absl::StrCat(path, " is not a regular file; put the file itself there"));
+  } else if (static_cast<uint64_t>(status.st_size) > max_bytes) {
+    text = TooLarge(path, max_bytes);
+  } else {
+    text = ReadToEnd(fd, path, max_bytes);  // it may grow meanwhile
   }
   close(fd);
   return text;
@@ -107,7 +135,7 @@ bool IsNestedTooDeeply(std::string_view text) {
 }
 
 absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  ASSIGN_OR_RETURN(const std::string text, ReadRegularFile(path, kMaxJsonFileBytes));
   if (IsNestedTooDeeply(text)) {
     return absl::InvalidArgumentError(absl::StrCat(
         path, " has JSON nested deeper than ", kDeepestJson, " levels; repair or remove the file"));

@@ -2,6 +2,7 @@
 // either.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -13,6 +14,11 @@ namespace conclave {
 
 // NOT_FOUND when there is no file.
 absl::StatusOr<std::string> ReadFile(const std::string& path);
+
+// For files that come from elsewhere, such as a checkpoint's: never waits and never reads without
+// end. INVALID_ARGUMENT when `path` is a pipe, device, folder or the like, or holds more than
+// `max_bytes`.
+absl::StatusOr<std::string> ReadRegularFile(const std::string& path, uint64_t max_bytes);
 
 // Writes a temporary file beside `path`, flushes it to the disk, and renames it over `path`. Makes
 // the folders above it. Mode 0600. Errors name the path and the system's reason.
@@ -26,8 +32,11 @@ inline constexpr int kDeepestJson = 100;
 // is counted as well as it can be.
 bool IsNestedTooDeeply(std::string_view text);
 
+// More than the largest config, with all added tokens listed: 1 MB.
+inline constexpr uint64_t kMaxJsonFileBytes = 16u << 20;
+
 // INVALID_ARGUMENT names the path and the byte where the text stops being JSON, or says that it is
-// nested too deeply.
+// nested too deeply, no regular file, or larger than kMaxJsonFileBytes.
 absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path);
 absl::Status WriteJsonFile(const std::string& path, const nlohmann::json& value);
 

@@ -22,10 +22,8 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-// The largest vocabularies (260 000 tokens) make files of 30 MB; configs with all added tokens
-// listed, of 1 MB.
+// The largest vocabularies (260 000 tokens) make files of 30 MB.
 constexpr uint64_t kMaxTokenizerBytes = 256u << 20;
-constexpr uint64_t kMaxConfigBytes = 16u << 20;
 
 // SHA-256 over parts, each with its name and length, so that no two lists of parts run together.
 class VersionHash {
@@ -62,23 +60,9 @@ absl::Status Invalid(const fs::path& path, std::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat(path.string(), ": ", std::string(what)));
 }
 
-absl::StatusOr<std::string> ReadBounded(const fs::path& path, uint64_t max_bytes) {
-  std::error_code error;
-  if (!fs::is_regular_file(path, error)) {
-    return fs::exists(path, error) ? Invalid(path, "not a file")
-                                   : absl::NotFoundError(absl::StrCat(path.string(), " not found"));
-  }
-  const uint64_t bytes = fs::file_size(path, error);
-  if (!error && bytes > max_bytes) {
-    return Invalid(path, absl::StrCat("has ", bytes, " bytes; at most ", max_bytes,
-                                      " are read: is this the right file?"));
-  }
-  return ReadFile(path.string());
-}
-
 // The object in a file; an empty object if there is no file.
 absl::StatusOr<json> ReadOptionalObject(const fs::path& path, std::string& text) {
-  absl::StatusOr<std::string> read = ReadBounded(path, kMaxConfigBytes);
+  absl::StatusOr<std::string> read = ReadRegularFile(path.string(), kMaxJsonFileBytes);
   if (absl::IsNotFound(read.status())) return json::object();
   RETURN_IF_ERROR(read.status());
   text = *std::move(read);
@@ -107,7 +91,7 @@ absl::StatusOr<std::vector<NamedTemplate>> TemplatesInFiles(const fs::path& mode
   found.insert(found.end(), additional.begin(), additional.end());
   std::vector<NamedTemplate> templates;
   for (const auto& [name, path] : found) {
-    ASSIGN_OR_RETURN(std::string source, ReadBounded(path, kMaxConfigBytes));
+    ASSIGN_OR_RETURN(std::string source, ReadRegularFile(path.string(), kMaxJsonFileBytes));
     templates.push_back({name, path.string(), std::move(source)});
   }
   return templates;
@@ -158,7 +142,7 @@ absl::Status MissingTokenizer(const fs::path& model_dir) {
 absl::StatusOr<TextFiles> ReadTextFiles(const fs::path& model_dir) {
   TextFiles files;
   absl::StatusOr<std::string> tokenizer =
-      ReadBounded(model_dir / "tokenizer.json", kMaxTokenizerBytes);
+      ReadRegularFile((model_dir / "tokenizer.json").string(), kMaxTokenizerBytes);
   if (absl::IsNotFound(tokenizer.status())) return MissingTokenizer(model_dir);
   RETURN_IF_ERROR(tokenizer.status());
   files.tokenizer_json = *std::move(tokenizer);

@@ -1,35 +1,20 @@
 #include "shared/weights/json_file.h"
 
-#include <cerrno>
 #include <cstdint>
-#include <fstream>
 #include <set>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "shared/base/json_file.h"
+#include "shared/base/status_macros.h"
 
 namespace conclave::weights {
 
 absl::StatusOr<nlohmann::json> ReadJsonObject(const std::filesystem::path& path,
                                               uint64_t max_bytes) {
-  std::error_code error;
-  const uint64_t bytes = std::filesystem::file_size(path, error);
-  if (error) return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot read ", path.string()));
-  if (bytes > max_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(path.string(), " has ", bytes,
-                                                   " bytes, wanted at most ", max_bytes,
-                                                   "; is it the right file?"));
-  }
-  std::string text(static_cast<size_t>(bytes), '\0');
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream.read(text.data(), static_cast<std::streamsize>(text.size()))) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot read ", path.string()));
-  }
-
+  ASSIGN_OR_RETURN(const std::string text, ReadRegularFile(path.string(), max_bytes));
   if (IsNestedTooDeeply(text)) {
     return absl::InvalidArgumentError(absl::StrCat(path.string(), " has JSON nested deeper than ",
                                                    kDeepestJson, " levels; download it again"));

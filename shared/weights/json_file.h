@@ -10,8 +10,8 @@
 namespace conclave::weights {
 
 // The file's top-level object. NOT_FOUND when the file is absent; INVALID_ARGUMENT when it is
-// larger than `max_bytes`, is not JSON or nested too deeply, is no object, or has an object with
-// the same key twice.
+// no regular file, larger than `max_bytes`, is not JSON or nested too deeply, is no object, or has
+// an object with the same key twice.
 absl::StatusOr<nlohmann::json> ReadJsonObject(const std::filesystem::path& path,
                                               uint64_t max_bytes);
 

@@ -13,7 +13,8 @@ namespace conclave::weights {
 absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::filesystem::path& path) {
   std::unique_ptr<MappedFile> file(new MappedFile);
   file->path_ = path;
-  file->descriptor_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Without O_NONBLOCK, opening a pipe waits for a writer.
+  file->descriptor_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file->descriptor_ < 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path.string()));
   }

@@ -2,18 +2,21 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
-#include <fstream>
 #include <string>
 #include <system_error>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "shared/base/json_file.h"
 #include "shared/weights/checkpoint.h"
 
 namespace conclave::weights {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr uint64_t kMaxRefBytes = 1024;  // a commit has 40
 
 std::string Environment(const char* name) {
   const char* value = std::getenv(name);
@@ -51,9 +54,8 @@ std::string CacheFolderName(std::string_view model) {
 
 // The commit that refs/main names; "" when there is none.
 std::string MainCommit(const fs::path& folder) {
-  std::ifstream stream(folder / "refs" / "main");
-  std::string commit;
-  stream >> commit;
+  const auto text = ReadRegularFile(folder / "refs" / "main", kMaxRefBytes);
+  const std::string commit(absl::StripAsciiWhitespace(text.ok() ? *text : ""));
   return IsNamePart(commit) ? commit : "";
 }
 

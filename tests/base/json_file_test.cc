@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
@@ -51,6 +52,36 @@ TEST_F(JsonFileTest, RefusesHalfAFile) {
   const auto value = ReadJsonFile(folder_ + "/half.json");
   EXPECT_EQ(value.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(value.status().message()), ::testing::HasSubstr("half.json"));
+}
+
+TEST_F(JsonFileTest, RefusesAtOnceWhatIsNoRegularFile) {
+  fs::create_directories(folder_ + "/folder");
+  ASSERT_EQ(mkfifo((folder_ + "/pipe").c_str(), 0600), 0);
+  fs::create_symlink("/dev/zero", folder_ + "/zero");
+  for (const char* name : {"/folder", "/pipe", "/zero"}) {
+    const absl::Status status = ReadJsonFile(folder_ + name).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(status.message()),
+                ::testing::HasSubstr(std::string(name) + " is not a regular file"));
+  }
+}
+
+TEST_F(JsonFileTest, ReadsUpToALimit) {
+  fs::create_directories(folder_);
+  const std::string path = folder_ + "/text";
+  std::ofstream(path) << std::string(20'000, 'x');
+  EXPECT_EQ(ReadRegularFile(path, 20'000)->size(), 20'000u);
+  const absl::Status status = ReadRegularFile(path, 19'999).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              ::testing::HasSubstr("/text has more than 19999 bytes"));
+  // Its size is said to be 0.
+  EXPECT_EQ(ReadRegularFile("/proc/self/status", 10).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  std::ofstream(path).close();
+  fs::resize_file(path, kMaxJsonFileBytes + 1);
+  EXPECT_THAT(std::string(ReadJsonFile(path).status().message()),
+              ::testing::HasSubstr("has more than 16777216 bytes"));
 }
 
 TEST_F(JsonFileTest, SaysWhyItCannotWrite) {

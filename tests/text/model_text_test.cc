@@ -1,6 +1,7 @@
 #include "shared/text/model_text.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <chrono>
 #include <filesystem>
@@ -85,6 +86,21 @@ TEST_F(ModelTextTest, RefusesDefaultsOfAWrongType) {
         R"({"top_k": 1e300})", R"({"top_k": 2.5})", R"({"max_new_tokens": [1]})", "[]", "{"}) {
     Write("generation_config.json", text);
     EXPECT_TRUE(Has(Refusal(), "generation_config.json")) << text;
+  }
+}
+
+TEST_F(ModelTextTest, RefusesAtOnceWhatIsNoRegularFile) {
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"}) {
+    SCOPED_TRACE(name);
+    const fs::path path = dir_ / name;
+    fs::rename(path, dir_ / "kept");
+    ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+    EXPECT_TRUE(Has(Refusal(), std::string(name) + " is not a regular file"));
+    fs::remove(path);
+    fs::create_symlink("/dev/zero", path);
+    EXPECT_TRUE(Has(Refusal(), std::string(name) + " is not a regular file"));
+    fs::rename(dir_ / "kept", path);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstring>
 
@@ -55,6 +56,19 @@ TEST_F(ShardSetTest, ReadsOneFile) {
 TEST_F(ShardSetTest, ReadsTheOnlyFileWhateverItsName) {
   WriteTensors(Path("weights.safetensors"), {{"a", FloatTensor({1}, {1})}});
   EXPECT_TRUE(Open().ok());
+}
+
+TEST_F(ShardSetTest, RefusesAPipeAtOnce) {
+  ASSERT_EQ(mkfifo(Path("model.safetensors").c_str(), 0600), 0);
+  EXPECT_THAT(Message(Open()), HasSubstr("model.safetensors is not a regular file"));
+  fs::remove(Path("model.safetensors"));
+  WriteTwoShards();
+  fs::remove(Path("2.safetensors"));
+  ASSERT_EQ(mkfifo(Path("2.safetensors").c_str(), 0600), 0);
+  EXPECT_THAT(Message(Open()), HasSubstr("2.safetensors is not a regular file"));
+  fs::remove(Path("model.safetensors.index.json"));
+  ASSERT_EQ(mkfifo(Path("model.safetensors.index.json").c_str(), 0600), 0);
+  EXPECT_THAT(Message(Open()), HasSubstr("index.json is not a regular file"));
 }
 
 TEST_F(ShardSetTest, ReadsShards) {
