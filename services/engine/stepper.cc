@@ -20,8 +20,9 @@ RowOrigin OriginOf(const Sequence& sequence, TimePoint now) {
   origin.qos = static_cast<uint8_t>(sequence.request.qos);
   origin.tenant_weight = sequence.request.tenant_weight;
   if (sequence.deadline != TimePoint::max()) {
+    // Up, so that no dispatch gives a row up before its time.
     origin.remaining_ms = std::max<int64_t>(
-        1, std::chrono::duration_cast<std::chrono::milliseconds>(sequence.deadline - now).count());
+        1, std::chrono::ceil<std::chrono::milliseconds>(sequence.deadline - now).count());
   }
   return origin;
 }

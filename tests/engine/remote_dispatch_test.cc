@@ -1,3 +1,4 @@
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <set>
@@ -12,6 +13,23 @@ namespace {
 using RemoteDispatchTest = RemoteDispatchFixture;
 class RemoteDispatchClassTest : public RemoteDispatchFixture,
                                 public ::testing::WithParamInterface<kernels::NumericsClass> {};
+
+// All rows of the request, each byte of them this one.
+std::vector<std::byte> AnswerTo(const rpc::ParsedRequest& request, std::byte value) {
+  std::vector<rpc::Answer> answers;
+  for (uint32_t i = 0; i < request.references.size(); ++i)
+    answers.push_back({i, rpc::AnswerStatus::kOk});
+  rpc::ResultsHeader header;
+  header.call_id = request.header.call_id;
+  header.row_type = request.header.row_type;
+  header.last = true;
+  header.layer = request.header.layer;
+  header.hidden = request.header.hidden;
+  header.num_rows = static_cast<uint32_t>(answers.size());
+  std::vector<std::byte> answer(rpc::ResultsFrameBytes(header, answers.size()), value);
+  rpc::EncodeResults(header, answers, answer);
+  return answer;
+}
 
 INSTANTIATE_TEST_SUITE_P(Classes, RemoteDispatchClassTest,
                          ::testing::Values(kernels::NumericsClass::kBf16,
@@ -204,6 +222,69 @@ TEST_F(RemoteDispatchTest, AFrozenWorkerFailsItsRowsByTheDeadlineAndIsDisconnect
   EXPECT_GE(worker.num_cancelled(), 1);
 }
 
+TEST_F(RemoteDispatchTest, AWorkerSlowerThanTheRequestsDeadlineIsKept) {
+  // The first request is answered only when it is cancelled, too late; the others at once.
+  const auto hello = Hello();
+  std::vector<std::byte> late;
+  uint64_t late_call = 0;
+  std::atomic<int> num_cancels{0};
+  ScriptedWorker worker([&](const rpc::ParsedFrame& frame) -> std::vector<std::vector<std::byte>> {
+    if (std::holds_alternative<rpc::HelloFrame>(frame)) return {hello};
+    if (const auto* cancel = std::get_if<rpc::CancelFrame>(&frame)) {
+      EXPECT_EQ(cancel->call_id, late_call);
+      ++num_cancels;
+      return {late};
+    }
+    const auto& request = std::get<rpc::ParsedRequest>(frame);
+    if (late_call != 0) return {AnswerTo(request, std::byte{7})};
+    late_call = request.header.call_id;
+    late = AnswerTo(request, std::byte{9});
+    return {};
+  });
+  Place("expert-0", worker.address(), identity_.AllExperts());
+  const auto dispatch = Connect(milliseconds(20'000));
+  ASSERT_TRUE(WaitForMissing(*dispatch, 0));
+  const auto short_call = MakeCall(1, 2, 1);
+  short_call->origins[0].remaining_ms = 5;
+  short_call->origins[1].remaining_ms = 30;
+  const auto start = std::chrono::steady_clock::now();
+  const ExpertOutcome outcome = Run(*dispatch, *short_call);
+  const auto took = std::chrono::steady_clock::now() - start;
+  EXPECT_GE(took, milliseconds(30));  // the longest deadline of the call
+  EXPECT_LT(took, milliseconds(5000));
+  ASSERT_EQ(outcome.failed.size(), 2u);
+  for (const FailedToken& failed : outcome.failed) {
+    EXPECT_EQ(failed.status.code(), absl::StatusCode::kDeadlineExceeded);
+    EXPECT_THAT(std::string(failed.status.message()),
+                HasSubstr(": the request's deadline passed before expert-0 answered"));
+  }
+  // The same stream carries the next call, after the late answer.
+  EXPECT_TRUE(dispatch->Missing().empty());
+  const auto next_call = MakeCall(1, 2, 2);
+  EXPECT_TRUE(Run(*dispatch, *next_call).failed.empty());
+  EXPECT_EQ(next_call->results, std::vector<std::byte>(next_call->results.size(), std::byte{7}));
+  EXPECT_EQ(num_cancels, 1);
+  EXPECT_EQ(worker.num_streams(), 1);
+  EXPECT_EQ(worker.num_cancelled(), 0);
+  EXPECT_EQ(registry_.Expose().find("conclave_expert_call_errors_total{"), std::string::npos);
+}
+
+TEST_F(RemoteDispatchTest, CallsAfterOnesWithoutTimeGiveTheSameBits) {
+  AddWorker();
+  const auto dispatch = Connect();
+  ASSERT_TRUE(WaitForMissing(*dispatch, 0));
+  for (uint32_t seed = 1; seed <= 5; ++seed) {
+    const auto hurried = MakeCall(1, 4000, seed);
+    for (RowOrigin& origin : hurried->origins) origin.remaining_ms = 1;
+    const ExpertOutcome outcome = Run(*dispatch, *hurried);
+    EXPECT_FALSE(outcome.failed.empty());
+    for (const FailedToken& failed : outcome.failed)
+      EXPECT_EQ(failed.status.code(), absl::StatusCode::kDeadlineExceeded) << failed.status;
+    ExpectServed(*dispatch, seed, 7);
+  }
+  EXPECT_EQ(registry_.Expose().find("conclave_expert_call_errors_total{"), std::string::npos);
+}
+
 TEST_F(RemoteDispatchTest, LateAndForeignAnswersAreDropped) {
   // Every request is answered twice, the second time for a call that has ended.
   const auto hello = Hello();
@@ -212,18 +293,7 @@ TEST_F(RemoteDispatchTest, LateAndForeignAnswersAreDropped) {
     if (std::holds_alternative<rpc::HelloFrame>(frame)) return {hello};
     const auto* request = std::get_if<rpc::ParsedRequest>(&frame);
     if (request == nullptr) return {};
-    std::vector<rpc::Answer> answers;
-    for (uint32_t i = 0; i < request->references.size(); ++i)
-      answers.push_back({i, rpc::AnswerStatus::kOk});
-    rpc::ResultsHeader header;
-    header.call_id = request->header.call_id;
-    header.row_type = request->header.row_type;
-    header.last = true;
-    header.layer = request->header.layer;
-    header.hidden = request->header.hidden;
-    header.num_rows = static_cast<uint32_t>(answers.size());
-    std::vector<std::byte> answer(rpc::ResultsFrameBytes(header, answers.size()), std::byte{7});
-    rpc::EncodeResults(header, answers, answer);
+    const std::vector<std::byte> answer = AnswerTo(*request, std::byte{7});
     std::vector<std::vector<std::byte>> frames = {answer, answer};
     if (!last_answer.empty()) frames.insert(frames.begin(), last_answer);
     last_answer = answer;

@@ -42,7 +42,7 @@ struct ExpertCall {
 struct FailedToken {
   int64_t token = 0;
   absl::Status status;  // UNAVAILABLE: "layer 3 expert 7 has no live worker (expert-0 restarts)",
-                        // retried by the scheduler
+                        // retried by the scheduler; DEADLINE_EXCEEDED: the request's time is up
 };
 
 struct ExpertOutcome {

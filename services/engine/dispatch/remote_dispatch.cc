@@ -129,7 +129,9 @@ void RemoteDispatch::Begin(const ExpertCall& call) {
   failed_links_.clear();
   resend_.clear();
   token_failed_.assign(call.num_tokens, 0);
-  deadline_ = Now() + TimeoutOf(call);
+  const milliseconds timeout = TimeoutOf(call);
+  ends_by_requests_ = timeout < options_.call_timeout;
+  deadline_ = Now() + timeout;
   metrics_.CountRows(call.layer, call.expert_ids);
 
   std::vector<uint32_t> rows(call.expert_ids.size());
@@ -308,7 +310,6 @@ void RemoteDispatch::HandleResults(const ResultsPart& part,
       return EndCall(entry, status);
     }
     const uint32_t index = call.rows[answer.reference];
-    const int64_t token = index / call_.top_k;
     call.answered[answer.reference] = true;
     ++call.num_answered;
     --call.link->outstanding_rows;
@@ -321,10 +322,8 @@ void RemoteDispatch::HandleResults(const ResultsPart& part,
       failed_links_.try_emplace(call.link.get(), absl::StrCat(name, " does not hold it"));
       resend_.push_back(index);
     } else {
-      metrics_.CountError("DEADLINE_EXCEEDED");
-      FailToken(token, absl::UnavailableError(absl::StrCat("layer ", call_.layer, " expert ",
-                                                           call_.expert_ids[index], ": ", name,
-                                                           " had no time for it")));
+      if (!ends_by_requests_) metrics_.CountError("DEADLINE_EXCEEDED");
+      FailLate(index, absl::StrCat(name, " had no time for it"));
     }
   }
   outcome_.expert_us += static_cast<int64_t>(header.compute_ns / 1000);
@@ -363,10 +362,14 @@ void RemoteDispatch::Timeout() {
   while (!open_.empty()) {
     const auto entry = open_.begin();
     Call& call = entry->second;
-    metrics_.CountError("DEADLINE_EXCEEDED");
-    const std::string late = absl::StrCat(call.link->name(), " did not answer within ",
-                                          options_.call_timeout.count(), " ms");
-    if (call.heard) {
+    const std::string& name = call.link->name();
+    const std::string late =
+        ends_by_requests_
+            ? absl::StrCat("the request's deadline passed before ", name, " answered")
+            : absl::StrCat(name, " did not answer within ", options_.call_timeout.count(), " ms");
+    if (!ends_by_requests_) metrics_.CountError("DEADLINE_EXCEEDED");
+    // That a request had little time says nothing of the worker.
+    if (ends_by_requests_ || call.heard) {
       rpc::OutgoingFrame cancel;
       cancel.push_back(rpc::FrameBuffer::CopyOf(rpc::EncodeCancel({entry->first})));
       call.link->Send(std::move(cancel));
@@ -374,11 +377,7 @@ void RemoteDispatch::Timeout() {
       call.link->Reset(absl::UnavailableError(late));
     }
     for (size_t reference = 0; reference < call.rows.size(); ++reference) {
-      if (call.answered[reference]) continue;
-      const uint32_t row = call.rows[reference];
-      FailToken(row / call_.top_k,
-                absl::UnavailableError(absl::StrCat("layer ", call_.layer, " expert ",
-                                                    call_.expert_ids[row], ": ", late)));
+      if (!call.answered[reference]) FailLate(call.rows[reference], late);
     }
     // Nothing is sent elsewhere: the time is up.
     call.link->outstanding_rows -= static_cast<int64_t>(call.rows.size() - call.num_answered);
@@ -397,6 +396,13 @@ void RemoteDispatch::CheckStreams() {
 
 void RemoteDispatch::FailToken(int64_t token, const absl::Status& status) {
   if (std::exchange(token_failed_[token], 1) == 0) outcome_.failed.push_back({token, status});
+}
+
+void RemoteDispatch::FailLate(uint32_t row, const std::string& why) {
+  const absl::StatusCode code =
+      ends_by_requests_ ? absl::StatusCode::kDeadlineExceeded : absl::StatusCode::kUnavailable;
+  FailToken(row / call_.top_k, absl::Status(code, absl::StrCat("layer ", call_.layer, " expert ",
+                                                               call_.expert_ids[row], ": ", why)));
 }
 
 void RemoteDispatch::FailWithoutWorker(uint32_t row) {

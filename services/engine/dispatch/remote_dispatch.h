@@ -33,7 +33,8 @@ class RemoteDispatch final : public ExpertDispatch {
     kernels::NumericsClass numerics = kernels::NumericsClass::kBf16;
     rpc::ClusterSecret secret = {};
     // A worker that has not answered a call completely after this fails its rows; one that has not
-    // answered at all is disconnected, because what it still computes is of no use.
+    // answered at all is disconnected, because what it still computes is of no use. When the
+    // deadlines of all of a call's requests come first, the call is cancelled and the worker kept.
     std::chrono::milliseconds call_timeout{2000};
     metrics::Registry* registry = nullptr;  // outlives the dispatch
   };
@@ -88,6 +89,8 @@ class RemoteDispatch final : public ExpertDispatch {
   void Timeout();
   void CheckStreams();
   void FailToken(int64_t token, const absl::Status& status);
+  // DEADLINE_EXCEEDED when the requests' own time is up, UNAVAILABLE when the worker's is.
+  void FailLate(uint32_t row, const std::string& why);
   // UNAVAILABLE: no live worker for this row's expert.
   void FailWithoutWorker(uint32_t row);
 
@@ -107,6 +110,7 @@ class RemoteDispatch final : public ExpertDispatch {
   std::shared_ptr<const ExpertRoutes> call_routes_;
   rpc::RequestHeader header_;  // of the call's frames
   TimePoint deadline_;
+  bool ends_by_requests_ = false;  // deadline_ is the requests', before the call's timeout
   uint64_t next_call_id_ = 1;
   std::map<uint64_t, Call> open_;
   std::map<const WorkerLink*, std::string>
