@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -57,6 +58,31 @@ std::optional<Response> ParseFailure(const error_code& error, const ServerOption
   }
   return Failure(400, absl::StrCat("malformed HTTP request: ", error.message()),
                  "malformed_request");
+}
+
+// The answer to a head that leaves in doubt where its body ends: nothing after it may be taken for
+// a request, since a proxy may have passed it on as the body (RFC 9112, section 6.3).
+std::optional<Response> RefuseFraming(const beast_http::fields& fields, unsigned version) {
+  using beast_http::field;
+  const size_t count = fields.count(field::transfer_encoding);
+  if (count == 0) return std::nullopt;
+  if (version < 11) {
+    return Failure(400, "HTTP/1.0 has no Transfer-Encoding; send Content-Length",
+                   "malformed_request");
+  }
+  if (fields.count(field::content_length) > 0) {
+    return Failure(400, "both Transfer-Encoding and Content-Length; send one of them",
+                   "malformed_request");
+  }
+  const auto coding = fields[field::transfer_encoding];
+  if (count > 1 || !boost::beast::iequals(coding, "chunked")) {
+    return Failure(501,
+                   absl::StrCat("header Transfer-Encoding is \"",
+                                absl::CHexEscape(std::string(coding.substr(0, 100))), "\"",
+                                count > 1 ? " and more" : "", "; send chunked alone"),
+                   "transfer_encoding");
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -262,6 +288,7 @@ std::optional<Response> Connection::Refuse(const Parser& parser) const {
   if (message.version() != 10 && message.version() != 11) {
     return Failure(505, "the server speaks HTTP/1.1 and HTTP/1.0", "http_version");
   }
+  if (auto refusal = RefuseFraming(message, message.version())) return refusal;
   const std::string_view target = View(message.target());
   if (target.empty() || target.front() != '/') {
     return Failure(400, "the request target must be a path that starts with /",

@@ -79,6 +79,43 @@ TEST_F(ServerLimitsTest, RefusesMalformedRequests) {
   ExpectServes();
 }
 
+// What follows a body of unknown length must not be taken for a request: a proxy may have passed it
+// on as a part of that body.
+TEST_F(ServerLimitsTest, ParsesNothingAfterABodyOfUnknownLength) {
+  Start();
+  const auto refuses = [this](const std::string& version, const std::string& headers, int status) {
+    RawClient client(server_->address());
+    client.Send("POST /echo " + version + "\r\n" + kHost + headers + "\r\n" +
+                Get("/path/smuggled"));
+    EXPECT_EQ(client.ReadResponse().status, status) << version << " " << headers;
+    EXPECT_EQ(client.ReadUntil("\r\n\r\n"), "") << version << " " << headers;
+    EXPECT_TRUE(client.WaitForClose()) << version << " " << headers;
+  };
+  for (const char* coding :
+       {"xchunked", "identity", "gzip", "gzip, chunked", "chunked, gzip", "chunked, identity",
+        "chunked,chunked", "chunked;a=b", "chunked,", ""}) {
+    refuses("HTTP/1.1", std::string("Transfer-Encoding: ") + coding + "\r\n", 501);
+  }
+  refuses("HTTP/1.1", "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", 501);
+  refuses("HTTP/1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n", 400);
+  for (const char* coding : {"chunked", "xchunked"}) {
+    const std::string header = std::string("Transfer-Encoding: ") + coding + "\r\n";
+    refuses("HTTP/1.0", header, 400);
+    refuses("HTTP/1.1", header + "Content-Length: 4\r\n", 400);
+    refuses("HTTP/1.1", "Content-Length: 4\r\n" + header, 400);
+  }
+  ExpectServes();
+}
+
+TEST_F(ServerLimitsTest, TakesChunkedInAnyCase) {
+  Start();
+  RawClient client(server_->address());
+  client.Send(std::string("POST /echo HTTP/1.1\r\n") + kHost +
+              "Transfer-Encoding:  CHUNKed \r\n\r\n1\r\nx\r\n0\r\n\r\n" + Get("/path/next"));
+  EXPECT_EQ(client.ReadResponse().body, "x");
+  EXPECT_EQ(client.ReadResponse().body, "/path/next|");
+}
+
 TEST_F(ServerLimitsTest, SurvivesRandomBytes) {
   Start({.header_timeout = milliseconds(200), .body_timeout = milliseconds(200)});
   std::mt19937 random(7);
