@@ -85,6 +85,20 @@ std::optional<Response> RefuseFraming(const beast_http::fields& fields, unsigned
   return std::nullopt;
 }
 
+// The answer to a compressed body: it is not what the handlers take it for.
+std::optional<Response> RefuseCoding(const beast_http::fields& fields) {
+  const auto [begin, end] = fields.equal_range(beast_http::field::content_encoding);
+  for (auto it = begin; it != end; ++it) {
+    if (boost::beast::iequals(it->value(), "identity")) continue;
+    return Failure(415,
+                   absl::StrCat("header Content-Encoding is \"",
+                                absl::CHexEscape(std::string(it->value().substr(0, 100))),
+                                "\"; send the body uncompressed"),
+                   "content_encoding");
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 Connection::Connection(asio::ip::tcp::socket socket, std::shared_ptr<asio::io_context> io,
@@ -315,7 +329,7 @@ std::optional<Response> Connection::Refuse(const Parser& parser) const {
                           .code = "foreign_origin"});
   }
   if (!access.ok()) return Failure(400, std::string(access.message()), "malformed_request");
-  return std::nullopt;
+  return RefuseCoding(message);
 }
 
 asio::awaitable<bool> Connection::Answer(Request request, const Server::Handler& handler) {

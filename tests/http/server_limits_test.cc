@@ -116,6 +116,22 @@ TEST_F(ServerLimitsTest, TakesChunkedInAnyCase) {
   EXPECT_EQ(client.ReadResponse().body, "/path/next|");
 }
 
+TEST_F(ServerLimitsTest, RefusesCompressedBodies) {
+  Start();
+  const auto answer = [this](const std::string& headers) {
+    RawClient client(server_->address());
+    client.Send(std::string("POST /echo HTTP/1.1\r\n") + kHost + headers +
+                "Content-Length: 2\r\n\r\nhi");
+    return client.ReadResponse();
+  };
+  EXPECT_EQ(answer("Content-Encoding: Identity\r\n").body, "hi");
+  for (const char* headers : {"Content-Encoding: gzip\r\n", "Content-Encoding: identity, br\r\n",
+                              "Content-Encoding: identity\r\nContent-Encoding: zstd\r\n"}) {
+    EXPECT_EQ(answer(headers).status, 415) << headers;
+  }
+  EXPECT_NE(answer("Content-Encoding: gzip\r\n").body.find("gzip"), std::string::npos);
+}
+
 TEST_F(ServerLimitsTest, SurvivesRandomBytes) {
   Start({.header_timeout = milliseconds(200), .body_timeout = milliseconds(200)});
   std::mt19937 random(7);
