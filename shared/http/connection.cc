@@ -231,7 +231,8 @@ asio::awaitable<bool> Connection::ServeOne() {
     if (failure) co_await WriteWhole(*failure);
     co_return false;
   }
-  keep_alive_ = message.keep_alive() && !draining_;
+  // The parser has looked at every Connection header, message.keep_alive() would at the first.
+  keep_alive_ = parser.keep_alive() && !draining_;
   chunked_ = message.version() >= 11;
 
   Request request;
@@ -316,6 +317,9 @@ std::optional<Response> Connection::Refuse(const Parser& parser) const {
     query.host = View(host->value());
   } else if (message.version() == 11) {
     return Failure(400, "the Host header is missing", "malformed_request");
+  }
+  if (message.count(beast_http::field::origin) > 1) {
+    return Failure(400, "more than one Origin header", "malformed_request");
   }
   if (const auto origin = message.find(beast_http::field::origin); origin != message.end()) {
     query.origin = View(origin->value());

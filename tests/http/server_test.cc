@@ -78,6 +78,19 @@ TEST_F(ServerTest, ClosesAfterHttp10AndConnectionClose) {
   EXPECT_TRUE(closing.WaitForClose());
 }
 
+TEST_F(ServerTest, FindsCloseInAnyConnectionHeader) {
+  Start();
+  for (const char* headers :
+       {"Connection: upgrade\r\nConnection: close\r\n", "Connection: keep-alive, Close\r\n"}) {
+    RawClient client(server_->address());
+    client.Send(std::string("GET /path/a HTTP/1.1\r\n") + kHost + headers + "\r\n");
+    const RawResponse response = client.ReadResponse();
+    EXPECT_EQ(response.status, 200) << headers;
+    EXPECT_EQ(response.headers.at("connection"), "close") << headers;
+    EXPECT_TRUE(client.WaitForClose()) << headers;
+  }
+}
+
 TEST_F(ServerTest, DecodesPathsAndRefusesMalformedEscapes) {
   Start();
   RawClient client(server_->address());
@@ -117,6 +130,11 @@ TEST_F(ServerTest, RefusesForeignHostAndOrigin) {
   EXPECT_EQ(status(""), 400);
   EXPECT_EQ(status("Host: localhost\r\nHost: evil.example\r\n"), 400);
   EXPECT_EQ(status("Host: \"\r\n"), 400);
+  const std::string own = "Origin: http://localhost\r\n";
+  const std::string foreign = "Origin: http://evil.example\r\n";
+  EXPECT_EQ(status(kHost + own), 200);
+  EXPECT_EQ(status(kHost + own + foreign), 400);
+  EXPECT_EQ(status(kHost + foreign + own), 400);
 }
 
 TEST_F(ServerTest, AnswersARequestThatItsHandlerDrops) {
