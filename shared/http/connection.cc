@@ -356,7 +356,7 @@ asio::awaitable<bool> Connection::Answer(Request request, const Server::Handler&
   TimePoint last_write = std::chrono::steady_clock::now();
   while (alive && !closed_) {
     Outgoing::Batch batch = outgoing->Take();
-    if (batch.overflowed) {
+    if (batch.close) {
       alive = false;
       break;
     }

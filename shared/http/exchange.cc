@@ -10,12 +10,11 @@ Exchange::Exchange(Request request, std::shared_ptr<internal::Outgoing> outgoing
     : request_(std::move(request)), outgoing_(std::move(outgoing)) {}
 
 Exchange::~Exchange() {
-  outgoing_->Respond(ErrorResponse({.status = 500,
-                                    .message = "the server gave up this request without an answer",
-                                    .type = "server_error",
-                                    .param = "",
-                                    .code = "internal"}));
-  outgoing_->End();
+  outgoing_->Drop(ErrorResponse({.status = 500,
+                                 .message = "the server gave up this request without an answer",
+                                 .type = "server_error",
+                                 .param = "",
+                                 .code = "internal"}));
 }
 
 void Exchange::Respond(Response response) { outgoing_->Respond(std::move(response)); }

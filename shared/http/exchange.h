@@ -3,7 +3,7 @@
 // A handler gets it on a worker thread, may keep it, and may answer from any thread; every method
 // is thread-safe and none blocks. Bytes queue here until the connection's thread has written them;
 // a client that reads too slowly is given up, so the queue is bounded. Destroying an exchange
-// without an answer sends 500.
+// without an answer sends 500, or closes the connection when its client has gone.
 #pragma once
 
 #include <functional>

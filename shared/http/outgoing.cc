@@ -56,6 +56,22 @@ void Outgoing::End() {
   wake_();
 }
 
+void Outgoing::Drop(Response failure) {
+  {
+    MutexLock lock(mutex_);
+    if (phase_ == Phase::kEnded) return;
+    if (gone_) {
+      dropped_ = true;
+    } else if (phase_ != Phase::kStreaming) {
+      whole_ = std::move(failure);
+      head_.reset();
+      heartbeat_period_ = Duration(0);
+    }
+    phase_ = Phase::kEnded;
+  }
+  wake_();
+}
+
 bool Outgoing::stream_begun() const {
   MutexLock lock(mutex_);
   return phase_ == Phase::kStreaming || (phase_ == Phase::kEnded && !whole_);
@@ -78,7 +94,7 @@ Outgoing::Batch Outgoing::Take() {
   batch.whole = std::move(whole_);
   whole_.reset();
   batch.heartbeat_period = heartbeat_period_;
-  batch.overflowed = overflowed_;
+  batch.close = overflowed_ || dropped_;
   batch.ended = phase_ == Phase::kEnded;
   batch.stream = phase_ == Phase::kAnnounced || phase_ == Phase::kStreaming;
   if (phase_ == Phase::kStreaming || (batch.ended && !batch.whole)) {

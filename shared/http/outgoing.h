@@ -23,6 +23,9 @@ class Outgoing {
   void BeginStream(StreamHead head) EXCLUDES(mutex_);
   bool Write(std::string_view bytes) EXCLUDES(mutex_);
   void End() EXCLUDES(mutex_);
+  // The handler lets go. Unless the answer has ended: a client that has gone gets nothing more,
+  // another one the end of its stream, or `failure` if nothing was sent.
+  void Drop(Response failure) EXCLUDES(mutex_);
   bool stream_begun() const EXCLUDES(mutex_);
   void OnClientGone(std::function<void()> callback) EXCLUDES(mutex_);
 
@@ -34,7 +37,7 @@ class Outgoing {
     bool stream = false;             // a stream was announced and has not ended
     bool ended = false;              // nothing follows
     Duration heartbeat_period{0};    // 0: no stream was announced
-    bool overflowed = false;         // the client reads too slowly: close
+    bool close = false;              // the client reads too slowly, or was dropped once gone
   };
   Batch Take() EXCLUDES(mutex_);
   // More waits than may: nothing will be written any more.
@@ -62,6 +65,7 @@ class Outgoing {
   std::string bytes_ GUARDED_BY(mutex_);
   bool overflowed_ GUARDED_BY(mutex_) = false;
   bool gone_ GUARDED_BY(mutex_) = false;
+  bool dropped_ GUARDED_BY(mutex_) = false;  // after the client had gone
   std::function<void()> on_gone_ GUARDED_BY(mutex_);
 };
 

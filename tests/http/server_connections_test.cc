@@ -91,6 +91,26 @@ TEST_F(ServerConnectionsTest, AnswersAClientThatClosedItsSendingSide) {
   EXPECT_TRUE(client.WaitForClose());
 }
 
+// The next answer on the connection must not be taken for the one that is not made either.
+TEST_F(ServerConnectionsTest, ClosesWithoutAnAnswerWhenAHandlerDropsAClientThatHasGone) {
+  for (const bool stream : {false, true}) {
+    Start();
+    RawClient client(server_->address());
+    client.Send(Get("/held") + Post("/echo", "next"));
+    client.CloseSendingSide();
+    auto exchange = Held();
+    ASSERT_TRUE(exchange);
+    std::promise<void> gone;
+    exchange->OnClientGone([&] { gone.set_value(); });
+    ASSERT_EQ(gone.get_future().wait_for(seconds(10)), std::future_status::ready);
+    if (stream) exchange->BeginStream({});
+    exchange.reset();
+    EXPECT_EQ(client.ReadUntil("\r\n"), "");
+    EXPECT_TRUE(client.WaitForClose());
+    ExpectServes();
+  }
+}
+
 TEST_F(ServerConnectionsTest, DoesNotReportClientsOfFinishedAnswers) {
   Start();
   std::atomic<int> calls{0};
