@@ -152,7 +152,8 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const fs::path& model_dir, const Con
   config.vocab_size = static_cast<int32_t>(fields.Integer("vocab_size", {.max = 1 << 24}));
   config.hidden = static_cast<int32_t>(fields.Integer("hidden_size", {.max = 1 << 20}));
   config.num_layers = static_cast<int32_t>(fields.Integer("num_hidden_layers", {.max = 4096}));
-  config.max_positions = fields.Integer("max_position_embeddings", {});
+  // A token of the prompt, and one of the answer.
+  config.max_positions = fields.Integer("max_position_embeddings", {.min = 2});
   const bool default_1e5 =
       config.family == ModelFamily::kMixtral || config.family == ModelFamily::kOlmoe;
   config.norm_epsilon = fields.PositiveOr("rms_norm_eps", default_1e5 ? 1e-5 : 1e-6);

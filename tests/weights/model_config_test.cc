@@ -94,6 +94,7 @@ TEST_F(ModelConfigTest, RefusesMistypedAndImpossibleFields) {
   ExpectInvalid("mixtral", "num_hidden_layers", 1 << 30, "an integer from 1 to 4096");
   ExpectInvalid("mixtral", "sliding_window", "all", "an integer");
   ExpectInvalid("mixtral", "vocab_size", json::array({1}), "an integer");
+  ExpectInvalid("mixtral", "max_position_embeddings", 1, "an integer from 2");
   ExpectInvalid("mixtral", "rms_norm_eps", 0, "a number above 0");
   ExpectInvalid("mixtral", "rms_norm_eps", "small", "a number above 0");
   ExpectInvalid("mixtral", "rope_theta", -1, "a number above 0");
