@@ -15,9 +15,11 @@ namespace {
 using nlohmann::json;
 
 absl::Status Malformed(const std::string& path, const char* field, const json& found,
-                       const char* wanted) {
+                       const std::string& wanted) {
   return absl::InvalidArgumentError(
-      absl::StrCat(path, ": ", field, " is ", found.dump().substr(0, 100), ", expected ", wanted));
+      absl::StrCat(path, ": ", field, " is ",
+                   found.dump(-1, ' ', false, json::error_handler_t::replace).substr(0, 100),
+                   ", expected ", wanted, "; correct the file"));
 }
 
 absl::Status ReadNumber(const json& config, const std::string& path, const char* field,
@@ -69,6 +71,57 @@ absl::Status ReadEos(const json& config, const std::string& path, int64_t vocab_
   return absl::OkStatus();
 }
 
+// What a request may ask for (services/gateway/canonicalize.cc): a default outside would fail each
+// request that does not set its own.
+struct NumberDefault {
+  const char* field;
+  std::optional<double> ModelDefaults::*value;
+  double low, high;
+  bool low_open = false;  // `low` itself is not in the range
+};
+
+constexpr NumberDefault kNumberDefaults[] = {
+    {"temperature", &ModelDefaults::temperature, 0, 2},
+    {"top_p", &ModelDefaults::top_p, 0, 1, /*low_open=*/true},
+    {"min_p", &ModelDefaults::min_p, 0, 1},
+    {"repetition_penalty", &ModelDefaults::repetition_penalty, 0.001, 10},
+};
+
+struct CountDefault {
+  const char* field;
+  std::optional<int64_t> ModelDefaults::*value;
+  int64_t low;
+};
+
+constexpr CountDefault kCountDefaults[] = {
+    {"top_k", &ModelDefaults::top_k, 0},
+    {"max_new_tokens", &ModelDefaults::max_new_tokens, 1},
+};
+
+absl::Status ReadSampling(const json& config, const std::string& path, ModelDefaults& defaults) {
+  for (const NumberDefault& each : kNumberDefaults) {
+    std::optional<double>& value = defaults.*each.value;
+    RETURN_IF_ERROR(ReadNumber(config, path, each.field, &value));
+    if (!value) continue;
+    if (*value < each.low || *value > each.high || (each.low_open && *value == each.low)) {
+      return Malformed(
+          path, each.field, config.at(each.field),
+          absl::StrCat("a number in ", each.low_open ? "(" : "[", each.low, ", ", each.high, "]"));
+    }
+  }
+  for (const CountDefault& each : kCountDefaults) {
+    std::optional<int64_t>& value = defaults.*each.value;
+    RETURN_IF_ERROR(ReadCount(config, path, each.field, &value));
+    if (value && (*value < each.low || *value > INT32_MAX)) {
+      return Malformed(path, each.field, config.at(each.field),
+                       absl::StrCat("a whole number from ", each.low, " to ", INT32_MAX));
+    }
+  }
+  const auto sample = config.find("do_sample");
+  if (sample != config.end() && *sample == false) defaults.temperature = 0;
+  return absl::OkStatus();
+}
+
 absl::StatusOr<json> ReadObject(const std::string& path) {
   ASSIGN_OR_RETURN(json config, ReadJsonFile(path));
   if (!config.is_object()) return Malformed(path, "the file", config, "a JSON object");
@@ -83,17 +136,7 @@ absl::StatusOr<ModelDefaults> LoadModelDefaults(const std::filesystem::path& mod
   const std::string generation_path = model_dir / "generation_config.json";
   absl::StatusOr<json> generation = ReadObject(generation_path);
   if (generation.ok()) {
-    RETURN_IF_ERROR(ReadNumber(*generation, generation_path, "temperature", &defaults.temperature));
-    RETURN_IF_ERROR(ReadNumber(*generation, generation_path, "top_p", &defaults.top_p));
-    RETURN_IF_ERROR(ReadNumber(*generation, generation_path, "min_p", &defaults.min_p));
-    RETURN_IF_ERROR(ReadNumber(*generation, generation_path, "repetition_penalty",
-                               &defaults.repetition_penalty));
-    RETURN_IF_ERROR(ReadCount(*generation, generation_path, "top_k", &defaults.top_k));
-    std::optional<int64_t> max_new_tokens;
-    RETURN_IF_ERROR(ReadCount(*generation, generation_path, "max_new_tokens", &max_new_tokens));
-    if (max_new_tokens && *max_new_tokens >= 1) defaults.max_new_tokens = max_new_tokens;
-    const auto sample = generation->find("do_sample");
-    if (sample != generation->end() && *sample == false) defaults.temperature = 0;
+    RETURN_IF_ERROR(ReadSampling(*generation, generation_path, defaults));
   } else if (!absl::IsNotFound(generation.status())) {
     return generation.status();
   }

@@ -20,7 +20,7 @@ struct ModelDefaults {
 // Reads generation_config.json (may be missing) and config.json. `do_sample: false` there means
 // greedy. End-of-sequence ids come from the first of generation_config.json, config.json,
 // `tokenizer_eos` that has them, and must be rows of the embedding. INVALID_ARGUMENT names the file
-// and the field.
+// and the field that is malformed, or outside what a request may ask for.
 absl::StatusOr<ModelDefaults> LoadModelDefaults(const std::filesystem::path& model_dir,
                                                 std::optional<int32_t> tokenizer_eos);
 

@@ -89,6 +89,32 @@ TEST_F(ModelTextTest, RefusesDefaultsOfAWrongType) {
   }
 }
 
+TEST_F(ModelTextTest, RefusesDefaultsThatNoRequestMayAskFor) {
+  const auto expect = [this](const std::string& field, const std::string& value,
+                             const std::string& wanted) {
+    Write("generation_config.json", "{\"" + field + "\": " + value + "}");
+    const std::string found = Refusal();
+    EXPECT_TRUE(Has(found, "generation_config.json: " + field + " is " + value + ", expected " +
+                               wanted + "; correct the file"))
+        << found;
+  };
+  expect("temperature", "-1", "a number in [0, 2]");
+  expect("temperature", "2.5", "a number in [0, 2]");
+  expect("top_p", "0", "a number in (0, 1]");
+  expect("top_p", "1.5", "a number in (0, 1]");
+  expect("min_p", "-0.5", "a number in [0, 1]");
+  expect("repetition_penalty", "0", "a number in [0.001, 10]");
+  expect("repetition_penalty", "11", "a number in [0.001, 10]");
+  expect("top_k", "-1", "a whole number from 0 to 2147483647");
+  expect("max_new_tokens", "-5", "a whole number from 1 to 2147483647");
+  expect("max_new_tokens", "0", "a whole number from 1 to 2147483647");
+  expect("max_new_tokens", "2147483648", "a whole number from 1 to 2147483647");
+  Write("generation_config.json",
+        R"({"temperature": 2, "top_p": 1, "min_p": 0, "repetition_penalty": 0.001, "top_k": 0,
+            "max_new_tokens": 1})");
+  EXPECT_EQ(Refusal(), "");
+}
+
 TEST_F(ModelTextTest, RefusesAtOnceWhatIsNoRegularFile) {
   for (const char* name :
        {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"}) {
