@@ -1,7 +1,7 @@
 #include "shared/weights/config_fields.h"
 
 #include <algorithm>
-#include <cmath>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -104,8 +104,10 @@ double ConfigFields::NumberOr(std::string_view name, double fallback, bool zero_
   const nlohmann::json& value = Raw(name);
   if (value.is_null()) return fallback;
   const double number = value.is_number() ? value.get<double>() : -1;
-  if (!std::isfinite(number) || number < 0 || (number == 0 && !zero_allowed)) {
-    Invalid(name, zero_allowed ? "a number of at least 0" : "a number above 0");
+  using Float = std::numeric_limits<float>;
+  if (!(number == 0 ? zero_allowed : number >= Float::min() && number <= Float::max())) {
+    Invalid(name, absl::StrCat(zero_allowed ? "a number of at least 0" : "a number above 0",
+                               " that a 32-bit float can hold"));
     return fallback;
   }
   return number;

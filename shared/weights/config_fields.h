@@ -37,8 +37,9 @@ class ConfigFields {
 
   // Absent and null mean `fallback`.
   int64_t IntegerOr(std::string_view name, int64_t fallback, IntegerRange range);
-  double PositiveOr(std::string_view name, double fallback);     // finite and > 0
-  double NonNegativeOr(std::string_view name, double fallback);  // finite and >= 0
+  // Numbers must be neither too large nor too small for f32, in which most are used.
+  double PositiveOr(std::string_view name, double fallback);     // > 0
+  double NonNegativeOr(std::string_view name, double fallback);  // >= 0
   bool BoolOr(std::string_view name, bool fallback);
   std::string TextOr(std::string_view name, std::string_view fallback);
   std::vector<int64_t> IntegersOr(std::string_view name, std::vector<int64_t> fallback);

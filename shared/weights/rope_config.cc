@@ -1,6 +1,7 @@
 #include "shared/weights/rope_config.h"
 
 #include <cmath>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 
@@ -8,6 +9,8 @@ namespace conclave::weights {
 namespace {
 
 constexpr double kLn2 = 0x1.62e42fefa39efp-1;
+// Of what follows from several fields; f32 ends here.
+constexpr double kMostScale = std::numeric_limits<float>::max();
 constexpr char kSupportedTypes[] = "\"default\", \"linear\", \"yarn\"";
 
 // YaRN's attention temperature (arXiv 2309.00071, section 3.4), with DeepSeek's multiplier.
@@ -37,9 +40,17 @@ void ReadYarn(ConfigFields& fields, const RopeDefaults& defaults, ParsedRope& pa
           ? Temperature(rope.factor, mscale) / Temperature(rope.factor, mscale_all_dim)
           : Temperature(rope.factor, 1);
   rope.attention_factor = fields.PositiveOr("attention_factor", inferred);
+  if (rope.attention_factor > kMostScale) {
+    fields.Invalid("mscale", absl::StrCat("a number that scales attention by at most ", kMostScale,
+                                          ", not ", rope.attention_factor));
+  }
   if (defaults.latent && mscale_all_dim > 0) {
     const double m = Temperature(rope.factor, mscale_all_dim);
     parsed.score_scale = m * m;
+    if (parsed.score_scale > kMostScale) {
+      fields.Invalid("mscale_all_dim", absl::StrCat("a number that scales attention by at most ",
+                                                    kMostScale, ", not ", parsed.score_scale));
+    }
   }
 }
 

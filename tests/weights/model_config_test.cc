@@ -132,6 +132,20 @@ TEST_F(ModelConfigTest, RefusesMistypedAndImpossibleFields) {
                 "num_experts_per_tok is 4, wanted at most 2");
 }
 
+TEST_F(ModelConfigTest, RefusesNumbersThatNoFloatHolds) {
+  for (const double value : {1e39, 1e300, 1e-50}) {
+    const std::string wanted = "a number above 0 that a 32-bit float can hold";
+    ExpectInvalid("mixtral", "rms_norm_eps", value, wanted);
+    ExpectInvalid("mixtral", "rope_theta", value, wanted);
+    ExpectInvalid("olmoe", "clip_qkv", value, wanted);
+    ExpectInvalid("deepseek_v3", "routed_scaling_factor", value, wanted);
+    ExpectInvalid("deepseek_v2_lite", "routed_scaling_factor", value, wanted);
+  }
+  json config = GoldenConfig("olmoe");
+  config["clip_qkv"] = 3e38;
+  EXPECT_TRUE(Load(config).ok());
+}
+
 TEST_F(ModelConfigTest, NamesMissingFields) {
   for (const char* field :
        {"hidden_size", "vocab_size", "num_hidden_layers", "moe_intermediate_size",

@@ -85,6 +85,25 @@ TEST_F(RopeConfigTest, YarnOfDeepseekScalesScoresAndRotation) {
   EXPECT_NEAR(Load(config)->attention.scale, 1 / std::sqrt(48.0), 1e-15);
 }
 
+TEST_F(RopeConfigTest, RefusesScalesThatNoFloatHolds) {
+  for (const char* field :
+       {"factor", "beta_fast", "mscale", "mscale_all_dim", "attention_factor"}) {
+    json config = GoldenConfig("deepseek_v3");
+    config["rope_scaling"][field] = 1e39;
+    ExpectRefused(config, absl::StatusCode::kInvalidArgument,
+                  std::string("rope_scaling: ") + field + " is 1e+39");
+  }
+  json config = GoldenConfig("deepseek_v3");
+  config["rope_scaling"]["mscale_all_dim"] = 1e38;  // it counts squared
+  ExpectRefused(config, absl::StatusCode::kInvalidArgument,
+                "mscale_all_dim is 1e+38, wanted a number that scales attention by at most");
+  config["rope_scaling"]["mscale_all_dim"] = 1e-30;
+  config["rope_scaling"]["mscale"] = 3e38;
+  config["rope_scaling"]["factor"] = 1e30;
+  ExpectRefused(config, absl::StatusCode::kInvalidArgument,
+                "mscale is 3e+38, wanted a number that scales attention by at most");
+}
+
 TEST_F(RopeConfigTest, LinearRope) {
   json config = GoldenConfig("mixtral");
   config["rope_scaling"] = {{"type", "linear"}, {"factor", 4}};
