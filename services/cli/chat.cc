@@ -46,7 +46,7 @@ class LineReader {
         return line;
       }
       if (const auto number = signals_.WaitFor(Duration(0))) {
-        if (*number == SIGTERM) return std::nullopt;
+        if (*number != SIGINT) return std::nullopt;
         std::printf("\n(Ctrl-D or /quit ends)\n%s", prompt.c_str());
         std::fflush(stdout);
       }

@@ -74,7 +74,7 @@ std::string SignalName(int number) {
 }
 
 std::string Count(int64_t number, const std::string& noun) {
-  return absl::StrCat(number, " ", noun, number == 1 ? "" : "s");
+  return absl::StrCat(number, " ", noun, number == 1 ? "" : noun.ends_with("s") ? "es" : "s");
 }
 
 }  // namespace conclave::cli

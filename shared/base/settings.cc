@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "shared/base/byte_size.h"
+#include "shared/base/json_file.h"
 #include "shared/base/nearest.h"
 #include "shared/base/status_macros.h"
 #include "shared/base/version.h"
@@ -23,6 +24,7 @@ namespace conclave {
 namespace {
 
 constexpr int64_t kMiB = 1 << 20;
+constexpr uint64_t kMaxConfigBytes = 1 << 20;
 
 using Field = std::variant<std::string*, int64_t*, int32_t*, double*, bool*, ByteSize*>;
 
@@ -222,12 +224,14 @@ absl::Status Settings::State::ReadFileSection(const std::string& name, const YAM
 
 absl::Status Settings::State::ReadFile() {
   if (config_file.empty()) return absl::OkStatus();
+  const absl::StatusOr<std::string> text = ReadRegularFile(config_file, kMaxConfigBytes);
+  if (!text.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the settings file cannot be read; give --config a YAML file: ", text.status().message()));
+  }
   YAML::Node node;
   try {
-    node = YAML::LoadFile(config_file);
-  } catch (const YAML::BadFile&) {
-    return absl::InvalidArgumentError(absl::StrCat("the settings file ", config_file,
-                                                   " cannot be read; give --config a YAML file"));
+    node = YAML::Load(*text);
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(
         absl::StrCat("file ", config_file, ":", error.mark.line + 1, ": not YAML: ", error.msg));

@@ -1,4 +1,4 @@
-// SIGTERM and SIGINT as something to wait for.
+// SIGTERM, SIGINT and SIGHUP (the terminal has gone) as something to wait for.
 #pragma once
 
 #include <optional>
@@ -7,15 +7,15 @@
 
 namespace conclave {
 
-// Made first in main, before any thread, because threads inherit the mask: blocks SIGTERM and
-// SIGINT in this and all later threads and ignores SIGPIPE. One per program.
+// Made first in main, before any thread, because threads inherit the mask: blocks them in
+// this and all later threads and ignores SIGPIPE. One per program.
 class StopSignals {
  public:
   StopSignals();
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
 
-  // Waits for the next SIGTERM or SIGINT: its number, or nullopt when the timeout passed. Each
+  // Waits for the next of them: its number, or nullopt when the timeout passed. Each
   // signal is returned once, so that a second Ctrl-C can be told from the first.
   std::optional<int> WaitFor(Duration timeout);
 

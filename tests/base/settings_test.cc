@@ -156,6 +156,10 @@ TEST_F(SettingsTest, RefusesAMissingFile) {
               HasSubstr("/nowhere/c.yaml"));
 }
 
+TEST_F(SettingsTest, RefusesAFolder) {
+  EXPECT_THAT(std::string(Parse({"--config", "/"}).message()), HasSubstr("give --config a YAML"));
+}
+
 TEST_F(SettingsTest, TakesAnEmptyFile) {
   const std::string path = File("# nothing yet\n");
   EXPECT_EQ(Parse({"--config", path.c_str()}), absl::OkStatus());

@@ -17,6 +17,8 @@ TEST(StopSignalsTest, ReturnsEachSignalOnce) {
   EXPECT_EQ(signals.WaitFor(seconds(10)), SIGTERM);
   kill(getpid(), SIGINT);
   EXPECT_EQ(signals.WaitFor(seconds(10)), SIGINT);
+  kill(getpid(), SIGHUP);
+  EXPECT_EQ(signals.WaitFor(seconds(10)), SIGHUP);
   EXPECT_EQ(signals.WaitFor(milliseconds(0)), std::nullopt);
   StopSignals::Restore();
 }
