@@ -94,7 +94,7 @@ struct CountDefault {
 };
 
 constexpr CountDefault kCountDefaults[] = {
-    {"top_k", &ModelDefaults::top_k, 0},
+    {"top_k", &ModelDefaults::top_k, -1},
     {"max_new_tokens", &ModelDefaults::max_new_tokens, 1},
 };
 
@@ -117,6 +117,7 @@ absl::Status ReadSampling(const json& config, const std::string& path, ModelDefa
                        absl::StrCat("a whole number from ", each.low, " to ", INT32_MAX));
     }
   }
+  if (defaults.top_k == -1) defaults.top_k = 0;  // both are written for "all"
   const auto sample = config.find("do_sample");
   if (sample != config.end() && *sample == false) defaults.temperature = 0;
   return absl::OkStatus();

@@ -37,7 +37,7 @@ class Arguments(ClusterTest):
                                     ("--temperature", "nan", "from 0 to 2"), ("--temperature", "hot", "from 0 to 2"),
                                     ("--top-p", "0", "above 0 to 1"), ("--top-k", "-1", "a whole number from 0"),
                                     ("--max-tokens", "0", "a whole number from 1"), ("--max-tokens", "1e9", "a whole number"),
-                                    ("--pace", "inf", "a number above 0"), ("--presence-penalty", "2.1", "from -2 to 2")):
+                                    ("--pace", "inf", "a number from 0.01"), ("--presence-penalty", "2.1", "from -2 to 2")):
             for command in ("run", "bench"):
                 with self.subTest((command, flag, value)):
                     arguments = ["Hello"] if command == "run" else ["serve"]

@@ -105,12 +105,12 @@ TEST_F(ModelTextTest, RefusesDefaultsThatNoRequestMayAskFor) {
   expect("min_p", "-0.5", "a number in [0, 1]");
   expect("repetition_penalty", "0", "a number in [0.001, 10]");
   expect("repetition_penalty", "11", "a number in [0.001, 10]");
-  expect("top_k", "-1", "a whole number from 0 to 2147483647");
+  expect("top_k", "-2", "a whole number from -1 to 2147483647");
   expect("max_new_tokens", "-5", "a whole number from 1 to 2147483647");
   expect("max_new_tokens", "0", "a whole number from 1 to 2147483647");
   expect("max_new_tokens", "2147483648", "a whole number from 1 to 2147483647");
   Write("generation_config.json",
-        R"({"temperature": 2, "top_p": 1, "min_p": 0, "repetition_penalty": 0.001, "top_k": 0,
+        R"({"temperature": 2, "top_p": 1, "min_p": 0, "repetition_penalty": 0.001, "top_k": -1,
             "max_new_tokens": 1})");
   EXPECT_EQ(Refusal(), "");
 }
