@@ -188,7 +188,7 @@ int BenchCommand::Run(const Context& context) {
   if (!gateway.ok()) return Fail(gateway.status());
   if (const absl::Status status = ReadPrompts(); !status.ok()) return Fail(status);
   StopSignals signals;
-  const GatewayClient client(*gateway);
+  const GatewayClient client(*gateway, context.state_dir);
   const auto start = steady_clock::now();
   bool interrupted = false;
   {

@@ -144,7 +144,7 @@ int ChatCommand::Run(const Context& context) {
   const auto gateway = FindGateway(context, gateway_);
   if (!gateway.ok()) return Fail(gateway.status());
   StopSignals signals;
-  const GatewayClient client(*gateway);
+  const GatewayClient client(*gateway, context.state_dir);
   LineReader reader(signals);
   Clear();
   if (isatty(STDIN_FILENO)) std::printf("Ask something; /help shows the commands, Ctrl-D ends.\n");

@@ -15,6 +15,7 @@
 #include "services/cli/bundled_model.h"
 #include "services/cli/cluster_plan.h"
 #include "services/cli/cluster_state.h"
+#include "services/cli/hint.h"
 #include "services/cli/table.h"
 #include "shared/base/byte_size.h"
 #include "shared/base/limits.h"
@@ -79,7 +80,8 @@ Check CheckCores() {
 
 Check CheckAllSettings(const Context& context) {
   if (const absl::Status status = CheckSettings(context.options); !status.ok()) {
-    return FailedCheck("settings", status, "conclave config show says where each comes from");
+    return FailedCheck("settings", status,
+                       Hint("config show", context.state_dir) + " says where each comes from");
   }
   const auto set =
       std::count_if(context.rows.begin(), context.rows.end(), [](const Settings::Row& row) {
@@ -93,10 +95,18 @@ Check CheckPorts(const Context& context) {
   if (const auto running = ReadRunningCluster(context.state_dir); running.ok()) {
     check.found =
         absl::StrCat("in use by the cluster that runs here: http://", running->http_address);
+    if (!running->supervised) {
+      check.verdict = Verdict::kWarn;
+      absl::StrAppend(&check.found, "; its supervisor (", running->supervisor_pid,
+                      ") is dead, so nothing that dies is started again");
+      check.remedy = absl::StrCat(Hint("down", context.state_dir), ", then ",
+                                  Hint("up -d", context.state_dir));
+    }
     return check;
   }
   const auto plan = PlanCluster(context, 1);
-  if (!plan.ok()) return FailedCheck("ports", plan.status(), "conclave up --auto-ports");
+  if (!plan.ok())
+    return FailedCheck("ports", plan.status(), Hint("up --auto-ports", context.state_dir));
   check.found = absl::StrCat("free: HTTP ", plan->http_address, ", gRPC ", plan->grpc_address,
                              " and those of ", plan->processes.size() - 1, " more processes");
   return check;

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "services/cli/bundled_model.h"
+#include "services/cli/hint.h"
 #include "services/cli/port_owner.h"
 #include "shared/base/address.h"
 #include "shared/base/status_macros.h"
@@ -71,7 +72,8 @@ absl::StatusOr<std::string> Planner::TakePort(const std::string& key, const std:
     return absl::InvalidArgumentError(absl::StrCat(
         "port ", address.port, " for ", purpose, " is ",
         owner.empty() ? std::string("not to be had on ") + address.host : "in use by " + owner,
-        "; stop that, or let free ports be taken: conclave up --auto-ports, or choose others: ",
+        "; stop that, or let free ports be taken: ", Hint("up --auto-ports", context_.state_dir),
+        ", or choose others: ",
         set ? absl::StrCat(Row(key).flag, " HOST:PORT") : std::string("--base-port PORT")));
   }
   taken_.insert(address.port);

@@ -4,6 +4,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -13,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
+#include "services/cli/hint.h"
 #include "services/cli/table.h"
 #include "shared/base/byte_size.h"
 #include "shared/base/json_file.h"
@@ -86,6 +88,7 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& state_dir) {
     state.drained_requests = value.value("drained_requests", int64_t{-1});
     state.cut_off_requests = value.value("cut_off_requests", int64_t{0});
     state.processes = value.at("processes").get<std::vector<ProcessState>>();
+    state.supervised = IsAlive(state.supervisor_pid, state.supervisor_start_ticks);
     return state;
   } catch (const json::exception& error) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -113,12 +116,29 @@ bool IsAlive(int64_t pid, int64_t start_ticks) {
   return pid > 0 && start_ticks > 0 && StartTicks(pid) == start_ticks;
 }
 
+bool AnyAlive(const std::vector<ProcessState>& processes) {
+  return std::any_of(processes.begin(), processes.end(), [](const ProcessState& process) {
+    return IsAlive(process.pid, process.start_ticks);
+  });
+}
+
 absl::StatusOr<ClusterState> ReadRunningCluster(const std::string& state_dir) {
   absl::StatusOr<ClusterState> state = ReadClusterState(state_dir);
-  if (state.ok() && IsAlive(state->supervisor_pid, state->supervisor_start_ticks)) return state;
   if (!state.ok() && !absl::IsNotFound(state.status())) return state.status();
+  if (state.ok() && state->supervised) return state;
+  if (state.ok() && AnyAlive(state->processes)) {
+    state->phase = "unsupervised";
+    for (ProcessState& process : state->processes) {
+      process.restart_at_unix_ms = 0;
+      if (IsAlive(process.pid, process.start_ticks)) continue;
+      process.pid = 0;
+      process.last_end = "ended";
+    }
+    return state;
+  }
   return absl::FailedPreconditionError(absl::StrCat("no cluster runs here (state folder ",
-                                                    state_dir, "); start one: conclave up -d"));
+                                                    state_dir,
+                                                    "); start one: ", Hint("up -d", state_dir)));
 }
 
 absl::StatusOr<SupervisorLock> SupervisorLock::Take(const std::string& state_dir) {
@@ -142,14 +162,6 @@ SupervisorLock::SupervisorLock(SupervisorLock&& other) noexcept
 
 SupervisorLock::~SupervisorLock() {
   if (fd_ >= 0) close(fd_);
-}
-
-bool IsSupervised(const std::string& state_dir) {
-  const int fd = open(LockPath(state_dir).c_str(), O_RDWR | O_CLOEXEC);
-  if (fd < 0) return false;
-  const bool held = flock(fd, LOCK_SH | LOCK_NB) != 0;
-  close(fd);
-  return held;
 }
 
 absl::Status CheckRoom(const std::string& state_dir) {

@@ -32,7 +32,9 @@ struct ProcessState {
 };
 
 struct ClusterState {
-  std::string phase;  // "starting", "ready", "draining", "ended"
+  // "starting", "ready", "draining", "ended"; "unsupervised", which is never written, when the
+  // supervisor was killed and its processes go on
+  std::string phase;
   std::string model;
   int64_t supervisor_pid = 0;
   int64_t supervisor_start_ticks = 0;
@@ -45,6 +47,8 @@ struct ClusterState {
   int64_t drained_requests = -1;
   int64_t cut_off_requests = 0;
   std::vector<ProcessState> processes;
+  // Not in the file but found when it is read: whether the supervisor lives.
+  bool supervised = false;
 };
 
 // The end of a sentence: ", no request was running", ", 2 requests were running, 1 was cut off";
@@ -62,10 +66,14 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& state_dir);
 // Whether this very process still lives (a zombie does not).
 bool IsAlive(int64_t pid, int64_t start_ticks);
 
+bool AnyAlive(const std::vector<ProcessState>& processes);
+
 // Field 22 of /proc/PID/stat; 0 when there is no such process.
 int64_t StartTicks(int64_t pid);
 
-// The state if the supervisor lives now, else FAILED_PRECONDITION that says how to start a cluster.
+// The state if the supervisor lives now or, in the phase "unsupervised", if some of its processes
+// still do: those that do not have no pid. Else FAILED_PRECONDITION that says how to start a
+// cluster.
 absl::StatusOr<ClusterState> ReadRunningCluster(const std::string& state_dir);
 
 // Held by the supervisor for life.
@@ -81,9 +89,6 @@ class SupervisorLock {
   explicit SupervisorLock(int fd) : fd_(fd) {}
   int fd_;
 };
-
-// Whether a supervisor holds the lock of this folder.
-bool IsSupervised(const std::string& state_dir);
 
 // RESOURCE_EXHAUSTED or INVALID_ARGUMENT unless what a cluster writes at its start (state and the
 // first log lines) can be written in this folder, which exists.

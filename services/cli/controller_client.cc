@@ -91,7 +91,8 @@ absl::StatusOr<ClusterMembers> ListMembers(const std::string& controller,
   v1::ListMembersResponse response;
   const grpc::Status status =
       v1::PlacementService::NewStub(channel.grpc())->ListMembers(&context, {}, &response);
-  if (!status.ok()) return InWords(rpc::FromGrpc(status), "controller", controller);
+  if (!status.ok())
+    return InWords(rpc::FromGrpc(status), "controller", controller, StateDir(common));
   ClusterMembers members{response.epoch().term(), response.epoch().number(), {}};
   for (const v1::Member& member : response.members()) members.members.push_back(FromProto(member));
   return members;
@@ -107,7 +108,8 @@ absl::StatusOr<std::vector<Event>> ListEvents(const std::string& controller,
   v1::ListEventsResponse response;
   const grpc::Status status =
       v1::PlacementService::NewStub(channel.grpc())->ListEvents(&context, request, &response);
-  if (!status.ok()) return InWords(rpc::FromGrpc(status), "controller", controller);
+  if (!status.ok())
+    return InWords(rpc::FromGrpc(status), "controller", controller, StateDir(common));
   std::vector<Event> events;
   for (const v1::ClusterEvent& event : response.events()) {
     events.push_back({event.unix_ms(), event.member(), event.text()});

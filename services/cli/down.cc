@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/cli/cluster_state.h"
 #include "services/cli/command.h"
+#include "services/cli/hint.h"
 #include "services/cli/leftovers.h"
 #include "services/cli/table.h"
 
@@ -31,9 +32,9 @@ class DownCommand final : public Command {
 
 int DownCommand::Run(const Context& context) {
   const auto state = ReadRunningCluster(context.state_dir);
-  if (!state.ok()) {
+  if (!state.ok()) return Fail(state.status());
+  if (!state->supervised) {
     const int ended = EndLeftovers(context.state_dir);
-    if (ended == 0) return Fail(state.status());
     std::printf("%s of a cluster whose supervisor had died ended\n",
                 ended == 1 ? "1 process" : absl::StrCat(ended, " processes").c_str());
     return kExitOk;
@@ -48,9 +49,10 @@ int DownCommand::Run(const Context& context) {
   bool told = false;
   while (IsAlive(state->supervisor_pid, state->supervisor_start_ticks)) {
     if (steady_clock::now() > deadline) {
-      return Fail(absl::DeadlineExceededError(absl::StrCat(
-          "the supervisor ", state->supervisor_pid, " does not end; see ", context.state_dir,
-          "/logs/supervisor.log, then: kill -9 ", state->supervisor_pid, "; conclave down")));
+      return Fail(absl::DeadlineExceededError(
+          absl::StrCat("the supervisor ", state->supervisor_pid, " does not end; see ",
+                       context.state_dir, "/logs/supervisor.log, then: kill -9 ",
+                       state->supervisor_pid, "; ", Hint("down", context.state_dir))));
     }
     if (!told && steady_clock::now() - start > kTellAfter) {
       std::printf("draining, at most %d s for running requests\n",

@@ -128,8 +128,10 @@ absl::Status CheckHost(const std::string& host) {
 
 }  // namespace
 
-GatewayClient::GatewayClient(const std::string& address)
-    : address_(address), channel_(rpc::ChannelOptions{.address = address, .secret = {}}) {}
+GatewayClient::GatewayClient(const std::string& address, const std::string& state_dir)
+    : address_(address),
+      state_dir_(state_dir),
+      channel_(rpc::ChannelOptions{.address = address, .secret = {}}) {}
 
 absl::StatusOr<GenerationResult> GatewayClient::Generate(
     const GenerationRequest& request, const std::function<void(const std::string&)>& on_text,
@@ -186,7 +188,7 @@ absl::StatusOr<GenerationResult> GatewayClient::Generate(
     result.finish_reason = "cancelled";
     return result;
   }
-  if (!status.ok()) return InWords(rpc::FromGrpc(status), "gateway", address_);
+  if (!status.ok()) return InWords(rpc::FromGrpc(status), "gateway", address_, state_dir_);
   return result;
 }
 

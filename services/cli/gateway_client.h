@@ -16,7 +16,8 @@ namespace conclave::cli {
 
 class GatewayClient {
  public:
-  explicit GatewayClient(const std::string& address);
+  // `state_dir` is named by hints in errors.
+  GatewayClient(const std::string& address, const std::string& state_dir);
 
   // Streams one generation; `on_text` gets each piece of visible text. Setting `cancelled` from
   // another thread ends the call within 50 ms; the result then holds what came until then and the
@@ -26,7 +27,7 @@ class GatewayClient {
                                             const std::atomic<bool>& cancelled) const;
 
  private:
-  const std::string address_;
+  const std::string address_, state_dir_;
   rpc::Channel channel_;
 };
 

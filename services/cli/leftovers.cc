@@ -2,9 +2,7 @@
 
 #include <signal.h>
 
-#include <algorithm>
 #include <thread>
-#include <vector>
 
 #include "services/cli/cluster_state.h"
 #include "shared/base/clock.h"
@@ -15,17 +13,11 @@ namespace {
 constexpr Duration kGrace = std::chrono::seconds(10);
 constexpr Duration kPoll = std::chrono::milliseconds(20);
 
-bool AnyAlive(const std::vector<ProcessState>& processes) {
-  return std::any_of(processes.begin(), processes.end(), [](const ProcessState& process) {
-    return IsAlive(process.pid, process.start_ticks);
-  });
-}
-
 }  // namespace
 
 int EndLeftovers(const std::string& state_dir) {
   const auto state = ReadClusterState(state_dir);
-  if (!state.ok() || IsAlive(state->supervisor_pid, state->supervisor_start_ticks)) return 0;
+  if (!state.ok() || state->supervised) return 0;
   int ended = 0;
   for (const int signal_number : {SIGTERM, SIGKILL}) {
     for (const ProcessState& process : state->processes) {

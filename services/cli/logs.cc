@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/cli/command.h"
+#include "services/cli/hint.h"
 #include "shared/base/nearest.h"
 #include "shared/base/signals.h"
 
@@ -97,7 +98,8 @@ int LogsCommand::Run(const Context& context) {
   }
   if (names.empty()) {
     return Fail(absl::FailedPreconditionError(
-        absl::StrCat("no logs in ", context.state_dir, "/logs; start a cluster: conclave up -d")));
+        absl::StrCat("no logs in ", context.state_dir,
+                     "/logs; start a cluster: ", Hint("up -d", context.state_dir))));
   }
   std::sort(names.begin(), names.end());
   if (files.empty()) {

@@ -1,6 +1,7 @@
 // The program `conclave`: parses the command line, reads the settings, runs one command.
 #include <cstdio>
 #include <deque>
+#include <filesystem>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/escaping.h"
@@ -101,7 +102,8 @@ int RunEntry(Entry& entry) {
     }
   }
   context.config_file = settings.config_file();
-  context.state_dir = StateDir(context.options.common);
+  context.state_dir =
+      std::filesystem::absolute(StateDir(context.options.common)).lexically_normal().string();
   // The cluster that runs here asks for the secret it was started with.
   if (std::string& secret = context.options.common.cluster_secret_file; secret.empty()) {
     if (const auto running = ReadRunningCluster(context.state_dir); running.ok()) {

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/cli/checks.h"
+#include "services/cli/hint.h"
 #include "services/cli/table.h"
 #include "shared/base/byte_size.h"
 #include "shared/base/limits.h"
@@ -40,7 +41,7 @@ std::string Layers(const weights::ModelConfig& config) {
 }
 
 // Tokenizer, chat template and sampling defaults, by the code that the gateway loads them with.
-Check CheckText(const std::filesystem::path& folder) {
+Check CheckText(const std::filesystem::path& folder, const std::string& state_dir) {
   const auto text = text::LoadModelText(folder);
   if (!text.ok()) {
     return FailedCheck(
@@ -54,7 +55,8 @@ Check CheckText(const std::filesystem::path& folder) {
       "; ", text->chat_template->available() ? "a chat template" : "no chat template");
   if (!text->chat_template->available()) {
     check.verdict = Verdict::kWarn;
-    check.remedy = "completions work (conclave run --raw); chat needs a chat_template.jinja";
+    check.remedy = absl::StrCat("completions work (", Hint("run --raw", state_dir),
+                                "); chat needs a chat_template.jinja");
   } else if (text->defaults.eos_ids.empty()) {
     check.verdict = Verdict::kWarn;
     check.remedy = "answers end at max_tokens alone; set eos_token_id in generation_config.json";
@@ -166,7 +168,7 @@ std::vector<Check> CheckModel(const Context& context) {
   const MemoryLimit limit = ReadMemoryLimit();
   const int64_t tokens =
       context.options.engine.context > 0 ? context.options.engine.context : config.max_positions;
-  return {model, CheckText(*folder),
+  return {model, CheckText(*folder, context.state_dir),
           CheckFits(size, tokens, limit.available_bytes, limit.total_bytes, common.numerics)};
 }
 

@@ -16,6 +16,7 @@
 #include "services/cli/cluster_state.h"
 #include "services/cli/command.h"
 #include "services/cli/controller_client.h"
+#include "services/cli/hint.h"
 #include "services/cli/table.h"
 #include "shared/base/address.h"
 #include "shared/base/byte_size.h"
@@ -97,10 +98,15 @@ int PsCommand::Run(const Context& context) {
   const std::vector<ProcessRow> rows =
       JoinProcesses(running.ok() ? running->processes : std::vector<ProcessState>(),
                     members.ok() ? *members : ClusterMembers(), members.ok());
-  const std::string note = members.ok() ? ReplicaNote(*members)
-                                        : absl::StrCat("The controller at ", *controller,
-                                                       " does not answer: serving goes on with the "
-                                                       "last placement.");
+  std::string note = members.ok() ? ReplicaNote(*members, !running.ok() || running->supervised)
+                                  : absl::StrCat("The controller at ", *controller,
+                                                 " does not answer: serving goes on with the last "
+                                                 "placement.");
+  if (running.ok() && !running->supervised) {
+    absl::StrAppend(&note, "\nThe supervisor (", running->supervisor_pid,
+                    ") is dead: these processes go on, and none is started again; ",
+                    Hint("down", context.state_dir), " ends them.");
+  }
   if (json_) {
     nlohmann::json list = nlohmann::json::array();
     for (const ProcessRow& row : rows) {
@@ -124,7 +130,7 @@ int PsCommand::Run(const Context& context) {
         {"http_address", running.ok() ? running->http_address : ""},
         {"grpc_address", running.ok() ? running->grpc_address : ""},
         {"controller_address", *controller},
-        {"supervisor_pid", running.ok() ? running->supervisor_pid : 0},
+        {"supervisor_pid", running.ok() && running->supervised ? running->supervisor_pid : 0},
         {"state_dir", context.state_dir},
         {"controller_answers", members.ok()},
         {"epoch", members.ok() ? absl::StrCat(members->term, ".", members->number) : ""},
@@ -233,7 +239,7 @@ std::vector<ProcessRow> JoinProcesses(const std::vector<ProcessState>& processes
   return rows;
 }
 
-std::string ReplicaNote(const ClusterMembers& members) {
+std::string ReplicaNote(const ClusterMembers& members, bool supervised) {
   struct Model {
     std::string name;
     int64_t experts = 0;  // over all layers
@@ -262,7 +268,10 @@ std::string ReplicaNote(const ClusterMembers& members) {
     }
     for (const auto& [key, count] : model.replicas) least = std::min(least, count);
   }
-  if (least <= 1) return "1 replica: a worker's death fails requests until it restarts";
+  if (least <= 1) {
+    return absl::StrCat("1 replica: a worker's death fails requests until ",
+                        supervised ? "it restarts" : "others have taken its experts");
+  }
   return absl::StrCat("Every expert has ", least, " live replicas: any one worker may die.");
 }
 

@@ -24,6 +24,7 @@ std::vector<ProcessRow> JoinProcesses(const std::vector<ProcessState>& processes
                                       const ClusterMembers& members, bool controller_answers);
 
 // One line: how many live replicas the experts have, and what the death of a worker means.
-std::string ReplicaNote(const ClusterMembers& members);
+// `supervised`: somebody starts it again.
+std::string ReplicaNote(const ClusterMembers& members, bool supervised);
 
 }  // namespace conclave::cli

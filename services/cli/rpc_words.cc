@@ -2,12 +2,14 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "services/cli/hint.h"
 
 namespace conclave::cli {
 
 absl::Status InWords(const absl::Status& status, const std::string& service,
-                     const std::string& address) {
-  constexpr const char* kRemedy = "; conclave ps shows the addresses of the cluster that runs here";
+                     const std::string& address, const std::string& state_dir) {
+  const std::string remedy = absl::StrCat("; ", Hint("ps", state_dir),
+                                          " shows the addresses of the cluster that runs here");
   const absl::string_view message = status.message();
   if (absl::IsUnavailable(status) && absl::StartsWith(message, "DNS resolution failed")) {
     return absl::UnavailableError(
@@ -20,11 +22,11 @@ absl::Status InWords(const absl::Status& status, const std::string& service,
                                   : reason == absl::string_view::npos   ? "no connection"
                                                                       : message.substr(reason + 2);
     return absl::UnavailableError(
-        absl::StrCat("no ", service, " answers gRPC at ", address, " (", why, ")", kRemedy));
+        absl::StrCat("no ", service, " answers gRPC at ", address, " (", why, ")", remedy));
   }
   if (absl::IsUnimplemented(status) && message.empty()) {
     return absl::UnimplementedError(
-        absl::StrCat("what answers at ", address, " is no ", service, kRemedy));
+        absl::StrCat("what answers at ", address, " is no ", service, remedy));
   }
   return status;
 }

@@ -14,6 +14,7 @@
 #include "services/cli/command.h"
 #include "services/cli/gateway_client.h"
 #include "services/cli/generation_flags.h"
+#include "services/cli/hint.h"
 #include "services/cli/interrupt.h"
 #include "services/cli/table.h"
 
@@ -96,7 +97,8 @@ int RunCommand::Run(const Context& context) {
   if (prompt_.empty() || prompt_ == "-") {
     if (isatty(STDIN_FILENO)) {
       return Fail(absl::InvalidArgumentError(
-          "no prompt: conclave run \"PROMPT\", or send it to standard input"));
+          absl::StrCat("no prompt: ", Hint("run \"PROMPT\"", context.state_dir),
+                       ", or send it to standard input")));
     }
     prompt_.assign(std::istreambuf_iterator<char>(std::cin), {});
   }
@@ -111,15 +113,16 @@ int RunCommand::Run(const Context& context) {
   StopSignals signals;
   const InterruptFlag interrupt(signals);
   bool line_open = false;
-  const auto result = GatewayClient(*gateway).Generate(
-      request_,
-      [&](const std::string& text) {
-        if (json_) return;
-        std::fwrite(text.data(), 1, text.size(), stdout);
-        std::fflush(stdout);
-        line_open = text.back() != '\n';
-      },
-      interrupt.interrupted());
+  const auto result = GatewayClient(*gateway, context.state_dir)
+                          .Generate(
+                              request_,
+                              [&](const std::string& text) {
+                                if (json_) return;
+                                std::fwrite(text.data(), 1, text.size(), stdout);
+                                std::fflush(stdout);
+                                line_open = text.back() != '\n';
+                              },
+                              interrupt.interrupted());
   if (line_open) std::printf("\n");
   if (!result.ok()) {
     const int code = Fail(result.status());

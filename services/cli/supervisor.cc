@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/cli/controller_client.h"
+#include "services/cli/hint.h"
 #include "services/cli/http_get.h"
 #include "services/cli/table.h"
 #include "shared/base/drain_report.h"
@@ -179,10 +180,10 @@ absl::Status Supervisor::Start(Duration timeout) {
     }
     if (signals_.WaitFor(kTick)) return absl::CancelledError("interrupted while starting");
   }
-  return absl::DeadlineExceededError(
-      absl::StrCat("the cluster was not ready in ",
-                   FormatSeconds(std::chrono::duration<double>(timeout).count()), ": ", missing,
-                   "; see conclave logs, or allow more time: --up-start-timeout-s"));
+  return absl::DeadlineExceededError(absl::StrCat(
+      "the cluster was not ready in ",
+      FormatSeconds(std::chrono::duration<double>(timeout).count()), ": ", missing, "; see ",
+      Hint("logs", options_.state_dir), ", or allow more time: --up-start-timeout-s"));
 }
 
 void Supervisor::RestartDue() {

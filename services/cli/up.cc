@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/cli/cluster_plan.h"
 #include "services/cli/command.h"
+#include "services/cli/hint.h"
 #include "services/cli/leftovers.h"
 #include "services/cli/supervisor.h"
 #include "services/cli/table.h"
@@ -24,6 +25,9 @@ namespace conclave::cli {
 namespace {
 
 namespace fs = std::filesystem;
+
+// "build/conclave chat" and two more fit on a line of a terminal.
+constexpr size_t kLongHint = 20;
 
 std::string ProgramsDir() {
   std::error_code error;
@@ -94,11 +98,13 @@ absl::Status UpCommand::Prepare(const Context& context, ClusterPlan* plan) {
   }
   // Five processes need not start to find that it is not there.
   RETURN_IF_ERROR(weights::ResolveModelDir(options.common.model).status());
-  if (const auto running = ReadRunningCluster(context.state_dir); running.ok()) {
+  if (const auto running = ReadRunningCluster(context.state_dir);
+      running.ok() && running->supervised) {
     return absl::FailedPreconditionError(absl::StrCat(
         "a cluster runs here already: ", running->model, " at http://", running->http_address,
         "/v1 (supervisor ", running->supervisor_pid,
-        "); look at it: conclave ps, stop it: conclave down, or start another: --state-dir DIR"));
+        "); look at it: ", Hint("ps", context.state_dir),
+        ", stop it: ", Hint("down", context.state_dir), ", or start another: --state-dir DIR"));
   }
   if (const int ended = EndLeftovers(context.state_dir); ended > 0) {
     std::fprintf(stderr, "ended %s of a cluster whose supervisor had died\n",
@@ -119,13 +125,18 @@ absl::Status UpCommand::Prepare(const Context& context, ClusterPlan* plan) {
 std::string ReadyLines(const ClusterPlan& plan, const Context& context, double seconds,
                        bool foreground) {
   const bool guarded = !context.options.common.cluster_secret_file.empty();
+  const std::string next = "\n  ";
+  // With a state folder in each, three commands are too long for one line.
+  const bool long_hints = Hint("", context.state_dir).size() > kLongHint;
+  const std::string between = long_hints ? next : "   ";
   return absl::StrCat("Ready in ", FormatSeconds(seconds), ". ",
                       guarded ? "Processes show each other a secret; clients need none."
                               : "Loopback only, no authentication.",
                       "\n  HTTP http://", plan.http_address, "/v1   gRPC ", plan.grpc_address,
-                      "   logs ", context.state_dir, "/logs",
-                      "\n  talk: conclave chat   look: conclave ps   stop: ",
-                      foreground ? "Ctrl-C" : "conclave down");
+                      "   logs ", context.state_dir, "/logs", next,
+                      "talk: ", Hint("chat", context.state_dir), between,
+                      "look: ", Hint("ps", context.state_dir), between,
+                      "stop: ", foreground ? "Ctrl-C" : Hint("down", context.state_dir));
 }
 
 // Runs until stopped. `ready_fd`, if not -1, is closed when the start is over; what was reported

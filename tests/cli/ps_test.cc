@@ -26,14 +26,16 @@ MemberInfo Worker(const std::string& name, std::vector<std::pair<int32_t, int32_
 
 TEST(ReplicaNoteTest, CountsTheFewestReplicas) {
   ClusterMembers members;
-  EXPECT_THAT(ReplicaNote(members), HasSubstr("has opened a model"));
+  EXPECT_THAT(ReplicaNote(members, true), HasSubstr("has opened a model"));
   members.members = {Worker("expert-0", {{0, 0}}), Worker("expert-1", {{0, 1}})};
-  EXPECT_EQ(ReplicaNote(members), "1 replica: a worker's death fails requests until it restarts");
+  EXPECT_EQ(ReplicaNote(members, true),
+            "1 replica: a worker's death fails requests until it restarts");
+  EXPECT_THAT(ReplicaNote(members, false), HasSubstr("until others have taken its experts"));
   members.members.push_back(Worker("expert-2", {{0, 0}, {0, 1}}));
-  EXPECT_THAT(ReplicaNote(members), HasSubstr("2 live replicas"));
+  EXPECT_THAT(ReplicaNote(members, true), HasSubstr("2 live replicas"));
   members.members[1].live = false;
   members.members[2].live = false;
-  EXPECT_THAT(ReplicaNote(members), HasSubstr("1 of 2 experts of tales have no live worker"));
+  EXPECT_THAT(ReplicaNote(members, true), HasSubstr("1 of 2 experts of tales have no live worker"));
 }
 
 TEST(ReplicaNoteTest, KnowsEnginesThatHoldTheirExperts) {
@@ -41,7 +43,7 @@ TEST(ReplicaNoteTest, KnowsEnginesThatHoldTheirExperts) {
   MemberInfo engine = Worker("engine-0", {});
   engine.kind = "engine";
   members.members = {engine};
-  EXPECT_THAT(ReplicaNote(members), HasSubstr("inside the engines"));
+  EXPECT_THAT(ReplicaNote(members, true), HasSubstr("inside the engines"));
 }
 
 TEST(JoinProcessesTest, ShowsLocalProcessesAndMembersElsewhere) {

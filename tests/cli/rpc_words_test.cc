@@ -10,7 +10,7 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 std::string Words(const absl::Status& status) {
-  return std::string(InWords(status, "gateway", "127.0.0.1:8001").message());
+  return std::string(InWords(status, "gateway", "127.0.0.1:8001", "/state").message());
 }
 
 TEST(RpcWordsTest, SaysThatNobodyIsThere) {
@@ -19,7 +19,7 @@ TEST(RpcWordsTest, SaysThatNobodyIsThere) {
       "connect to remote host: Connection refused");
   EXPECT_THAT(Words(refused), HasSubstr("no gateway answers gRPC at 127.0.0.1:8001 (Connection "
                                         "refused)"));
-  EXPECT_TRUE(absl::IsUnavailable(InWords(refused, "gateway", "x")));
+  EXPECT_TRUE(absl::IsUnavailable(InWords(refused, "gateway", "x", "/state")));
   EXPECT_THAT(
       Words(absl::UnavailableError("failed to connect to all addresses; last error: INTERNAL: "
                                    "ipv4:127.0.0.1:8001: Trying to connect an http1.x server")),
@@ -35,7 +35,7 @@ TEST(RpcWordsTest, LeavesWhatAServiceSaid) {
   for (const absl::Status& status :
        {absl::OkStatus(), absl::UnavailableError("layer 1 expert 3 has no live worker"),
         absl::UnimplementedError("tools are not served yet"), absl::NotFoundError("x")}) {
-    EXPECT_EQ(InWords(status, "gateway", "x"), status);
+    EXPECT_EQ(InWords(status, "gateway", "x", "/state"), status);
   }
 }
 

@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import time
 import unittest
 
-from cluster import Cluster, ClusterTest, alive, wait_until
+from cluster import CONCLAVE, Cluster, ClusterTest, alive, wait_until
 
 STORY = ["Tell me a story.", "--temperature", "0", "--seed", "1", "--max-tokens", "60", "--ignore-eos"]
 
@@ -123,15 +124,35 @@ class Deaths(ClusterTest):
 
 
 class Supervision(unittest.TestCase):
-    def test_a_killed_supervisor_leaves_processes_that_down_ends(self):
+    def test_a_killed_supervisor_leaves_processes_that_serve_and_that_down_ends(self):
         with Cluster() as cluster:
-            pids = [row["pid"] for row in cluster.ps()["processes"]]
-            supervisor = cluster.ps()["supervisor_pid"]
-            os.kill(supervisor, signal.SIGKILL)
-            wait_until(lambda: cluster.conclave("ps", check=False).returncode == 3
-                       or cluster.ps()["supervisor_pid"] == 0, "the supervisor gone")
+            told = cluster.ps()
+            pids = [row["pid"] for row in told["processes"]]
+            digest = cluster.run(*STORY)["digest"]
+            os.kill(told["supervisor_pid"], signal.SIGKILL)
+            wait_until(lambda: cluster.ps()["supervisor_pid"] == 0, "the supervisor gone")
+            told = cluster.ps()
+            self.assertEqual(told["phase"], "unsupervised")
+            self.assertEqual([row["pid"] for row in told["processes"]], pids)
+            self.assertEqual({row["state"] for row in told["processes"]}, {"ready"})
+            said = cluster.conclave("ps").stdout
+            self.assertRegex(said, r"The supervisor \(\d+\) is dead: these processes go on")
+            # The command that it names works when pasted.
+            down = re.search(r"(\S+conclave down --state-dir \S+) ends them", said).group(1).split()
+            self.assertEqual(down, [str(CONCLAVE), "down", "--state-dir", str(cluster.state_dir)])
+            self.assertEqual(cluster.run(*STORY)["digest"], digest)
+            self.assertTrue(cluster.conclave("chat", stdin="Hello\n").stdout)
+            self.assertIn("request ended", cluster.conclave("logs", "gateway").stdout)
+            self.assertIn("cluster ready", cluster.conclave("events").stdout)
+            self.assertIn("2 requests", cluster.conclave("bench", "serve", "-n", "2", "-c", "1", "--max-tokens", "4").stdout)
+            ports = next(check for check in json.loads(cluster.conclave("doctor", "--json").stdout) if check["check"] == "ports")
+            self.assertEqual(ports["verdict"], "warn")
+            self.assertIn("is dead", ports["found"])
+            os.kill(cluster.process("expert-0")["pid"], signal.SIGKILL)
+            wait_until(lambda: cluster.process("expert-0")["pid"] == 0, "the worker gone")
+            self.assertEqual(cluster.process("expert-0")["state"], "ended")
             out = cluster.conclave("down").stdout
-            self.assertIn("5 processes of a cluster whose supervisor had died ended", out)
+            self.assertIn("4 processes of a cluster whose supervisor had died ended", out)
             self.assertFalse(any(alive(pid) for pid in pids))
 
     def test_a_model_that_is_not_there_ends_up_with_its_name(self):
