@@ -41,12 +41,20 @@ class BenchCommand final : public Command {
   const char* name() const override { return "bench"; }
   const char* summary() const override { return "measure serving: bench serve"; }
   void AddFlags(CLI::App& app) override {
-    app.add_option("what", what_, "serve")->check(CLI::IsMember({"serve"}));
-    app.add_option("--gateway", gateway_, "gRPC host:port; default: the cluster that runs here");
-    app.add_option("-c,--concurrency", concurrency_, "clients at once")->check(CLI::Range(1, 1024));
-    app.add_option("-n,--requests", requests_, "requests in all")->check(CLI::Range(1, 1'000'000));
+    app_ = &app;
+    app.add_option("serve", what_, "what to measure: the only word that may stand here")
+        ->type_name("");
+    app.add_option("--gateway", gateway_, "its gRPC port; default: the cluster that runs here")
+        ->type_name("HOST:PORT");
+    app.add_option("-c,--concurrency", concurrency_, "clients at once")
+        ->check(CLI::Range(1, 1024))
+        ->option_text("N [8]");
+    app.add_option("-n,--requests", requests_, "requests in all")
+        ->check(CLI::Range(1, 1'000'000))
+        ->option_text("N [64]");
     app.add_option("--prompt", prompt_, "the question of every request");
-    app.add_option("--prompts", prompts_file_, "file with a prompt a line, taken in turn");
+    app.add_option("--prompts", prompts_file_, "file with a prompt a line, taken in turn")
+        ->type_name("FILE");
     app.add_flag("--raw", raw_, "complete the text as it is, without the chat template");
     app.add_flag("--json", json_, "print one JSON object");
     AddParameterFlags(app, &parameters_);
@@ -66,7 +74,8 @@ class BenchCommand final : public Command {
             {"end_to_end", "whole request", &measured_.whole}};
   }
 
-  std::string what_ = "serve", gateway_, prompt_ = "Tell me a story.", prompts_file_;
+  CLI::App* app_ = nullptr;
+  std::string what_, gateway_, prompt_ = "Tell me a story.", prompts_file_;
   int concurrency_ = 8, requests_ = 64;
   bool raw_ = false, json_ = false;
   Parameters parameters_;
@@ -184,6 +193,14 @@ void BenchCommand::PrintJson(double seconds) const {
 }
 
 int BenchCommand::Run(const Context& context) {
+  if (what_.empty()) {
+    std::fputs(app_->help("conclave").c_str(), stderr);
+    return Fail(absl::InvalidArgumentError("what is to be measured: conclave bench serve"));
+  }
+  if (what_ != "serve") {
+    return Fail(absl::InvalidArgumentError(
+        absl::StrCat("\"", what_, "\" cannot be measured; conclave bench serve can")));
+  }
   const auto gateway = FindGateway(context, gateway_);
   if (!gateway.ok()) return Fail(gateway.status());
   if (const absl::Status status = ReadPrompts(); !status.ok()) return Fail(status);

@@ -73,7 +73,8 @@ class ChatCommand final : public Command {
   const char* name() const override { return "chat"; }
   const char* summary() const override { return "talk on the terminal"; }
   void AddFlags(CLI::App& app) override {
-    app.add_option("--gateway", gateway_, "gRPC host:port; default: the cluster that runs here");
+    app.add_option("--gateway", gateway_, "its gRPC port; default: the cluster that runs here")
+        ->type_name("HOST:PORT");
     app.add_option("--system", system_, "system message");
     AddParameterFlags(app, &request_.parameters);
   }

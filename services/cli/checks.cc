@@ -79,7 +79,7 @@ Check CheckCores() {
 }
 
 Check CheckAllSettings(const Context& context) {
-  if (const absl::Status status = CheckSettings(context.options); !status.ok()) {
+  if (const absl::Status status = CheckSettings(context); !status.ok()) {
     return FailedCheck("settings", status,
                        Hint("config show", context.state_dir) + " says where each comes from");
   }

@@ -42,12 +42,17 @@ class Planner {
   absl::StatusOr<std::string> TakePort(const std::string& key, const std::string& purpose,
                                        int offset, int index);
 
+  // The name of the `index`th of `count` processes of a kind: the setting where it can be had.
+  // INVALID_ARGUMENT for one name for several processes, and for one that is taken.
+  absl::StatusOr<std::string> TakeName(const std::string& kind, int index, int count);
+
   // The flags that every process of the section gets: those given to `up`, and the settings file.
   std::vector<std::string> HandedOn(const std::string& section) const;
 
   const Context& context_;
   const int cores_;
   std::set<int> taken_;
+  std::set<std::string> names_ = {"controller", "supervisor"};
 };
 
 absl::StatusOr<std::string> Planner::TakePort(const std::string& key, const std::string& purpose,
@@ -80,6 +85,25 @@ absl::StatusOr<std::string> Planner::TakePort(const std::string& key, const std:
   return address.ToString();
 }
 
+absl::StatusOr<std::string> Planner::TakeName(const std::string& kind, int index, int count) {
+  const std::string key = kind + ".name";
+  const Settings::Row& row = Row(key);
+  std::string name = kind == "gateway" ? kind : absl::StrCat(kind, "-", index);
+  if (IsSet(key) && row.value != name) {
+    if (count > 1) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          row.source, ": ", key, " is \"", row.value, "\", and conclave up starts ", count,
+          " of that kind; leave it out: they are called ", kind, "-0 to ", kind, "-", count - 1));
+    }
+    name = row.value;
+  }
+  if (!names_.insert(name).second) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        row.source, ": ", key, " is \"", name, "\", as another process is called; choose another"));
+  }
+  return name;
+}
+
 std::vector<std::string> Planner::HandedOn(const std::string& section) const {
   std::vector<std::string> flags;
   if (!context_.config_file.empty()) {
@@ -106,6 +130,12 @@ std::vector<std::string> Planner::HandedOn(const std::string& section) const {
 
 absl::StatusOr<ClusterPlan> Planner::Plan() {
   const UpOptions& up = context_.options.up;
+  if (const Settings::Row& row = Row("controller_address"); absl::StartsWith(row.source, "flag ")) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        row.source,
+        ": conclave up starts a controller of its own; --controller-listen says where, "
+        "and a worker joins another cluster by conclave-expert (docs/two-machines.md)"));
+  }
   ClusterPlan plan;
   if (const std::string& secret = context_.options.common.cluster_secret_file; !secret.empty()) {
     plan.cluster_secret_file = std::filesystem::absolute(secret).string();
@@ -135,7 +165,7 @@ absl::StatusOr<ClusterPlan> Planner::Plan() {
   const auto add_members = [&](const std::string& kind, int count, int offset) -> absl::Status {
     for (int i = 0; i < count; ++i) {
       PlannedProcess process;
-      process.name = absl::StrCat(kind, "-", i);
+      ASSIGN_OR_RETURN(process.name, TakeName(kind, i, count));
       process.kind = kind;
       process.program = "conclave-" + kind;
       ASSIGN_OR_RETURN(process.address,
@@ -156,10 +186,11 @@ absl::StatusOr<ClusterPlan> Planner::Plan() {
   };
   RETURN_IF_ERROR(add_members("expert", up.workers, kExpertOffset));
   RETURN_IF_ERROR(add_members("engine", up.engines, kEngineOffset));
-  add({.name = "gateway",
+  ASSIGN_OR_RETURN(const std::string gateway, TakeName("gateway", 0, 1));
+  add({.name = gateway,
        .kind = "gateway",
        .program = "conclave-gateway",
-       .flags = {"--name=gateway", "--http-listen=" + plan.http_address,
+       .flags = {"--name=" + gateway, "--http-listen=" + plan.http_address,
                  "--grpc-listen=" + plan.grpc_address},
        .address = plan.http_address,
        .ops_address = plan.http_address});
@@ -168,11 +199,13 @@ absl::StatusOr<ClusterPlan> Planner::Plan() {
 
 }  // namespace
 
-absl::Status CheckSettings(const AllOptions& options) {
+absl::Status CheckSettings(const Context& context) {
+  const AllOptions& options = context.options;
   for (const char* section : {"up", "controller", "gateway", "engine", "expert"}) {
-    RETURN_IF_ERROR(options.Validate(section));
+    RETURN_IF_ERROR(NameSource(options.Validate(section), context.rows));
   }
-  return rpc::ClusterSecret::Load(options.common.cluster_secret_file).status();
+  return NameSource(rpc::ClusterSecret::Load(options.common.cluster_secret_file).status(),
+                    context.rows);
 }
 
 absl::StatusOr<ClusterPlan> PlanCluster(const Context& context, int cores) {

@@ -30,7 +30,7 @@ struct ClusterPlan {
 
 // What every process of a local cluster would refuse of its settings, before any is started: the
 // ranges and addresses of all sections, and the secret's file.
-absl::Status CheckSettings(const AllOptions& options);
+absl::Status CheckSettings(const Context& context);
 
 // Ports lie at fixed distances above up.base_port (8000: gateway HTTP; +1 gateway gRPC, +10
 // controller, +20 engines, +30 workers, +1000 more their HTTP ports), but where a listen setting is

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "services/cli/command.h"
 #include "services/cli/table.h"
@@ -14,10 +15,15 @@ class ConfigCommand final : public Command {
   const char* name() const override { return "config"; }
   const char* summary() const override { return "show the settings and where they come from"; }
   void AddFlags(CLI::App& app) override {
-    app.add_option("what", what_, "show")->check(CLI::IsMember({"show"}));
+    app.add_option("show", what_, "the only word that may stand here")->type_name("");
     app.add_flag("--json", json_, "print a JSON array");
   }
   int Run(const Context& context) override {
+    if (what_ != "show") {
+      return Fail(absl::InvalidArgumentError(
+          absl::StrCat("conclave config shows the settings and cannot \"", what_,
+                       "\"; set them by flags, the environment or --config FILE")));
+    }
     if (json_) {
       nlohmann::json rows = nlohmann::json::array();
       for (const Settings::Row& row : context.rows) {

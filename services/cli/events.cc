@@ -21,7 +21,8 @@ class EventsCommand final : public Command {
   const char* summary() const override { return "what happened: deaths, restarts, placements"; }
   void AddFlags(CLI::App& app) override {
     app.add_option("--last", last_, "how many; 0: all")
-        ->check(CLI::Range(0, std::numeric_limits<int>::max()));
+        ->check(CLI::Range(0, std::numeric_limits<int>::max()))
+        ->option_text("N [20]");
     app.add_flag("--json", json_, "print one JSON object a line");
   }
   int Run(const Context& context) override;

@@ -102,9 +102,11 @@ void AddParameterFlags(CLI::App& app, Parameters* parameters) {
         number.real != nullptr
             ? app.add_option(Flag(number.name), parameters->*number.real, number.help)
             : app.add_option(Flag(number.name), parameters->*number.whole, number.help);
+    option->type_name(number.whole != nullptr ? "N" : "NUMBER");
     option->check([&number](const std::string& text) { return WhyWrong(number, text); });
   }
   app.add_option("--seed", parameters->seed, "of the random numbers; drawn and shown when absent")
+      ->type_name("N")
       ->check(WhyWrongSeed);
   app.add_option("--stop", parameters->stop, "end before this text; may be repeated")
       ->take_all()

@@ -51,10 +51,12 @@ class LogsCommand final : public Command {
   const char* name() const override { return "logs"; }
   const char* summary() const override { return "the processes' logs"; }
   void AddFlags(CLI::App& app) override {
-    app.add_option("process", process_, "gateway, engine-0, ...; default: all, merged by time");
+    app.add_option("process", process_, "gateway, engine-0, ...; default: all, merged by time")
+        ->type_name("");
     app.add_flag("-f,--follow", follow_, "go on with what is written, until Ctrl-C");
     app.add_option("--last", last_, "how many lines; 0: all")
-        ->check(CLI::Range(0, std::numeric_limits<int>::max()));
+        ->check(CLI::Range(0, std::numeric_limits<int>::max()))
+        ->option_text("N [100]");
   }
   int Run(const Context& context) override;
 

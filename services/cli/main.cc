@@ -1,4 +1,6 @@
 // The program `conclave`: parses the command line, reads the settings, runs one command.
+#include <algorithm>
+#include <cctype>
 #include <cstdio>
 #include <deque>
 #include <filesystem>
@@ -7,9 +9,11 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "services/cli/bundled_model.h"
 #include "services/cli/cluster_state.h"
 #include "services/cli/command.h"
+#include "shared/base/command_line.h"
 #include "shared/base/log.h"
 #include "shared/base/nearest.h"
 #include "shared/base/utf8.h"
@@ -23,6 +27,7 @@ constexpr size_t kShownBytes = 40;
 // A setting as a flag of one command: kept as text until Settings reads it.
 struct SettingFlag {
   std::string flag;
+  std::string short_flag;  // "--workers" of `up`, or empty
   CLI::Option* option = nullptr;
   std::string text;
 };
@@ -30,35 +35,41 @@ struct SettingFlag {
 struct Entry {
   std::unique_ptr<Command> command;
   CLI::App* app = nullptr;
-  std::deque<SettingFlag> flags;  // CLI11 points into it
+  std::vector<std::string> words{};  // as typed, behind the command
+  std::deque<SettingFlag> flags;     // CLI11 points into it
   std::string config_file;
 };
 
 // Every command takes all settings as flags; those of the section "up" also without their prefix
 // where they belong.
 void AddSettingFlags(const std::vector<Settings::Row>& rows, Entry* entry) {
-  entry->app->add_option("--config", entry->config_file, "settings file, YAML");
+  entry->app->add_option("--config", entry->config_file, "settings file, YAML")->type_name("FILE");
   for (const Settings::Row& row : rows) {
     SettingFlag& flag = entry->flags.emplace_back();
     flag.flag = row.flag;
     std::string names = row.flag;
     if (row.key.starts_with("up.") && std::string(entry->command->name()) == "up") {
-      names += ",--" + row.flag.substr(std::string("--up-").size());
+      flag.short_flag = "--" + row.flag.substr(std::string("--up-").size());
+      names += "," + flag.short_flag;
     }
     flag.option = row.is_switch ? entry->app->add_flag(names, flag.text, row.help)
                                 : entry->app->add_option(names, flag.text, row.help);
-    flag.option->group("");    // known, but not in the command's short help
+    if (row.key == "state_dir") {
+      flag.option->type_name("DIR");
+    } else {
+      flag.option->group("");  // known, but not in the command's short help
+    }
     flag.option->take_last();  // so that RunEntry can say which was given twice
   }
 }
 
 // "error: ..." for a word that no flag or argument takes.
-int RefuseExtras(const CLI::App& app, const std::vector<std::string>& extras) {
+int RefuseExtras(const CLI::App& app, const std::vector<std::string>& extras, bool flags_ended) {
   const std::string word = extras.front().substr(0, extras.front().find('='));
-  if (!word.starts_with("-")) {
+  if (!word.starts_with("-") || flags_ended) {
     return Fail(absl::InvalidArgumentError(
         absl::StrCat("\"", word, "\" is one argument too many for conclave ", app.get_name(),
-                     "; quotes keep words together")));
+                     flags_ended ? "; flags stand before --" : "; quotes keep words together")));
   }
   std::vector<std::string> known;
   for (const CLI::Option* option : app.get_options()) {
@@ -69,20 +80,38 @@ int RefuseExtras(const CLI::App& app, const std::vector<std::string>& extras) {
                                                       NearestOf(word, known))));
 }
 
-int RunEntry(Entry& entry) {
-  if (const std::vector<std::string> extras = entry.app->remaining(); !extras.empty()) {
-    return RefuseExtras(*entry.app, extras);
+// A flag as it was typed, in what was made of its long form.
+std::string AsTyped(const Entry& entry, std::string text) {
+  for (const SettingFlag& flag : entry.flags) {
+    if (flag.short_flag.empty() || flag.option->count() == 0) continue;
+    const bool typed_short = std::any_of(
+        entry.words.begin(), entry.words.end(),
+        [&](const std::string& word) { return word.substr(0, word.find('=')) == flag.short_flag; });
+    if (typed_short) text = absl::StrReplaceAll(text, {{flag.flag, flag.short_flag}});
   }
+  return text;
+}
+
+absl::Status AsTyped(const Entry& entry, const absl::Status& status) {
+  return absl::Status(status.code(), AsTyped(entry, std::string(status.message())));
+}
+
+int RunEntry(Entry& entry) {
+  std::vector<std::string> extras = entry.app->remaining();
+  const bool flags_ended = std::erase(extras, "--") > 0;
+  if (!extras.empty()) return RefuseExtras(*entry.app, extras, flags_ended);
   Context context;
   Settings settings(absl::StrCat("conclave ", entry.command->name()), "*",
                     entry.command->summary());
   context.options.Bind(settings);
   std::vector<std::string> words = {"conclave"};
-  if (!entry.config_file.empty()) words.push_back("--config=" + entry.config_file);
+  if (entry.app->count("--config") > 0) words.push_back("--config=" + entry.config_file);
   for (const SettingFlag& flag : entry.flags) {
     if (flag.option->count() > 1) {
-      return Fail(absl::InvalidArgumentError(absl::StrCat(
-          "flag ", flag.flag, " is given ", flag.option->count(), " times; give it once")));
+      return Fail(absl::InvalidArgumentError(
+          absl::StrCat("flag ", flag.flag,
+                       flag.short_flag.empty() ? "" : absl::StrCat(" (", flag.short_flag, ")"),
+                       " is given ", flag.option->count(), " times; give it once")));
     }
     if (flag.option->count() > 0) words.push_back(flag.flag + "=" + flag.text);
   }
@@ -90,9 +119,14 @@ int RunEntry(Entry& entry) {
   for (const std::string& word : words) argv.push_back(word.c_str());
   bool exit_now = false;
   absl::Status status = settings.Parse(static_cast<int>(argv.size()), argv.data(), &exit_now);
-  if (status.ok()) status = context.options.common.Validate();
-  if (!status.ok()) return Fail(status);
   context.rows = settings.Rows();
+  if (status.ok()) status = NameSource(context.options.common.Validate(), context.rows);
+  if (!status.ok()) return Fail(AsTyped(entry, status));
+  for (Settings::Row& row : context.rows) row.source = AsTyped(entry, row.source);
+  if (entry.app->count("--model") > 0 && context.options.common.model.empty()) {
+    return Fail(absl::InvalidArgumentError(
+        "flag --model is empty; give a checkpoint folder, or leave it out for the bundled model"));
+  }
   if (context.options.common.model.empty()) {
     context.options.common.model = BundledModel();
     for (Settings::Row& row : context.rows) {
@@ -157,22 +191,31 @@ int Main(int argc, char** argv) {
     entry.command->AddFlags(*entry.app);
     AddSettingFlags(rows, &entry);
   }
+  std::vector<std::string> words(argv + 1, argv + argc);
+  for (Entry& entry : entries) {
+    if (words.empty() || words.front() != entry.command->name()) continue;
+    auto checked = CheckedWords(*entry.app, {words.begin() + 1, words.end()});
+    if (!checked.ok()) return Fail(checked.status());
+    entry.words = *checked;
+    words.resize(1);
+    words.insert(words.end(), checked->begin(), checked->end());
+  }
   try {
-    app.parse(argc, argv);
+    ParseWords(app, words);
   } catch (const CLI::CallForHelp& help) {
     return app.exit(help);
   } catch (const CLI::CallForVersion& version) {
     return app.exit(version);
   } catch (const CLI::ParseError& error) {
-    std::string message = error.what();
-    if (argc == 1 || (argv[1][0] == '-' && app.get_subcommands().empty())) {
+    std::string message(ParseErrorStatus(error).message());
+    if (argc == 1 || argv[1][0] == '-' || argv[1][0] == '\0') {
       std::vector<std::string> names;
       for (const Entry& entry : entries) names.emplace_back(entry.command->name());
       message =
           absl::StrCat(argc == 1 ? "no command given" : "the first word is no command", "; one of ",
                        absl::StrJoin(names, ", "), " (conclave --help says what they do)");
     }
-    if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
+    if (argc > 1 && std::isalnum(argv[1][0]) && app.get_subcommands().empty()) {
       std::vector<std::string> names;
       for (const Entry& entry : entries) names.emplace_back(entry.command->name());
       message = absl::StrCat("\"", argv[1], "\" is not a command; the nearest is ",

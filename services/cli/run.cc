@@ -49,12 +49,17 @@ class RunCommand final : public Command {
   const char* name() const override { return "run"; }
   const char* summary() const override { return "ask one thing and stream the answer"; }
   void AddFlags(CLI::App& app) override {
-    app.add_option("prompt", prompt_, "what to ask; - or nothing reads standard input");
-    app.add_option("--gateway", gateway_, "gRPC host:port; default: the cluster that runs here");
+    prompt_flag_ = app.add_option("prompt", prompt_,
+                                  "what to ask; - or nothing reads standard input; behind -- it "
+                                  "may start with a -");
+    prompt_flag_->type_name("");
+    app.add_option("--gateway", gateway_, "its gRPC port; default: the cluster that runs here")
+        ->type_name("HOST:PORT");
     app.add_option("--system", system_, "system message");
     app.add_flag("--raw", raw_, "complete the text as it is, without the chat template");
     app.add_flag("--json", json_, "print one JSON object instead");
     app.add_option("--expect", expect_, "fail unless the digest is this one")
+        ->type_name("DIGEST")
         ->check([](const std::string& text) {
           const bool digest =
               text.size() == 8 && std::all_of(text.begin(), text.end(), absl::ascii_isxdigit);
@@ -68,6 +73,7 @@ class RunCommand final : public Command {
  private:
   void PrintJson(const GenerationResult& result) const;
 
+  CLI::Option* prompt_flag_ = nullptr;
   std::string prompt_, gateway_, system_, expect_;
   bool raw_ = false, json_ = false;
   GenerationRequest request_;
@@ -94,13 +100,19 @@ void RunCommand::PrintJson(const GenerationResult& result) const {
 }
 
 int RunCommand::Run(const Context& context) {
-  if (prompt_.empty() || prompt_ == "-") {
+  const bool from_input = prompt_flag_->count() == 0 || prompt_ == "-";
+  if (from_input) {
     if (isatty(STDIN_FILENO)) {
       return Fail(absl::InvalidArgumentError(
           absl::StrCat("no prompt: ", Hint("run \"PROMPT\"", context.state_dir),
                        ", or send it to standard input")));
     }
     prompt_.assign(std::istreambuf_iterator<char>(std::cin), {});
+  }
+  if (prompt_.empty()) {
+    return Fail(absl::InvalidArgumentError(absl::StrCat(
+        from_input ? "standard input" : "the prompt",
+        " is empty; give at least one character: ", Hint("run \"PROMPT\"", context.state_dir))));
   }
   const auto gateway = FindGateway(context, gateway_);
   if (!gateway.ok()) return Fail(gateway.status());

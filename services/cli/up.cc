@@ -91,7 +91,7 @@ class UpCommand final : public Command {
 
 absl::Status UpCommand::Prepare(const Context& context, ClusterPlan* plan) {
   const AllOptions& options = context.options;
-  RETURN_IF_ERROR(CheckSettings(options));
+  RETURN_IF_ERROR(CheckSettings(context));
   if (options.common.model.empty()) {
     return absl::InvalidArgumentError(
         "no model: give --model DIR (a checkpoint folder, or org/name in the Hugging Face cache)");

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "shared/base/byte_size.h"
+#include "shared/base/command_line.h"
 #include "shared/base/json_file.h"
 #include "shared/base/nearest.h"
 #include "shared/base/status_macros.h"
@@ -150,9 +151,12 @@ struct Settings::State {
   absl::Status Set(Setting& setting, const std::string& text, const std::string& source) {
     const absl::Status status = std::visit(Setter{text}, setting.field);
     if (!status.ok()) {
+      // A flag or a variable is named like its key.
+      const std::string key =
+          absl::StartsWith(source, "file ") ? absl::StrCat(setting.key(), ": ") : std::string();
       return absl::InvalidArgumentError(absl::StrCat(
-          source, ": ", setting.key(), ": ",
-          std::string(status.message().data(), status.message().size()), " (", setting.help, ")"));
+          source, ": ", key, std::string(status.message().data(), status.message().size()), " (",
+          setting.help, ")"));
     }
     setting.source = source;
     return absl::OkStatus();
@@ -229,14 +233,21 @@ absl::Status Settings::State::ReadFile() {
     return absl::InvalidArgumentError(absl::StrCat(
         "the settings file cannot be read; give --config a YAML file: ", text.status().message()));
   }
-  YAML::Node node;
+  std::vector<YAML::Node> documents;
   try {
-    node = YAML::Load(*text);
+    documents = YAML::LoadAll(*text);
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(
         absl::StrCat("file ", config_file, ":", error.mark.line + 1, ": not YAML: ", error.msg));
   }
-  if (node.IsNull()) return absl::OkStatus();
+  std::erase_if(documents, [](const YAML::Node& document) { return document.IsNull(); });
+  if (documents.size() > 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "file ", config_file, ": has ", documents.size(),
+        " YAML documents, and settings are one: remove the lines \"---\" between them"));
+  }
+  if (documents.empty()) return absl::OkStatus();
+  const YAML::Node& node = documents.front();
   if (!node.IsMap()) {
     return absl::InvalidArgumentError(
         absl::StrCat("file ", config_file, ": wants lines of \"key: value\" at the top"));
@@ -272,7 +283,7 @@ absl::Status Settings::State::ReadFlags(int argc, const char* const* argv, bool*
   bool help = false, version = false;
   app.add_flag("-h,--help", help);
   app.add_flag("--version", version);
-  app.add_option("--config", config_file);
+  const CLI::Option* const config_flag = app.add_option("--config", config_file);
   std::vector<std::string> texts(settings.size());
   std::vector<CLI::Option*> options(settings.size(), nullptr);
   for (size_t i = 0; i < settings.size(); ++i) {
@@ -281,10 +292,12 @@ absl::Status Settings::State::ReadFlags(int argc, const char* const* argv, bool*
                      ? app.add_flag(Flag(settings[i]), texts[i])
                      : app.add_option(Flag(settings[i]), texts[i]);
   }
+  ASSIGN_OR_RETURN(std::vector<std::string> words, CheckedWords(app, {argv + 1, argv + argc}));
   try {
-    app.parse(argc, argv);
+    ParseWords(app, std::move(words));
   } catch (const CLI::ParseError& error) {
-    return absl::InvalidArgumentError(absl::StrCat(error.what(), "; see ", program, " --help"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(ParseErrorStatus(error).message(), "; see ", program, " --help"));
   }
   if (help || version) {
     *exit_now = true;
@@ -294,7 +307,9 @@ absl::Status Settings::State::ReadFlags(int argc, const char* const* argv, bool*
     }
     return absl::OkStatus();
   }
-  if (const std::vector<std::string> extras = app.remaining(); !extras.empty()) {
+  std::vector<std::string> extras = app.remaining();
+  std::erase(extras, "--");
+  if (!extras.empty()) {
     const std::string word = extras.front().substr(0, extras.front().find('='));
     if (!absl::StartsWith(word, "-")) {
       return absl::InvalidArgumentError(
@@ -306,6 +321,9 @@ absl::Status Settings::State::ReadFlags(int argc, const char* const* argv, bool*
     }
     return absl::InvalidArgumentError(absl::StrCat(
         "flag ", word, ": unknown; the nearest known one is ", NearestOf(word, known)));
+  }
+  if (config_flag->count() > 0 && config_file.empty()) {
+    return absl::InvalidArgumentError("flag --config wants a file and is empty");
   }
   const char* config = std::getenv("CONCLAVE_CONFIG");
   if (config_file.empty() && config != nullptr) config_file = config;
@@ -383,6 +401,16 @@ std::string Settings::Help() const {
   absl::StrAppend(&text, "\nother:\n  --config FILE                    settings file, YAML\n",
                   "  --help, --version\n");
   return text;
+}
+
+absl::Status NameSource(const absl::Status& status, const std::vector<Settings::Row>& rows) {
+  const std::string message(status.message());
+  const std::string key = message.substr(0, message.find_first_of(" :"));
+  for (const Settings::Row& row : rows) {
+    if (row.key != key || row.source == "default") continue;
+    return absl::Status(status.code(), absl::StrCat(row.source, ": ", message));
+  }
+  return status;
 }
 
 const std::string& Settings::config_file() const { return state_->config_file; }

@@ -66,4 +66,8 @@ class Settings {
   std::unique_ptr<State> state_;
 };
 
+// An error that starts with a setting's key ("engine.threads is -1; ...") with where the value
+// comes from before it, unless that is the default. Other errors are returned as they are.
+absl::Status NameSource(const absl::Status& status, const std::vector<Settings::Row>& rows);
+
 }  // namespace conclave

@@ -27,7 +27,7 @@ absl::StatusOr<bool> StartService(std::string_view section, std::string_view des
   bool exit_now = false;
   RETURN_IF_ERROR(settings.Parse(argc, argv, &exit_now));
   if (exit_now) return false;
-  RETURN_IF_ERROR(options->Validate(section));
+  RETURN_IF_ERROR(NameSource(options->Validate(section), settings.Rows()));
   RETURN_IF_ERROR(StartLog(MemberNameOf(section, *options), options->common.log_level,
                            options->common.log_format));
   return true;

@@ -179,7 +179,8 @@ TEST_P(SettingsBadValueTest, IsRefusedByName) {
 
 INSTANTIATE_TEST_SUITE_P(All, SettingsBadValueTest,
                          ::testing::Values(BadValue{"--threads=2x", "\"2x\" is not a whole number"},
-                                           BadValue{"--threads=", "--threads"},
+                                           BadValue{"--threads=",
+                                                    "--threads: \"\" is not a whole number"},
                                            BadValue{"--threads=1e3", "not a whole number"},
                                            BadValue{"--threads=99999999999", "out of range"},
                                            BadValue{"--budget-ms=nan", "not a finite number"},
@@ -191,7 +192,49 @@ INSTANTIATE_TEST_SUITE_P(All, SettingsBadValueTest,
                                            BadValue{"stray", "\"stray\" is not a flag"}));
 
 TEST_F(SettingsTest, RefusesAFlagGivenTwice) {
-  EXPECT_FALSE(Parse({"--threads=2", "--threads=3"}).ok());
+  EXPECT_THAT(std::string(Parse({"--threads=2", "--threads=3"}).message()),
+              HasSubstr("flag --threads is given more than once"));
+}
+
+TEST_F(SettingsTest, AnEmptyValueTakesNothingOfWhatFollows) {
+  for (const std::vector<const char*>& flags :
+       {std::vector<const char*>{"--model=", "--threads=3"}, {"--model", "", "--threads=3"}}) {
+    threads_ = 0;
+    ASSERT_EQ(Parse(flags), absl::OkStatus());
+    EXPECT_EQ(model_, "");
+    EXPECT_EQ(threads_, 3);
+  }
+}
+
+TEST_F(SettingsTest, AFlagIsNoValueOfAnother) {
+  EXPECT_THAT(std::string(Parse({"--model", "--threads", "3"}).message()),
+              HasSubstr("flag --model wants a value and is followed by the flag --threads"));
+  EXPECT_THAT(std::string(Parse({"--model"}).message()), HasSubstr("flag --model wants a value"));
+  EXPECT_THAT(std::string(Parse({"--fast="}).message()),
+              HasSubstr("flag --fast has an empty value"));
+  EXPECT_THAT(std::string(Parse({"--config="}).message()), HasSubstr("--config wants a file"));
+  ASSERT_EQ(Parse({"--model=--threads", "--"}), absl::OkStatus());
+  EXPECT_EQ(model_, "--threads");
+}
+
+TEST_F(SettingsTest, RefusesASecondDocument) {
+  const std::string path = File("model: x\n---\nengine:\n  threads: 3\n");
+  EXPECT_THAT(std::string(Parse({"--config", path.c_str()}).message()),
+              HasSubstr(path + ": has 2 YAML documents"));
+  EXPECT_EQ(Parse({"--config", File("---\nmodel: x\n---\n").c_str()}), absl::OkStatus());
+}
+
+TEST_F(SettingsTest, AnErrorOfAValueSaysWhereItComesFrom) {
+  const std::string path = File("model: x\nengine:\n  threads: 3\n");
+  ASSERT_EQ(Parse({"--config", path.c_str()}), absl::OkStatus());
+  const auto named = [&](const char* message) {
+    return std::string(NameSource(absl::InvalidArgumentError(message), settings_.Rows()).message());
+  };
+  EXPECT_EQ(named("engine.threads is 3; it may be 4"),
+            "file " + path + ":3: engine.threads is 3; it may be 4");
+  EXPECT_EQ(named("engine.budget_ms is 1"), "engine.budget_ms is 1") << "a default has no source";
+  EXPECT_EQ(named("no model"), "no model");
+  EXPECT_EQ(NameSource(absl::OkStatus(), settings_.Rows()), absl::OkStatus());
 }
 
 TEST_F(SettingsTest, TakesNegativeNumbers) {

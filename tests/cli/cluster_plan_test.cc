@@ -83,6 +83,31 @@ TEST(PlanClusterTest, WithoutWorkersEnginesHoldTheExperts) {
   EXPECT_THAT(plan->processes[1].flags, Contains("--experts=local"));
 }
 
+TEST(PlanClusterTest, NamesAreAsSet) {
+  const auto plan =
+      PlanCluster(MakeContext({"--up-auto-ports", "--gateway-name=front", "--engine-name=big"}), 2);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->processes.back().name, "front");
+  EXPECT_THAT(plan->processes.back().flags, Contains("--name=front"));
+  EXPECT_EQ(plan->processes[3].name, "big");
+  EXPECT_THAT(plan->processes[3].flags, Contains("--name=big"));
+}
+
+TEST(PlanClusterTest, RefusesNamesThatCannotBeHad) {
+  const auto many = PlanCluster(MakeContext({"--up-auto-ports", "--expert-name=worker"}), 2);
+  EXPECT_THAT(std::string(many.status().message()),
+              HasSubstr("expert.name is \"worker\", and conclave up starts 2 of that kind"));
+  const auto taken = PlanCluster(MakeContext({"--up-auto-ports", "--gateway-name=engine-0"}), 2);
+  EXPECT_THAT(std::string(taken.status().message()), HasSubstr("as another process is called"));
+}
+
+TEST(PlanClusterTest, RefusesTheAddressOfAnotherController) {
+  const auto plan =
+      PlanCluster(MakeContext({"--up-auto-ports", "--controller-address=10.0.0.1:8010"}), 2);
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("--controller-listen"));
+}
+
 TEST(PlanClusterTest, PortZeroIsResolved) {
   const auto plan =
       PlanCluster(MakeContext({"--up-auto-ports", "--gateway-http-listen=127.0.0.1:0"}), 2);

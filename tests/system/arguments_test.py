@@ -9,9 +9,10 @@ from cluster import CONCLAVE, ClusterTest
 
 
 class Arguments(ClusterTest):
-    def refused(self, *arguments, stdin=None):
+    def refused(self, *arguments, stdin=None, state=""):
         """Runs a command that shall end with 2 before anything happens; returns what it said."""
-        done = subprocess.run([str(CONCLAVE), *arguments, "--state-dir", str(self.cluster.state_dir)], env=self.cluster.env,
+        folder = str(self.cluster.state_dir) + state
+        done = subprocess.run([str(CONCLAVE), arguments[0], "--state-dir", folder, *arguments[1:]], env=self.cluster.env,
                               input=stdin, stdin=subprocess.DEVNULL if stdin is None else None, capture_output=True, timeout=30)
         errors = done.stderr.decode()
         self.assertEqual(done.returncode, 2, errors)
@@ -21,10 +22,10 @@ class Arguments(ClusterTest):
 
     def test_an_argument_that_is_not_utf8_is_named(self):
         errors = self.refused("run", b"caf\xe9", "--temperature", "0")
-        self.assertIn("argument 2", errors)
+        self.assertIn("argument 4", errors)
         self.assertIn("caf\\xe9", errors)
         self.assertIn("UTF-8", errors)
-        self.assertIn("argument 4", self.refused("run", "Hello", b"--model", b"/models/\xff\xfe"))
+        self.assertIn("argument 6", self.refused("run", "Hello", b"--model", b"/models/\xff\xfe"))
 
     def test_a_prompt_that_is_not_utf8_is_refused_before_it_is_sent(self):
         self.assertIn("byte 3 is 0xe9", self.refused("run", "-", stdin=b"caf\xe9"))
@@ -55,6 +56,38 @@ class Arguments(ClusterTest):
         errors = self.refused("up", "--workers", "1", "--up-workers", "2")
         self.assertIn("--up-workers", errors)
         self.assertIn("is given 2 times", errors)
+
+    def test_an_empty_value_takes_nothing_of_what_follows(self):
+        for words in (["--model", ""], ["--model="]):
+            self.assertIn("flag --model is empty", self.refused("up", *words, "-d"))
+        self.assertIn("flag --workers: \"\" is not a whole number", self.refused("up", "--workers=", "-d"))
+        self.assertIn("flag --model wants a value and is followed by the flag -d", self.refused("up", "--model", "-d"))
+
+    def test_an_empty_prompt_is_refused(self):
+        self.assertIn("the prompt is empty", self.refused("run", ""))
+        self.assertIn("standard input is empty", self.refused("run", "-", stdin=b""))
+
+    def test_words_behind_two_dashes_are_no_flags(self):
+        self.assertIn("flags stand before --", self.refused("run", "--", "Hello", "--seed"))
+        done = subprocess.run([str(CONCLAVE), "run", "--state-dir", str(self.cluster.state_dir), "--max-tokens", "3", "--json",
+                               "--", "--seed 7 is no flag here."], env=self.cluster.env, capture_output=True, timeout=30)
+        self.assertEqual(json.loads(done.stdout)["completion_tokens"], 3)
+
+    def test_bench_without_its_word_shows_the_help(self):
+        done = self.cluster.conclave("bench", check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("Usage: conclave bench", done.stderr)
+        self.assertIn("conclave bench serve", done.stderr)
+
+    def test_a_value_of_the_file_is_refused_with_its_line(self):
+        path = self.cluster.state_dir.parent / "settings.yaml"
+        path.write_text("model: x\nengine:\n  threads: -4\n")
+        self.assertIn(f"file {path}:3: engine.threads is -4", self.refused("up", "--config", str(path), "--model", "x"))
+
+    def test_settings_that_up_cannot_follow_are_refused(self):
+        self.assertIn("starts a controller of its own", self.refused("up", "--auto-ports", "--controller-address", "127.0.0.1:1",
+                                                                     state="-other"))
+        self.assertIn("starts 2 of that kind", self.refused("up", "--auto-ports", "--expert-name", "worker", state="-other"))
 
     def test_an_empty_stop_text_is_refused(self):
         self.assertIn("--stop", self.refused("run", "Hello", "--stop", ""))
