@@ -31,17 +31,9 @@ std::string Digits(double value) {
   return std::string(text, end.ptr);
 }
 
-// A closed or half-open interval of a parameter.
-struct Range {
-  double low, high;
-  bool low_open = false;
-};
-
-absl::Status CheckRange(const std::string& field, std::optional<double> value, const Range& range) {
-  if (!value) return absl::OkStatus();
-  const bool inside = std::isfinite(*value) && *value <= range.high &&
-                      (range.low_open ? *value > range.low : *value >= range.low);
-  if (inside) return absl::OkStatus();
+absl::Status CheckRange(const std::string& field, std::optional<double> value,
+                        const text::Range& range) {
+  if (!value || range.Holds(*value)) return absl::OkStatus();
   return InvalidField(
       field, absl::StrCat("expected a number in ", range.low_open ? "(" : "[", range.low, ", ",
                           range.high, "], found ", Digits(*value)));
@@ -56,14 +48,14 @@ absl::Status CheckIntegerRange(const std::string& field, std::optional<int64_t> 
 
 absl::Status CheckSampling(const SamplingInput& sampling, const FieldNames& names) {
   const std::string& p = names.prefix;
-  RETURN_IF_ERROR(CheckRange(p + "temperature", sampling.temperature, {0, 2}));
-  RETURN_IF_ERROR(CheckRange(p + "top_p", sampling.top_p, {0, 1, /*low_open=*/true}));
-  RETURN_IF_ERROR(CheckRange(p + "min_p", sampling.min_p, {0, 1}));
+  RETURN_IF_ERROR(CheckRange(p + "temperature", sampling.temperature, text::kTemperatureRange));
+  RETURN_IF_ERROR(CheckRange(p + "top_p", sampling.top_p, text::kTopPRange));
+  RETURN_IF_ERROR(CheckRange(p + "min_p", sampling.min_p, text::kMinPRange));
   RETURN_IF_ERROR(CheckRange(p + "repetition_penalty", sampling.repetition_penalty,
-                             {kLeastRepetitionPenalty, 10}));
+                             text::kRepetitionPenaltyRange));
   RETURN_IF_ERROR(CheckRange(p + "presence_penalty", sampling.presence_penalty, {-2, 2}));
   RETURN_IF_ERROR(CheckRange(p + "frequency_penalty", sampling.frequency_penalty, {-2, 2}));
-  RETURN_IF_ERROR(CheckRange(p + "pace", sampling.pace, {kLeastPace, kMostPace}));
+  RETURN_IF_ERROR(CheckRange(p + "pace", sampling.pace, kPaceRange));
   RETURN_IF_ERROR(CheckIntegerRange(p + "top_k", sampling.top_k, 0, INT32_MAX));
   RETURN_IF_ERROR(CheckIntegerRange(p + names.max_tokens, sampling.max_tokens, 1, INT32_MAX));
   RETURN_IF_ERROR(CheckIntegerRange(p + "min_tokens", sampling.min_tokens, 0, INT32_MAX));

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "services/gateway/generation.h"
 #include "services/gateway/text_model.h"
+#include "shared/text/sampling_ranges.h"
 
 namespace conclave::gateway {
 
@@ -22,10 +23,7 @@ inline constexpr size_t kMaxStopIds = 128;
 inline constexpr size_t kMaxLogitBiases = 1024;
 inline constexpr size_t kMaxRequestIdBytes = 128;
 // Tokens a second. The slowest still gives a token before anybody takes the stream for dead.
-inline constexpr double kLeastPace = 0.01;
-inline constexpr double kMostPace = 1e6;
-// Below it a penalty is a division by nearly nothing.
-inline constexpr double kLeastRepetitionPenalty = 0.001;
+inline constexpr text::Range kPaceRange = {0.01, 1e6};
 
 // How the transport's clients call the fields, for error messages.
 struct FieldNames {

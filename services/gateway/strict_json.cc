@@ -39,6 +39,11 @@ class StrictSax final : public nlohmann::json_sax<json> {
                    const nlohmann::detail::exception& error) override {
     // "[json.exception.parse_error.101] parse error at line 1, column 2: ..." and what follows is
     // the library's own wording.
+    // 406 is the library's number for a number that no double holds.
+    if (error.id == 406) {
+      error_ = absl::StrCat("has a number beyond the range of a double before byte ", position);
+      return false;
+    }
     std::string what = error.what();
     const size_t end = what.find("] ");
     error_ = absl::StrCat("is not JSON at byte ", position, ": ",

@@ -93,6 +93,11 @@ spdlog::level::level_enum ToSpdlog(LogLevel level) {
   return spdlog::level::err;
 }
 
+bool IsEmpty(const LogField& field) {
+  const std::string* text = std::get_if<std::string>(&field.value);
+  return text != nullptr && text->empty();
+}
+
 nlohmann::json ToJson(const LogField::Value& value) {
   return std::visit([](const auto& held) { return nlohmann::json(held); }, value);
 }
@@ -100,7 +105,7 @@ nlohmann::json ToJson(const LogField::Value& value) {
 std::string ToText(const LogField::Value& value) {
   const std::string* text = std::get_if<std::string>(&value);
   if (text == nullptr) return ToJson(value).dump();
-  const bool plain = !text->empty() && text->find_first_of(" \t\r\n\"=") == std::string::npos;
+  const bool plain = text->find_first_of(" \t\r\n\"=") == std::string::npos;
   return plain ? *text : Quoted(*text);
 }
 
@@ -150,6 +155,7 @@ void Log(LogLevel level, std::string_view message, std::initializer_list<LogFiel
   if (json_format.load()) {
     line = absl::StrCat("\"message\":", Quoted(std::string(message)));
     for (const LogField& field : fields) {
+      if (IsEmpty(field)) continue;
       const nlohmann::json value = ToJson(field.value);
       absl::StrAppend(&line, ",", Quoted(std::string(field.name)), ":",
                       value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -157,6 +163,7 @@ void Log(LogLevel level, std::string_view message, std::initializer_list<LogFiel
   } else {
     line = OneLine(message);
     for (const LogField& field : fields) {
+      if (IsEmpty(field)) continue;
       absl::StrAppend(&line, " ", std::string(field.name), "=", ToText(field.value));
     }
   }

@@ -5,10 +5,9 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "shared/http/refusals.h"
 
 namespace conclave::http::internal {
 
@@ -28,76 +27,6 @@ constexpr auto kLinger = std::chrono::seconds(1);
 using QuickAcknowledgement = asio::detail::socket_option::boolean<IPPROTO_TCP, TCP_QUICKACK>;
 
 std::string_view View(boost::beast::string_view text) { return {text.data(), text.size()}; }
-
-Response Failure(int status, std::string message, std::string code) {
-  return ErrorResponse({.status = status,
-                        .message = std::move(message),
-                        .type = status >= 500 ? "server_error" : "invalid_request_error",
-                        .param = "",
-                        .code = std::move(code)});
-}
-
-// What to tell a client whose bytes the parser refused; nullopt: nothing. `announced`: what its
-// Content-Length says, or empty.
-std::optional<Response> ParseFailure(const error_code& error, const ServerOptions& options,
-                                     std::string_view announced) {
-  if (error == beast_http::error::body_limit) {
-    int64_t bytes = 0;
-    const bool known =
-        absl::SimpleAtoi(absl::string_view(announced.data(), announced.size()), &bytes);
-    const std::string size = known ? absl::StrCat("has ", bytes, " bytes") : "has too many bytes";
-    return Failure(
-        413, absl::StrCat("the body ", size, "; the limit is ", options.max_body_bytes, " bytes"),
-        "body_too_large");
-  }
-  if (error == beast_http::error::header_limit) {
-    return Failure(431,
-                   absl::StrCat("the request line and headers are larger than the limit of ",
-                                options.max_header_bytes, " bytes"),
-                   "headers_too_large");
-  }
-  return Failure(400, absl::StrCat("malformed HTTP request: ", error.message()),
-                 "malformed_request");
-}
-
-// The answer to a head that leaves in doubt where its body ends: nothing after it may be taken for
-// a request, since a proxy may have passed it on as the body (RFC 9112, section 6.3).
-std::optional<Response> RefuseFraming(const beast_http::fields& fields, unsigned version) {
-  using beast_http::field;
-  const size_t count = fields.count(field::transfer_encoding);
-  if (count == 0) return std::nullopt;
-  if (version < 11) {
-    return Failure(400, "HTTP/1.0 has no Transfer-Encoding; send Content-Length",
-                   "malformed_request");
-  }
-  if (fields.count(field::content_length) > 0) {
-    return Failure(400, "both Transfer-Encoding and Content-Length; send one of them",
-                   "malformed_request");
-  }
-  const auto coding = fields[field::transfer_encoding];
-  if (count > 1 || !boost::beast::iequals(coding, "chunked")) {
-    return Failure(501,
-                   absl::StrCat("header Transfer-Encoding is \"",
-                                absl::CHexEscape(std::string(coding.substr(0, 100))), "\"",
-                                count > 1 ? " and more" : "", "; send chunked alone"),
-                   "transfer_encoding");
-  }
-  return std::nullopt;
-}
-
-// The answer to a compressed body: it is not what the handlers take it for.
-std::optional<Response> RefuseCoding(const beast_http::fields& fields) {
-  const auto [begin, end] = fields.equal_range(beast_http::field::content_encoding);
-  for (auto it = begin; it != end; ++it) {
-    if (boost::beast::iequals(it->value(), "identity")) continue;
-    return Failure(415,
-                   absl::StrCat("header Content-Encoding is \"",
-                                absl::CHexEscape(std::string(it->value().substr(0, 100))),
-                                "\"; send the body uncompressed"),
-                   "content_encoding");
-  }
-  return std::nullopt;
-}
 
 }  // namespace
 
@@ -217,7 +146,7 @@ asio::awaitable<bool> Connection::ServeOne() {
   }
   const auto& message = parser.get();
   head_only_ = message.method() == beast_http::verb::head;
-  failure = Refuse(parser);
+  failure = RefuseHead(message, shared_->options, local_address_);
   if (failure) {
     co_await WriteWhole(*failure);  // closes: the body was not read
     co_return false;
@@ -231,8 +160,7 @@ asio::awaitable<bool> Connection::ServeOne() {
     if (failure) co_await WriteWhole(*failure);
     co_return false;
   }
-  // The parser has looked at every Connection header, message.keep_alive() would at the first.
-  keep_alive_ = parser.keep_alive() && !draining_;
+  keep_alive_ = parser.keep_alive() && !AsksToClose(message) && !draining_;
   chunked_ = message.version() >= 11;
 
   Request request;
@@ -296,44 +224,6 @@ asio::awaitable<bool> Connection::Parse(Parser& parser, bool whole, TimePoint de
     }
   }
   co_return true;
-}
-
-std::optional<Response> Connection::Refuse(const Parser& parser) const {
-  const auto& message = parser.get();
-  if (message.version() != 10 && message.version() != 11) {
-    return Failure(505, "the server speaks HTTP/1.1 and HTTP/1.0", "http_version");
-  }
-  if (auto refusal = RefuseFraming(message, message.version())) return refusal;
-  const std::string_view target = View(message.target());
-  if (target.empty() || target.front() != '/') {
-    return Failure(400, "the request target must be a path that starts with /",
-                   "malformed_request");
-  }
-  AccessQuery query{.host = std::nullopt, .origin = std::nullopt, .local_address = local_address_};
-  if (message.count(beast_http::field::host) > 1) {
-    return Failure(400, "more than one Host header", "malformed_request");
-  }
-  if (const auto host = message.find(beast_http::field::host); host != message.end()) {
-    query.host = View(host->value());
-  } else if (message.version() == 11) {
-    return Failure(400, "the Host header is missing", "malformed_request");
-  }
-  if (message.count(beast_http::field::origin) > 1) {
-    return Failure(400, "more than one Origin header", "malformed_request");
-  }
-  if (const auto origin = message.find(beast_http::field::origin); origin != message.end()) {
-    query.origin = View(origin->value());
-  }
-  const absl::Status access = CheckAccess(query, shared_->options.access);
-  if (absl::IsPermissionDenied(access)) {
-    return ErrorResponse({.status = 403,
-                          .message = std::string(access.message()),
-                          .type = "permission_error",
-                          .param = "",
-                          .code = "foreign_origin"});
-  }
-  if (!access.ok()) return Failure(400, std::string(access.message()), "malformed_request");
-  return RefuseCoding(message);
 }
 
 asio::awaitable<bool> Connection::Answer(Request request, const Server::Handler& handler) {

@@ -52,8 +52,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // answer, or nothing if none can be given.
   boost::asio::awaitable<bool> Parse(Parser& parser, bool whole, TimePoint deadline,
                                      std::optional<Response>* failure);
-  // The answer if the request must not reach a handler.
-  std::optional<Response> Refuse(const Parser& parser) const;
   boost::asio::awaitable<bool> Answer(Request request, const Server::Handler& handler);
   boost::asio::awaitable<bool> WriteWhole(const Response& response);
   boost::asio::awaitable<bool> Write(std::string bytes);

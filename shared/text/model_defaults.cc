@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "shared/base/json_file.h"
 #include "shared/base/status_macros.h"
+#include "shared/text/sampling_ranges.h"
 
 namespace conclave::text {
 
@@ -71,20 +72,18 @@ absl::Status ReadEos(const json& config, const std::string& path, int64_t vocab_
   return absl::OkStatus();
 }
 
-// What a request may ask for (services/gateway/canonicalize.cc): a default outside would fail each
-// request that does not set its own.
+// A default outside what a request may ask for would fail each request that does not set its own.
 struct NumberDefault {
   const char* field;
   std::optional<double> ModelDefaults::*value;
-  double low, high;
-  bool low_open = false;  // `low` itself is not in the range
+  Range range;
 };
 
 constexpr NumberDefault kNumberDefaults[] = {
-    {"temperature", &ModelDefaults::temperature, 0, 2},
-    {"top_p", &ModelDefaults::top_p, 0, 1, /*low_open=*/true},
-    {"min_p", &ModelDefaults::min_p, 0, 1},
-    {"repetition_penalty", &ModelDefaults::repetition_penalty, 0.001, 10},
+    {"temperature", &ModelDefaults::temperature, kTemperatureRange},
+    {"top_p", &ModelDefaults::top_p, kTopPRange},
+    {"min_p", &ModelDefaults::min_p, kMinPRange},
+    {"repetition_penalty", &ModelDefaults::repetition_penalty, kRepetitionPenaltyRange},
 };
 
 struct CountDefault {
@@ -102,12 +101,10 @@ absl::Status ReadSampling(const json& config, const std::string& path, ModelDefa
   for (const NumberDefault& each : kNumberDefaults) {
     std::optional<double>& value = defaults.*each.value;
     RETURN_IF_ERROR(ReadNumber(config, path, each.field, &value));
-    if (!value) continue;
-    if (*value < each.low || *value > each.high || (each.low_open && *value == each.low)) {
-      return Malformed(
-          path, each.field, config.at(each.field),
-          absl::StrCat("a number in ", each.low_open ? "(" : "[", each.low, ", ", each.high, "]"));
-    }
+    if (!value || each.range.Holds(*value)) continue;
+    return Malformed(path, each.field, config.at(each.field),
+                     absl::StrCat("a number in ", each.range.low_open ? "(" : "[", each.range.low,
+                                  ", ", each.range.high, "]"));
   }
   for (const CountDefault& each : kCountDefaults) {
     std::optional<int64_t>& value = defaults.*each.value;

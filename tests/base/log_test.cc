@@ -23,6 +23,7 @@ TEST(LogTest, WritesOneTextLine) {
                              {"tokens", 7},
                              {"ratio", 0.5},
                              {"ok", true},
+                             {"traceparent", ""},
                              {"reason", "two words"}});
   });
   EXPECT_THAT(line, ::testing::MatchesRegex(
@@ -39,13 +40,14 @@ TEST(LogTest, KeepsALineALine) {
 TEST(LogTest, WritesJsonThatParses) {
   ASSERT_TRUE(StartLog("gateway", "info", "json").ok());
   const std::string line = Logged([] {
-    LogWarning("say \"hi\"\xff", {{"request_id", "r-2"}, {"tokens", 9}});
+    LogWarning("say \"hi\"\xff", {{"request_id", "r-2"}, {"tokens", 9}, {"traceparent", ""}});
   });
   const auto value = nlohmann::json::parse(line);
   EXPECT_EQ(value["level"], "warning");
   EXPECT_EQ(value["process"], "gateway");
   EXPECT_EQ(value["request_id"], "r-2");
   EXPECT_EQ(value["tokens"], 9);
+  EXPECT_FALSE(value.contains("traceparent"));
   EXPECT_THAT(value["message"].get<std::string>(), HasSubstr("say \"hi\""));
 }
 

@@ -19,6 +19,11 @@ TEST(StrictJsonTest, RefusesWhatIsNoJson) {
   }
 }
 
+TEST(StrictJsonTest, CallsANumberThatNoDoubleHoldsWhatItIs) {
+  const absl::Status status = ParseStrictJson(R"({"temperature":1e400})").status();
+  EXPECT_EQ(status.message(), "has a number beyond the range of a double before byte 20");
+}
+
 TEST(StrictJsonTest, RefusesDuplicateKeysByName) {
   const absl::Status status = ParseStrictJson(R"({"x":{"seed":1,"b":2,"seed":3}})").status();
   EXPECT_NE(status.message().find("has the key \"seed\" twice"), absl::string_view::npos) << status;

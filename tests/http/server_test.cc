@@ -72,6 +72,10 @@ TEST_F(ServerTest, ClosesAfterHttp10AndConnectionClose) {
   old.Send("POST /echo HTTP/1.0\r\nContent-Length: 1\r\n\r\nx");
   EXPECT_EQ(old.ReadResponse().body, "x");
   EXPECT_TRUE(old.WaitForClose());
+  RawClient both(server_->address());
+  both.Send("GET /path/a HTTP/1.0\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n");
+  EXPECT_EQ(both.ReadResponse().headers.at("connection"), "close");
+  EXPECT_TRUE(both.WaitForClose());
   RawClient closing(server_->address());
   closing.Send(std::string("GET /path/a HTTP/1.1\r\nConnection: close\r\n") + kHost + "\r\n");
   EXPECT_EQ(closing.ReadResponse().headers.at("connection"), "close");
