@@ -179,9 +179,8 @@ TEST_F(HttpLifecycleTest, DrainRefusesNewRequestsAndFinishesRunningOnes) {
     return rig_->frontend().Drain(std::chrono::milliseconds(200));
   });
   // A request before the drain began would run, too: only /readyz tells without taking part.
-  ASSERT_TRUE(GatewayRig::WaitFor([this] {
-    return rig_->Get("/readyz").body.find("shutting down") != std::string::npos;
-  }));
+  ASSERT_TRUE(GatewayRig::WaitFor(
+      [this] { return rig_->Get("/readyz").body.find("shutting down") != std::string::npos; }));
   EXPECT_EQ(rig_->Post(kChat, Chat()).status, 503);
   const Frontend::Drained found = drained.get();
   EXPECT_EQ(found.running, 1);
