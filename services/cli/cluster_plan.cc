@@ -7,10 +7,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "services/cli/bundled_model.h"
+#include "services/cli/cluster_state.h"
 #include "services/cli/hint.h"
 #include "services/cli/port_owner.h"
 #include "shared/base/address.h"
 #include "shared/base/status_macros.h"
+#include "shared/rpc/cluster_id.h"
 #include "shared/rpc/cluster_secret.h"
 
 namespace conclave::cli {
@@ -118,7 +120,7 @@ std::vector<std::string> Planner::HandedOn(const std::string& section) const {
     std::string name = dot == std::string::npos ? row.key : row.key.substr(dot + 1);
     if (name == "listen" || name == "ops_listen" || name == "http_listen" ||
         name == "grpc_listen" || name == "name" || row.key == "controller_address" ||
-        row.key == "state_dir") {
+        row.key == "cluster_id" || row.key == "state_dir") {
       continue;  // decided here for each process
     }
     std::replace(name.begin(), name.end(), '_', '-');
@@ -137,12 +139,19 @@ absl::StatusOr<ClusterPlan> Planner::Plan() {
         "and a worker joins another cluster by conclave-expert (docs/two-machines.md)"));
   }
   ClusterPlan plan;
+  plan.cluster_id = context_.options.common.cluster_id;
+  if (const auto before = ReadClusterState(context_.state_dir);
+      before.ok() && plan.cluster_id.empty()) {
+    plan.cluster_id = before->cluster_id;
+  }
+  if (plan.cluster_id.empty()) plan.cluster_id = rpc::DrawClusterId();
   if (const std::string& secret = context_.options.common.cluster_secret_file; !secret.empty()) {
     plan.cluster_secret_file = std::filesystem::absolute(secret).string();
   }
   const auto add = [&](PlannedProcess process) {
     const std::vector<std::string> handed_on = HandedOn(process.kind);
     process.flags.insert(process.flags.begin(), handed_on.begin(), handed_on.end());
+    process.flags.push_back("--cluster-id=" + plan.cluster_id);
     process.flags.push_back("--controller-address=" + plan.controller_address);
     plan.processes.push_back(std::move(process));
   };

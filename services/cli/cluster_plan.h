@@ -22,6 +22,7 @@ struct PlannedProcess {
 struct ClusterPlan {
   std::vector<PlannedProcess>
       processes;  // in the order of starting: controller, workers, engines, gateway
+  std::string cluster_id;
   std::string http_address;
   std::string grpc_address;
   std::string controller_address;
@@ -32,7 +33,8 @@ struct ClusterPlan {
 // ranges and addresses of all sections, and the secret's file.
 absl::Status CheckSettings(const Context& context);
 
-// Ports lie at fixed distances above up.base_port (8000: gateway HTTP; +1 gateway gRPC, +10
+// The cluster id is the setting, else that of the cluster that was in the state folder before, else
+// drawn. Ports lie at fixed distances above up.base_port (8000: gateway HTTP; +1 gateway gRPC, +10
 // controller, +20 engines, +30 workers, +1000 more their HTTP ports), but where a listen setting is
 // given. A busy port is INVALID_ARGUMENT naming the port, its owner and the remedy; with
 // up.auto_ports the nearest free one is taken. Threads are shared out: the processes of a kind

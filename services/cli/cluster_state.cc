@@ -35,7 +35,8 @@ using nlohmann::json;
 constexpr int64_t kRoomBytes = 1 << 20;
 
 json ToJson(const ClusterState& state) {
-  return {{"phase", state.phase},
+  return {{"cluster_id", state.cluster_id},
+          {"phase", state.phase},
           {"model", state.model},
           {"supervisor_pid", state.supervisor_pid},
           {"supervisor_start_ticks", state.supervisor_start_ticks},
@@ -77,6 +78,7 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& state_dir) {
   ASSIGN_OR_RETURN(const json value, ReadJsonFile(path));
   try {
     ClusterState state;
+    state.cluster_id = value.value("cluster_id", "");
     state.phase = value.at("phase");
     state.model = value.at("model");
     state.supervisor_pid = value.at("supervisor_pid");

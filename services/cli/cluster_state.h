@@ -32,6 +32,8 @@ struct ProcessState {
 };
 
 struct ClusterState {
+  std::string cluster_id;  // drawn by the first `up` in this folder, and kept by all that follow:
+                           // members that joined by hand find their cluster again
   // "starting", "ready", "draining", "ended"; "unsupervised", which is never written, when the
   // supervisor was killed and its processes go on
   std::string phase;

@@ -65,10 +65,12 @@ MemberInfo FromProto(const v1::Member& member) {
   return info;
 }
 
-// A channel that shows the cluster's secret.
+// A channel that shows the cluster's secret and id.
 absl::StatusOr<rpc::Channel> OpenChannel(const std::string& address, const CommonOptions& common) {
   ASSIGN_OR_RETURN(rpc::ClusterSecret secret, rpc::ClusterSecret::Load(common.cluster_secret_file));
-  return rpc::Channel({.address = address, .secret = std::move(secret)});
+  return rpc::Channel({.address = address,
+                       .secret = std::move(secret),
+                       .cluster = std::make_shared<rpc::ClusterId>(common.cluster_id)});
 }
 
 }  // namespace

@@ -20,6 +20,7 @@
 #include "services/cli/table.h"
 #include "shared/base/address.h"
 #include "shared/base/byte_size.h"
+#include "shared/rpc/cluster_id.h"
 
 namespace conclave::cli {
 namespace {
@@ -99,9 +100,13 @@ int PsCommand::Run(const Context& context) {
       JoinProcesses(running.ok() ? running->processes : std::vector<ProcessState>(),
                     members.ok() ? *members : ClusterMembers(), members.ok());
   std::string note = members.ok() ? ReplicaNote(*members, !running.ok() || running->supervised)
-                                  : absl::StrCat("The controller at ", *controller,
-                                                 " does not answer: serving goes on with the last "
-                                                 "placement.");
+                     : rpc::IsOtherCluster(members.status())
+                         ? absl::StrCat("The controller at ", *controller,
+                                        " is another cluster's: it took the port while this one's "
+                                        "was down, and serving goes on with the last placement.")
+                         : absl::StrCat("The controller at ", *controller,
+                                        " does not answer: serving goes on with the last "
+                                        "placement.");
   if (running.ok() && !running->supervised) {
     absl::StrAppend(&note, "\nThe supervisor (", running->supervisor_pid,
                     ") is dead: these processes go on, and none is started again; ",

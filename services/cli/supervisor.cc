@@ -36,6 +36,7 @@ void RotateLog(const std::string& path) {
 
 Supervisor::Supervisor(Options options, StopSignals& signals)
     : options_(std::move(options)), signals_(signals) {
+  state_.cluster_id = options_.plan.cluster_id;
   state_.model = options_.model;
   state_.supervisor_pid = getpid();
   state_.supervisor_start_ticks = StartTicks(getpid());
@@ -117,8 +118,10 @@ std::string Supervisor::LastWords(const Child& child) const {
 }
 
 std::string Supervisor::StartingLine() {
-  const auto members = ListMembers(options_.plan.controller_address, options_.common,
-                                   std::chrono::milliseconds(500));
+  CommonOptions common = options_.common;
+  common.cluster_id = options_.plan.cluster_id;
+  const auto members =
+      ListMembers(options_.plan.controller_address, common, std::chrono::milliseconds(500));
   std::vector<std::string> parts;
   for (const Child& child : children_) {
     if (child.plan.kind == "controller" && members.ok()) continue;

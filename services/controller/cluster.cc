@@ -56,6 +56,7 @@ bool ServesModel(const Report& report, MemberKind kind, const std::string& finge
 
 Cluster::Cluster(const Options& options, uint64_t term, const Clock* clock)
     : options_(options), clock_(clock), started_at_(clock->Now()), term_(term) {
+  topology_.cluster_id = options_.cluster_id;
   topology_.epoch = {term_, 0};
 }
 
@@ -321,7 +322,8 @@ void Cluster::Publish() {
     if (!candidate.workers.empty()) models.push_back(std::move(candidate));
   }
   if (models == topology_.models && topology_.epoch.term == term_) return;
-  topology_ = {next, std::move(models)};
+  topology_.epoch = next;
+  topology_.models = std::move(models);
 }
 
 placement::ClusterView Cluster::view() const {

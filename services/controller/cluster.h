@@ -53,6 +53,7 @@ struct ClusterEvent {
 class Cluster {
  public:
   struct Options {
+    std::string cluster_id;  // that topologies carry
     Duration lease = std::chrono::milliseconds(2000);
     // A first placement waits until no worker has joined for this long, so that workers started
     // together share from the start.

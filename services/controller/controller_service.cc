@@ -18,16 +18,30 @@ namespace {
 
 constexpr std::chrono::milliseconds kTickPeriod{50};
 
-std::string TermFilePath(const std::string& state_dir) { return state_dir + "/controller.json"; }
+std::string KeptFilePath(const std::string& state_dir) { return state_dir + "/controller.json"; }
 
-absl::StatusOr<uint64_t> ReadTerm(const std::string& path) {
+// What a controller keeps for the next one: all else is rebuilt from what members report.
+struct Kept {
+  uint64_t term = 0;
+  std::string cluster_id;  // empty: none yet
+};
+
+absl::StatusOr<Kept> ReadKept(const std::string& path) {
   const absl::StatusOr<nlohmann::json> file = ReadJsonFile(path);
-  if (absl::IsNotFound(file.status())) return 0;
+  if (absl::IsNotFound(file.status())) return Kept{};
   RETURN_IF_ERROR(file.status());
-  if (!file->is_object() || !file->contains("term") || !(*file)["term"].is_number_unsigned()) {
-    return absl::DataLossError(path + R"(: wanted {"term": N}; delete the file to start anew)");
+  const bool good = file->is_object() && file->contains("term") &&
+                    (*file)["term"].is_number_unsigned() &&
+                    (!file->contains("cluster_id") || (*file)["cluster_id"].is_string());
+  if (!good) {
+    return absl::DataLossError(
+        path + R"(: wanted {"term": N, "cluster_id": "..."}; delete the file to start anew)");
   }
-  return (*file)["term"].get<uint64_t>();
+  return Kept{(*file)["term"].get<uint64_t>(), file->value("cluster_id", "")};
+}
+
+absl::Status WriteKept(const std::string& path, const Kept& kept) {
+  return WriteJsonFile(path, {{"term", kept.term}, {"cluster_id", kept.cluster_id}});
 }
 
 std::string KindName(placement::MemberKind kind) {
@@ -46,13 +60,14 @@ std::string KindName(placement::MemberKind kind) {
 
 struct ControllerService::State {
   State(const Options& o, uint64_t term, const Clock* clock)
-      : options(o), cluster(o.cluster, term, clock), kept_term(term) {}
+      : options(o), cluster_id(o.cluster_id), cluster(o.cluster, term, clock), kept_term(term) {}
 
   // After every change of the cluster: sends what is new and keeps the term.
   void Distribute() REQUIRES(mutex);
   void UpdateMetrics() REQUIRES(mutex);
 
-  const Options options;
+  const Options options;  // with the cluster id that holds
+  const rpc::ClusterId cluster_id;
   mutable Mutex mutex;
   CondVar wake;
   Cluster cluster GUARDED_BY(mutex);
@@ -139,6 +154,7 @@ class ControllerService::MemberStream final
         std::chrono::duration_cast<std::chrono::milliseconds>(state_->options.cluster.lease)
             .count());
     update_.set_report_period_ms(state_->options.report_period.count());
+    update_.set_cluster_id(state_->options.cluster_id);
     if (newer) placement::ToProto(topology, update_.mutable_topology());
     if (is_gateway_) ToProto(state_->cluster.view(), &update_);
     sent_ = topology.epoch;
@@ -176,7 +192,7 @@ void ControllerService::State::Distribute() {
     kept_term = cluster.term();
     if (!options.state_dir.empty()) {
       const absl::Status kept =
-          WriteJsonFile(TermFilePath(options.state_dir), {{"term", kept_term}});
+          WriteKept(KeptFilePath(options.state_dir), {kept_term, options.cluster_id});
       if (!kept.ok()) LogWarning("term not kept", {{"error", std::string(kept.message())}});
     }
   }
@@ -204,14 +220,18 @@ void ControllerService::State::UpdateMetrics() {
 
 absl::StatusOr<std::unique_ptr<ControllerService>> ControllerService::Create(const Options& options,
                                                                              const Clock* clock) {
-  uint64_t term = 1;
+  Kept kept;
+  const std::string path = KeptFilePath(options.state_dir);
   if (!options.state_dir.empty()) {
-    const std::string path = TermFilePath(options.state_dir);
-    ASSIGN_OR_RETURN(const uint64_t last, ReadTerm(path));
-    term = last + 1;
-    RETURN_IF_ERROR(WriteJsonFile(path, {{"term", term}}));
+    ASSIGN_OR_RETURN(kept, ReadKept(path));
   }
-  auto state = std::make_unique<State>(options, term, clock);
+  ++kept.term;
+  if (!options.cluster_id.empty()) kept.cluster_id = options.cluster_id;
+  if (kept.cluster_id.empty()) kept.cluster_id = rpc::DrawClusterId();
+  if (!options.state_dir.empty()) RETURN_IF_ERROR(WriteKept(path, kept));
+  Options with_id = options;
+  with_id.cluster_id = with_id.cluster.cluster_id = kept.cluster_id;
+  auto state = std::make_unique<State>(with_id, kept.term, clock);
   State* raw = state.get();
   state->ticker = std::thread([raw] {
     SetThreadName("tick");
@@ -249,9 +269,16 @@ int ControllerService::num_live_members() const {
   return live;
 }
 
+std::string ControllerService::cluster_id() const { return state_->options.cluster_id; }
+
+grpc::Status ControllerService::Allowed(const grpc::ServerContextBase& context) const {
+  const grpc::Status shown = state_->options.secret.Check(context);
+  return shown.ok() ? state_->cluster_id.Check(context) : shown;
+}
+
 grpc::ServerBidiReactor<v1::MemberReport, v1::ControllerUpdate>* ControllerService::Join(
     grpc::CallbackServerContext* context) {
-  if (const grpc::Status allowed = state_->options.secret.Check(*context); !allowed.ok()) {
+  if (const grpc::Status allowed = Allowed(*context); !allowed.ok()) {
     return rpc::RefuseStream<v1::MemberReport, v1::ControllerUpdate>(allowed);
   }
   return new MemberStream(state_.get());
@@ -261,7 +288,7 @@ grpc::ServerUnaryReactor* ControllerService::GetTopology(grpc::CallbackServerCon
                                                          const v1::GetTopologyRequest*,
                                                          v1::Topology* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const grpc::Status allowed = state_->options.secret.Check(*context);
+  const grpc::Status allowed = Allowed(*context);
   if (allowed.ok()) {
     MutexLock lock(state_->mutex);
     placement::ToProto(state_->cluster.topology(), response);
@@ -274,7 +301,7 @@ grpc::ServerUnaryReactor* ControllerService::ListMembers(grpc::CallbackServerCon
                                                          const v1::ListMembersRequest*,
                                                          v1::ListMembersResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const grpc::Status allowed = state_->options.secret.Check(*context);
+  const grpc::Status allowed = Allowed(*context);
   if (allowed.ok()) {
     MutexLock lock(state_->mutex);
     placement::ToProto(state_->cluster.topology().epoch, response->mutable_epoch());
@@ -288,7 +315,7 @@ grpc::ServerUnaryReactor* ControllerService::ListEvents(grpc::CallbackServerCont
                                                         const v1::ListEventsRequest* request,
                                                         v1::ListEventsResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const grpc::Status allowed = state_->options.secret.Check(*context);
+  const grpc::Status allowed = Allowed(*context);
   if (allowed.ok()) {
     MutexLock lock(state_->mutex);
     for (const ClusterEvent& event :

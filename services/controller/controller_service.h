@@ -9,6 +9,7 @@
 #include "conclave/v1/placement.grpc.pb.h"
 #include "services/controller/cluster.h"
 #include "shared/metrics/registry.h"
+#include "shared/rpc/cluster_id.h"
 #include "shared/rpc/cluster_secret.h"
 
 namespace conclave::controller {
@@ -18,7 +19,9 @@ class ControllerService final : public v1::PlacementService::CallbackService {
   struct Options {
     Cluster::Options cluster;
     std::chrono::milliseconds report_period{500};
-    std::string state_dir;  // controller.json with the term is kept here; empty: not kept
+    std::string cluster_id;  // empty: the one kept in the state folder, else a drawn one
+    std::string
+        state_dir;  // controller.json with term and cluster id is kept here; empty: not kept
     rpc::ClusterSecret secret;
     metrics::Registry* registry = nullptr;  // outlives the service
   };
@@ -32,6 +35,7 @@ class ControllerService final : public v1::PlacementService::CallbackService {
   void Shutdown();
 
   int num_live_members() const;
+  std::string cluster_id() const;
 
   grpc::ServerBidiReactor<v1::MemberReport, v1::ControllerUpdate>* Join(
       grpc::CallbackServerContext* context) override;
@@ -48,6 +52,8 @@ class ControllerService final : public v1::PlacementService::CallbackService {
  private:
   class MemberStream;
   struct State;
+  // Whether the caller shows the cluster's secret and is not of another cluster.
+  grpc::Status Allowed(const grpc::ServerContextBase& context) const;
   explicit ControllerService(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };

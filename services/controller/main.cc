@@ -29,6 +29,7 @@ absl::Status Run(int argc, char** argv) {
   controller::ControllerService::Options service_options;
   service_options.cluster.lease = std::chrono::milliseconds(options.controller.lease_ms);
   service_options.report_period = std::chrono::milliseconds(options.controller.report_period_ms);
+  service_options.cluster_id = options.common.cluster_id;
   service_options.state_dir = StateDir(options.common);
   ASSIGN_OR_RETURN(service_options.secret,
                    rpc::ClusterSecret::Load(options.common.cluster_secret_file));
@@ -46,12 +47,14 @@ absl::Status Run(int argc, char** argv) {
                    rpc::Server::Start(server_options, services));
   http::OpsServer::Options ops_options;
   ops_options.listen = options.controller.ops_listen;
-  ops_options.readiness = [] { return http::Readiness{true, {}}; };
+  ops_options.readiness = [] { return http::Readiness{.ready = true, .missing = {}}; };
   ops_options.registry = &registry;
   ASSIGN_OR_RETURN(const std::unique_ptr<http::OpsServer> ops,
                    http::OpsServer::Start(std::move(ops_options)));
   server->SetServing(true);
-  LogInfo("serving", {{"grpc", server->address()}, {"http", ops->address()}});
+  LogInfo("serving", {{"grpc", server->address()},
+                      {"http", ops->address()},
+                      {"cluster_id", service->cluster_id()}});
 
   while (!signals.WaitFor(std::chrono::seconds(3600))) {
   }

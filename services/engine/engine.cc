@@ -76,6 +76,7 @@ struct Engine::State {
   metrics::Registry registry;
   EngineMetrics metrics;
   rpc::ClusterSecret secret;
+  std::shared_ptr<rpc::ClusterId> cluster;
   kernels::CpuLevel level = kernels::CpuLevel::kReference;
   model::ServedModel model;
   std::string system_fingerprint;
@@ -92,6 +93,7 @@ struct Engine::State {
   std::atomic<bool> ready{false};
   mutable Mutex mutex;
   std::string note GUARDED_BY(mutex) = "opening the model";
+  std::string membership_note GUARDED_BY(mutex);  // for /readyz
   absl::Status failure GUARDED_BY(mutex);
 
   TimePoint next_progress_line;  // load thread alone
@@ -105,6 +107,7 @@ absl::Status Engine::State::Open(const CommonOptions& common_options,
   common = common_options;
   options = engine_options;
   ASSIGN_OR_RETURN(secret, rpc::ClusterSecret::Load(common.cluster_secret_file));
+  cluster = std::make_shared<rpc::ClusterId>(common.cluster_id);
   ASSIGN_OR_RETURN(level, model::ChooseCpuLevel("engine.cpu_level", options.cpu_level));
   ASSIGN_OR_RETURN(model, model::OpenServedModel(common));
   const weights::ModelConfig& config = model.checkpoint->config();
@@ -120,8 +123,8 @@ absl::Status Engine::State::Open(const CommonOptions& common_options,
 }
 
 absl::Status Engine::State::Serve() {
-  service =
-      std::make_unique<EngineService>(EngineService::Options{.secret = secret}, &metrics, &clock);
+  service = std::make_unique<EngineService>(
+      EngineService::Options{.secret = secret, .cluster = cluster}, &metrics, &clock);
   grpc::Service* const services[] = {service.get()};
   ASSIGN_OR_RETURN(server,
                    rpc::Server::Start({.name = absl::StrCat("engine ", options.name),
@@ -144,11 +147,13 @@ absl::Status Engine::State::Join() {
                                                               .model = model.identity,
                                                               .numerics = model.numerics,
                                                               .secret = secret,
+                                                              .cluster = cluster,
                                                               .registry = &registry}));
   }
   placement::Membership::Options membership_options;
   membership_options.controller = common.controller;
   membership_options.secret = secret;
+  membership_options.cluster = cluster;
   membership_options.name = options.name;
   membership_options.kind = placement::MemberKind::kEngine;
   membership_options.address = address;
@@ -162,6 +167,10 @@ absl::Status Engine::State::Join() {
     };
   }
   membership_options.on_refused = [this](const absl::Status& status) { Fail(status); };
+  membership_options.on_note = [this](const std::string& text) {
+    MutexLock lock(mutex);
+    membership_note = text;
+  };
   ASSIGN_OR_RETURN(membership, placement::Membership::Start(std::move(membership_options)));
   return absl::OkStatus();
 }
@@ -262,6 +271,7 @@ http::Readiness Engine::State::Ready() const {
   {
     MutexLock lock(mutex);
     if (!note.empty()) readiness.missing.push_back(note);
+    if (!membership_note.empty()) readiness.notes.push_back(membership_note);
     if (!failure.ok()) readiness.missing.push_back(std::string(failure.message()));
   }
   if (loaded && loaded_model != nullptr) {

@@ -239,9 +239,9 @@ void EngineService::Open(const EngineIdentity& identity, const SequenceLimits& l
 
 grpc::ServerBidiReactor<v1::EngineCommand, v1::EngineEvents>* EngineService::Connect(
     grpc::CallbackServerContext* context) {
-  if (const grpc::Status shown = options_.secret.Check(*context); !shown.ok()) {
-    return rpc::RefuseStream<v1::EngineCommand, v1::EngineEvents>(shown);
-  }
+  grpc::Status shown = options_.secret.Check(*context);
+  if (shown.ok() && options_.cluster != nullptr) shown = options_.cluster->Check(*context);
+  if (!shown.ok()) return rpc::RefuseStream<v1::EngineCommand, v1::EngineEvents>(shown);
   std::shared_ptr<GatewayStream> stream;
   {
     MutexLock lock(mutex_);

@@ -18,6 +18,7 @@
 #include "services/engine/step_loop.h"
 #include "shared/base/clock.h"
 #include "shared/base/mutex.h"
+#include "shared/rpc/cluster_id.h"
 #include "shared/rpc/cluster_secret.h"
 
 namespace conclave::engine {
@@ -33,7 +34,9 @@ struct EngineIdentity {
 class EngineService final : public v1::EngineService::CallbackService, public EventSink {
  public:
   struct Options {
-    rpc::ClusterSecret secret;         // what gateways must show
+    rpc::ClusterSecret secret;  // what gateways must show
+    // Gateways of another cluster are refused; null: none is.
+    std::shared_ptr<const rpc::ClusterId> cluster = {};
     size_t max_unsent_events = 65536;  // of one stream
   };
   // All borrowed, and outlive the service.

@@ -58,6 +58,7 @@ struct Worker::State {
   WorkerMetrics metrics;
   InFlightLimit limit;
   rpc::ClusterSecret secret;
+  std::shared_ptr<rpc::ClusterId> cluster;
   std::string name;
   int64_t capacity_bytes = 0;
   placement::ModelIdentity identity;
@@ -71,6 +72,7 @@ struct Worker::State {
   std::unique_ptr<http::OpsServer> ops;
   mutable Mutex mutex;
   absl::Status failure GUARDED_BY(mutex);
+  std::string note GUARDED_BY(mutex);                           // of the membership, for /readyz
   placement::Membership* reporter GUARDED_BY(mutex) = nullptr;  // `membership` while it lives
   std::unique_ptr<placement::Membership> membership;
 };
@@ -79,6 +81,7 @@ absl::Status Worker::State::Open(const CommonOptions& common, const ExpertOption
   name = options.name;
   capacity_bytes = options.memory.bytes;
   ASSIGN_OR_RETURN(secret, rpc::ClusterSecret::Load(common.cluster_secret_file));
+  cluster = std::make_shared<rpc::ClusterId>(common.cluster_id);
   ASSIGN_OR_RETURN(model::ServedModel model, model::OpenServedModel(common));
   identity = std::move(model.identity);
   experts = std::make_unique<experts::ExpertSet>(std::move(model.checkpoint), model.numerics);
@@ -105,7 +108,7 @@ absl::Status Worker::State::Serve(const CommonOptions& common, const ExpertOptio
   context.compute = compute.get();
   context.limit = &limit;
   context.clock = &clock;
-  service = std::make_unique<ExpertService>(std::move(context), secret);
+  service = std::make_unique<ExpertService>(std::move(context), secret, cluster);
   grpc::Service* const services[] = {service.get()};
   ASSIGN_OR_RETURN(server,
                    rpc::Server::Start({.name = absl::StrCat("expert worker ", options.name),
@@ -132,6 +135,7 @@ absl::Status Worker::State::Join(const CommonOptions& common, const ExpertOption
   placement::Membership::Options membership_options;
   membership_options.controller = common.controller;
   membership_options.secret = secret;
+  membership_options.cluster = cluster;
   membership_options.name = options.name;
   membership_options.kind = placement::MemberKind::kExpert;
   membership_options.address = address;
@@ -148,6 +152,10 @@ absl::Status Worker::State::Join(const CommonOptions& common, const ExpertOption
   membership_options.on_refused = [this](const absl::Status& status) {
     MutexLock lock(mutex);
     failure = status;
+  };
+  membership_options.on_note = [this](const std::string& text) {
+    MutexLock lock(mutex);
+    note = text;
   };
   ASSIGN_OR_RETURN(membership, placement::Membership::Start(std::move(membership_options)));
   MutexLock lock(mutex);
@@ -172,6 +180,10 @@ http::Readiness Worker::State::Ready() const {
   http::Readiness readiness;
   if (draining) readiness.missing.push_back("the worker is leaving");
   if (!holdings->settled()) readiness.missing.push_back(holdings->Note());
+  {
+    MutexLock lock(mutex);
+    if (!note.empty()) readiness.notes.push_back(note);
+  }
   readiness.ready = readiness.missing.empty();
   return readiness;
 }

@@ -9,6 +9,7 @@
 #include "shared/base/log.h"
 #include "shared/base/status_macros.h"
 #include "shared/base/thread_name.h"
+#include "shared/rpc/cluster_id.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::gateway {
@@ -142,11 +143,17 @@ void Frontend::UpdateCluster(const placement::ClusterView& view) {
   Post([this, view] { ApplyCluster(view); });
 }
 
+void Frontend::SetNote(std::string note) {
+  MutexLock lock(mutex_);
+  note_ = std::move(note);
+}
+
 http::Readiness Frontend::readiness() const {
   http::Readiness readiness;
   {
     MutexLock lock(mutex_);
     readiness.missing = snapshot_.missing;
+    if (!note_.empty()) readiness.notes.push_back(note_);
   }
   if (draining_)
     readiness.missing.insert(readiness.missing.begin(), "the gateway is shutting down");
@@ -221,7 +228,11 @@ void Frontend::OnEngineLost(const std::string& engine, const absl::Status& why) 
     }
     known->offered.reset();
     known->identity.reset();
-    known->refusal.clear();
+    // Another cluster's engine has taken the port: said until the controller names another address.
+    const std::string refusal =
+        rpc::IsOtherCluster(why) ? absl::StrCat(engine, ": ", why.message()) : "";
+    if (!refusal.empty() && refusal != known->refusal) LogError(refusal);
+    known->refusal = refusal;
     BindEngines();  // first: whoever hears of the failure must not find the engine still there
     FailAllOn(engine,
               rpc::WithDetails(absl::UnavailableError(absl::StrCat("the connection to ", engine,

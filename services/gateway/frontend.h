@@ -78,6 +78,8 @@ class Frontend final : public EngineListener {
 
   // What the controller says, at every report period.
   void UpdateCluster(const placement::ClusterView& view);
+  // What /readyz says besides, though it hinders nothing; empty: nothing.
+  void SetNote(std::string note);
   http::Readiness readiness() const;
   // Identity of the engines connected now; nullopt: none.
   std::optional<EngineIdentity> identity() const;
@@ -153,6 +155,7 @@ class Frontend final : public EngineListener {
 
   mutable Mutex mutex_;
   Snapshot snapshot_ GUARDED_BY(mutex_);
+  std::string note_ GUARDED_BY(mutex_);
   std::thread thread_;
   PromptLane prompts_;  // stopped first: its work submits requests
 };

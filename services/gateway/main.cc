@@ -86,10 +86,11 @@ absl::Status Run(int argc, char** argv) {
   frontend_options.first_token_timeout =
       std::chrono::seconds(options.gateway.first_token_timeout_s);
   frontend_options.cluster_secret = secret.bytes();
+  const auto cluster = std::make_shared<rpc::ClusterId>(options.common.cluster_id);
   frontend_options.link_factory = [&](const std::string& engine, const std::string& address,
                                       gateway::EngineListener* listener) {
-    return gateway::MakeEngineClient({.address = address, .secret = secret}, options.gateway.name,
-                                     engine, listener);
+    return gateway::MakeEngineClient({.address = address, .secret = secret, .cluster = cluster},
+                                     options.gateway.name, engine, listener);
   };
   frontend_options.registry = &registry;
   frontend_options.clock = &clock;
@@ -114,6 +115,7 @@ absl::Status Run(int argc, char** argv) {
   placement::Membership::Options member;
   member.controller = options.common.controller;
   member.secret = secret;
+  member.cluster = cluster;
   member.name = options.gateway.name;
   member.kind = placement::MemberKind::kGateway;
   ASSIGN_OR_RETURN(member.address, Advertised(grpc_server->address(), options.gateway.advertise));
@@ -131,6 +133,7 @@ absl::Status Run(int argc, char** argv) {
     return status;
   };
   member.on_cluster = [&](const placement::ClusterView& view) { frontend.UpdateCluster(view); };
+  member.on_note = [&](const std::string& note) { frontend.SetNote(note); };
   ASSIGN_OR_RETURN(const std::unique_ptr<placement::Membership> membership,
                    placement::Membership::Start(std::move(member)));
   LogInfo("serving", {{"http", http_server->address()},

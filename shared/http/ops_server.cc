@@ -22,7 +22,8 @@ std::vector<Server::Route> OpsRoutes(std::function<Readiness()> readiness,
       .Set(1);
   const auto readyz = [readiness](const std::shared_ptr<Exchange>& exchange) {
     const Readiness now = readiness();
-    const nlohmann::ordered_json body = {{"ready", now.ready}, {"missing", now.missing}};
+    nlohmann::ordered_json body = {{"ready", now.ready}, {"missing", now.missing}};
+    if (!now.notes.empty()) body["notes"] = now.notes;
     exchange->Respond(
         {.status = now.ready ? 200 : 503,
          .content_type = "application/json",

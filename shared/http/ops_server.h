@@ -17,6 +17,7 @@ struct Readiness {
   bool ready = false;
   std::vector<std::string>
       missing;  // "no engine has stepped in the last 5 s", "layer 1 expert 3 has no live worker"
+  std::vector<std::string> notes = {};  // what is worth knowing and hinders nothing; shown if any
 };
 
 class OpsServer {

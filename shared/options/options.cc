@@ -74,6 +74,7 @@ void BindMember(std::string_view section, MemberOptions& member, Settings& s) {
 absl::Status CommonOptions::Validate() const {
   RETURN_IF_ERROR(NotOneOf("numerics", numerics, {"auto", "f32", "bf16"}));
   RETURN_IF_ERROR(BadAddress("controller_address", controller));
+  if (!cluster_id.empty()) RETURN_IF_ERROR(BadName("cluster_id", cluster_id));
   RETURN_IF_ERROR(NotOneOf("log_level", log_level, {"debug", "info", "warning", "error"}));
   RETURN_IF_ERROR(NotOneOf("log_format", log_format, {"text", "json"}));
   return OutOfRange("drain_seconds", drain_seconds, 0, 3600);
@@ -177,6 +178,8 @@ void AllOptions::Bind(Settings& s) {
         "folder of state and logs; empty: ~/.local/state/conclave");
   s.Add("", "cluster_secret_file", &common.cluster_secret_file,
         "file with the secret that processes show each other; needed beyond loopback");
+  s.Add("", "cluster_id", &common.cluster_id,
+        "the cluster's name, by which foreign processes are refused; empty: drawn or learned");
   s.Add("", "insecure", &common.insecure, "allow addresses beyond loopback without a secret");
   s.Add("", "log_level", &common.log_level, "debug, info, warning or error");
   s.Add("", "log_format", &common.log_format, "text or json");

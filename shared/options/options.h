@@ -24,6 +24,8 @@ struct CommonOptions {
   std::string state_dir;  // state, logs; empty: $XDG_STATE_HOME/conclave or ~/.local/state/conclave
   std::string cluster_secret_file;  // file with the secret that processes show each other; needed
                                     // beyond loopback
+  std::string cluster_id;           // processes of another id are refused; empty: that of the first
+                                    // controller, kept beside the topology (a controller draws one)
   bool insecure = false;            // allow addresses beyond loopback without a secret
   std::string log_level = "info";   // debug, info, warning, error
   std::string log_format = "text";  // text, json

@@ -11,6 +11,7 @@
 #include "conclave/v1/placement.grpc.pb.h"
 #include "shared/base/log.h"
 #include "shared/base/mutex.h"
+#include "shared/base/status_macros.h"
 #include "shared/base/thread_name.h"
 #include "shared/base/version.h"
 #include "shared/placement/topology_file.h"
@@ -24,6 +25,8 @@ namespace {
 constexpr std::chrono::milliseconds kFirstReportPeriod{500};  // until the controller says its own
 constexpr std::chrono::milliseconds kReconnectDelay{200};
 constexpr std::chrono::milliseconds kLeaveTimeout{1000};
+// Between attempts while another cluster's controller listens where this member's did.
+constexpr std::chrono::milliseconds kOtherClusterDelay{1000};
 
 std::string DrawIncarnation() {
   std::random_device device;
@@ -65,20 +68,27 @@ ClusterView ViewOf(const v1::ControllerUpdate& update) {
 
 struct Membership::State {
   explicit State(Options o)
-      : options(std::move(o)), channel({options.controller, options.secret}) {}
+      : options(std::move(o)),
+        cluster(options.cluster != nullptr ? options.cluster : std::make_shared<rpc::ClusterId>()),
+        channel({.address = options.controller, .secret = options.secret, .cluster = cluster}) {}
 
   using Stream = grpc::ClientReaderWriter<v1::MemberReport, v1::ControllerUpdate>;
 
   void Run();
   void ServeOneConnection();
   void Read(Stream* stream);
-  void Apply(const v1::ControllerUpdate& update);
+  // An update of another cluster is an error, and changes nothing.
+  absl::Status Apply(const v1::ControllerUpdate& update);
   void Adopt(Topology topology, bool keep);
+  void AdoptKept();
+  void TellEnd(const absl::Status& status);
+  void NoteOtherCluster(const absl::Status& status);
   v1::MemberReport MakeReport(bool first, bool leaving);
 
   const Options options;
   const std::string incarnation = DrawIncarnation();
   const std::string host = HostName();
+  const std::shared_ptr<rpc::ClusterId> cluster;
   rpc::Channel channel;
 
   mutable Mutex mutex;
@@ -91,11 +101,13 @@ struct Membership::State {
       false;  // the leaving report went out, or there is nobody to send it to
   bool stop GUARDED_BY(mutex) = false;
   bool stream_broken GUARDED_BY(mutex) = false;
+  absl::Status update_refused GUARDED_BY(mutex);  // of this connection
   std::chrono::milliseconds period GUARDED_BY(mutex) = kFirstReportPeriod;
   grpc::ClientContext* current_call GUARDED_BY(mutex) = nullptr;
   std::atomic<bool> connected{false};
-  bool refusal_told = false;  // member thread only
-  bool outage_told = false;   // member thread only
+  bool refusal_told = false;   // member thread only
+  bool outage_told = false;    // member thread only
+  bool other_cluster = false;  // member thread, or its reader while that runs
   std::thread thread;
 };
 
@@ -153,14 +165,17 @@ void Membership::State::Adopt(Topology newer, bool keep) {
   if (options.on_topology) options.on_topology(snapshot);
 }
 
-void Membership::State::Apply(const v1::ControllerUpdate& update) {
+absl::Status Membership::State::Apply(const v1::ControllerUpdate& update) {
+  RETURN_IF_ERROR(
+      cluster->Learn(update.cluster_id(), absl::StrCat("the controller at ", options.controller)));
+  NoteOtherCluster(absl::OkStatus());
   {
     MutexLock lock(mutex);
     if (update.term() < highest_term) {
       // A controller of the past. The next report names our term, and it takes a higher one.
       report_now = true;
       wake.NotifyAll();
-      return;
+      return absl::OkStatus();
     }
     highest_term = update.term();
     if (update.report_period_ms() > 0) {
@@ -177,16 +192,20 @@ void Membership::State::Apply(const v1::ControllerUpdate& update) {
   }
   if (options.on_cluster && options.kind == MemberKind::kGateway)
     options.on_cluster(ViewOf(update));
+  return absl::OkStatus();
 }
 
 void Membership::State::Read(Stream* stream) {
   SetThreadName("member-read");
   v1::ControllerUpdate update;
-  while (stream->Read(&update)) {
-    connected = true;
-    Apply(update);
+  absl::Status applied;
+  while (applied.ok() && stream->Read(&update)) {
+    applied = Apply(update);
+    if (applied.ok()) connected = true;
   }
   MutexLock lock(mutex);
+  if (!applied.ok() && current_call != nullptr) current_call->TryCancel();
+  update_refused = applied;
   stream_broken = true;
   wake.NotifyAll();
 }
@@ -199,6 +218,7 @@ void Membership::State::ServeOneConnection() {
     if (stop || left) return;
     current_call = &context;
     stream_broken = false;
+    update_refused = absl::OkStatus();
     report_now = false;
   }
   const std::unique_ptr<v1::PlacementService::Stub> stub =
@@ -240,17 +260,25 @@ void Membership::State::ServeOneConnection() {
     }
     reader.join();
   }
-  const absl::Status status = rpc::FromGrpc(stream->Finish());
+  absl::Status status = rpc::FromGrpc(stream->Finish());
   if (connected.exchange(false)) outage_told = false;
   {
     MutexLock lock(mutex);
     current_call = nullptr;
+    if (!update_refused.ok()) status = update_refused;
     if (leaving) {
       left = true;
       wake.NotifyAll();
     }
     if (stop || leaving) return;
   }
+  TellEnd(status);
+}
+
+// Says once why the connection ended, or could not be made.
+void Membership::State::TellEnd(const absl::Status& status) {
+  if (rpc::IsOtherCluster(status)) return NoteOtherCluster(status);
+  NoteOtherCluster(absl::OkStatus());
   if (IsFinal(status)) {
     if (!refusal_told) {
       LogError("the controller refuses this member",
@@ -265,22 +293,43 @@ void Membership::State::ServeOneConnection() {
   }
 }
 
+// Tells once that another cluster's controller listens where this member's did, and (OK) that this
+// is over.
+void Membership::State::NoteOtherCluster(const absl::Status& status) {
+  if (std::exchange(other_cluster, !status.ok()) == !status.ok()) return;
+  std::string note;
+  if (!status.ok()) {
+    LogError("the controller is of another cluster: going on with the last topology",
+             {{"controller", options.controller}, {"error", std::string(status.message())}});
+    note = absl::StrCat("no controller of this cluster at ", options.controller, ": ",
+                        std::string(status.message()));
+  }
+  if (options.on_note) options.on_note(note);
+}
+
+void Membership::State::AdoptKept() {
+  absl::StatusOr<std::optional<Topology>> kept =
+      ReadTopologyFile(TopologyFilePath(options.state_dir, options.name));
+  if (kept.ok() && !kept->has_value()) return;
+  const absl::Status usable =
+      kept.ok() ? cluster->Learn((*kept)->cluster_id, "the kept topology") : kept.status();
+  if (rpc::IsOtherCluster(usable)) {
+    LogInfo("starting without the last topology", {{"reason", std::string(usable.message())}});
+  } else if (!usable.ok()) {
+    LogWarning("starting without the last topology", {{"error", std::string(usable.message())}});
+  } else {
+    Adopt(**std::move(kept), /*keep=*/false);
+  }
+}
+
 void Membership::State::Run() {
   SetThreadName("member");
-  if (!options.state_dir.empty()) {
-    absl::StatusOr<std::optional<Topology>> kept =
-        ReadTopologyFile(TopologyFilePath(options.state_dir, options.name));
-    if (!kept.ok()) {
-      LogWarning("starting without the last topology",
-                 {{"error", std::string(kept.status().message())}});
-    } else if (kept->has_value()) {
-      Adopt(**std::move(kept), /*keep=*/false);
-    }
-  }
+  if (!options.state_dir.empty()) AdoptKept();
   while (true) {
     ServeOneConnection();
     MutexLock lock(mutex);
-    const auto deadline = std::chrono::steady_clock::now() + kReconnectDelay;
+    const auto deadline =
+        std::chrono::steady_clock::now() + (other_cluster ? kOtherClusterDelay : kReconnectDelay);
     while (!stop && !leaving) {
       if (!wake.WaitUntil(mutex, deadline)) break;
     }

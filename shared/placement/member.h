@@ -1,8 +1,8 @@
 // A process' membership: reports to the controller under a lease, and receives the topology.
 //
 // One per process. Owns one thread ("member") and, while connected, a second that reads. Callbacks
-// run on the reading thread, one at a time; they must not block. Without a controller the last
-// topology, kept on disk, goes on; the thread tries to reconnect for ever.
+// run on the reading thread, one at a time; they must not block. Without a controller of its own
+// cluster the last topology, kept on disk, goes on; the thread tries to reconnect for ever.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "shared/placement/topology.h"
+#include "shared/rpc/cluster_id.h"
 #include "shared/rpc/cluster_secret.h"
 
 namespace conclave::placement {
@@ -79,6 +80,9 @@ class Membership {
   struct Options {
     std::string controller;  // host:port
     rpc::ClusterSecret secret;
+    // Learned from the kept topology, or from the first controller, if it is not known yet. Null:
+    // one of its own.
+    std::shared_ptr<rpc::ClusterId> cluster;
     std::string name;  // "engine-0"
     MemberKind kind = MemberKind::kEngine;
     std::string address;      // host:port of the gRPC port, as others reach it
@@ -92,8 +96,12 @@ class Membership {
     // Gateways: called at every report period. May be null.
     std::function<void(const ClusterView&)> on_cluster;
     // Called once when the controller refuses this member for good (its name is taken, a wrong
-    // secret); default: logs. May be null.
+    // secret); default: logs. May be null. A controller of another cluster is not final: this
+    // cluster's own may get its port back.
     std::function<void(const absl::Status&)> on_refused;
+    // Called with a line for /readyz when the controller's address turns out to belong to another
+    // cluster, and with an empty one when that is over. It hinders no serving. May be null.
+    std::function<void(const std::string&)> on_note;
   };
 
   // Returns at once; connecting goes on in the background. INVALID_ARGUMENT for an unusable option.

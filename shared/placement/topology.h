@@ -64,6 +64,7 @@ struct ModelTopology {
 };
 
 struct Topology {
+  std::string cluster_id;  // empty: of a time without
   Epoch epoch;
   std::vector<ModelTopology> models;  // ascending by fingerprint
 

@@ -52,6 +52,7 @@ ModelIdentity FromProto(const v1::ModelIdentity& proto) {
 }
 
 void ToProto(const Topology& topology, v1::Topology* proto) {
+  proto->set_cluster_id(topology.cluster_id);
   ToProto(topology.epoch, proto->mutable_epoch());
   for (const ModelTopology& model : topology.models) {
     v1::ModelTopology* to = proto->add_models();
@@ -70,6 +71,7 @@ void ToProto(const Topology& topology, v1::Topology* proto) {
 
 Topology FromProto(const v1::Topology& proto) {
   Topology topology;
+  topology.cluster_id = proto.cluster_id();
   topology.epoch = FromProto(proto.epoch());
   for (const v1::ModelTopology& model : proto.models()) {
     ModelTopology& to = topology.models.emplace_back();

@@ -35,10 +35,12 @@ Channel::Channel(const ChannelOptions& options)
     : channel_(grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(),
                                          MakeChannelArguments(options))),
       address_(options.address),
-      secret_(options.secret) {}
+      secret_(options.secret),
+      cluster_(options.cluster) {}
 
 void Channel::Prepare(grpc::ClientContext* context, std::chrono::milliseconds timeout) const {
   secret_.Attach(context);
+  if (cluster_ != nullptr) cluster_->Attach(context);
   context->set_wait_for_ready(false);
   if (timeout.count() > 0) context->set_deadline(std::chrono::system_clock::now() + timeout);
 }

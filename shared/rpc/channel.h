@@ -12,6 +12,7 @@
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/support/channel_arguments.h"
+#include "shared/rpc/cluster_id.h"
 #include "shared/rpc/cluster_secret.h"
 
 namespace conclave::rpc {
@@ -38,6 +39,7 @@ inline constexpr int64_t kStreamWindowBytes = 4 << 20;
 struct ChannelOptions {
   std::string address = {};  // host:port or unix:/path
   ClusterSecret secret = {};
+  std::shared_ptr<const ClusterId> cluster = {};  // null: calls carry no id
   // Channels with equal arguments share one connection in gRPC; with its own, a channel's back-off
   // and its bytes in flight are nobody else's.
   bool own_connection = true;
@@ -55,15 +57,16 @@ class Channel {
   const std::shared_ptr<grpc::Channel>& grpc() const { return channel_; }
   const std::string& address() const { return address_; }
 
-  // Prepares a call's context: shows the cluster secret, does not wait for the connection (a call
-  // to a dead peer fails at once with UNAVAILABLE), and sets the deadline if `timeout` is above
-  // zero.
+  // Prepares a call's context: shows the cluster secret and id, does not wait for the connection (a
+  // call to a dead peer fails at once with UNAVAILABLE), and sets the deadline if `timeout` is
+  // above zero.
   void Prepare(grpc::ClientContext* context, std::chrono::milliseconds timeout) const;
 
  private:
   std::shared_ptr<grpc::Channel> channel_;
   std::string address_;
   ClusterSecret secret_;
+  std::shared_ptr<const ClusterId> cluster_;
 };
 
 }  // namespace conclave::rpc

@@ -6,8 +6,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <set>
 
+#include "services/cli/cluster_state.h"
 #include "services/cli/port_owner.h"
 
 namespace conclave::cli {
@@ -74,6 +76,34 @@ TEST(PlanClusterTest, HandsOnFlagsToThoseTheyAreFor) {
       EXPECT_THAT(process.flags, Not(Contains("--kv-memory=1024MiB")));
     }
   }
+}
+
+// The id that all processes are given.
+std::string ClusterIdOf(const absl::StatusOr<ClusterPlan>& plan) {
+  EXPECT_TRUE(plan.ok()) << plan.status();
+  for (const PlannedProcess& process : plan->processes) {
+    EXPECT_THAT(process.flags, Contains("--cluster-id=" + plan->cluster_id)) << process.name;
+  }
+  return plan->cluster_id;
+}
+
+TEST(PlanClusterTest, ANewClusterDrawsAnIdAndTheFolderKeepsIt) {
+  const std::string folder = ::testing::TempDir() + "cluster_plan_test_id";
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directories(folder);
+  Context context = MakeContext({"--up-auto-ports"});
+  context.state_dir = folder;
+  const std::string drawn = ClusterIdOf(PlanCluster(context, 2));
+  EXPECT_EQ(drawn.size(), 16u);
+  EXPECT_NE(drawn, ClusterIdOf(PlanCluster(context, 2)));  // nothing was started yet
+  ClusterState before;
+  before.cluster_id = drawn;
+  ASSERT_TRUE(WriteClusterState(folder, before).ok());
+  EXPECT_EQ(ClusterIdOf(PlanCluster(context, 2)), drawn);
+  context = MakeContext({"--up-auto-ports", "--cluster-id=east"});
+  context.state_dir = folder;
+  EXPECT_EQ(ClusterIdOf(PlanCluster(context, 2)), "east");
+  std::filesystem::remove_all(folder);
 }
 
 TEST(PlanClusterTest, WithoutWorkersEnginesHoldTheExperts) {

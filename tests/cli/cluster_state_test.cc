@@ -26,6 +26,7 @@ class ClusterStateTest : public ::testing::Test {
 
   static ClusterState StateOf(int64_t supervisor) {
     ClusterState state;
+    state.cluster_id = "east";
     state.phase = "ready";
     state.model = "/models/tales";
     state.cluster_secret_file = "/secrets/cluster";
@@ -48,6 +49,7 @@ TEST_F(ClusterStateTest, IsReadAsWritten) {
   ASSERT_TRUE(WriteClusterState(dir_, StateOf(getpid())).ok());
   const auto state = ReadRunningCluster(dir_);
   ASSERT_TRUE(state.ok()) << state.status();
+  EXPECT_EQ(state->cluster_id, "east");
   EXPECT_EQ(state->phase, "ready");
   EXPECT_EQ(state->model, "/models/tales");
   EXPECT_EQ(state->cluster_secret_file, "/secrets/cluster");

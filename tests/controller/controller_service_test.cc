@@ -11,6 +11,7 @@
 #include "shared/placement/member.h"
 #include "shared/rpc/channel.h"
 #include "shared/rpc/server.h"
+#include "shared/rpc/status.h"
 
 namespace conclave::controller {
 namespace {
@@ -38,9 +39,11 @@ placement::ModelIdentity MakeModel() {
 class Member {
  public:
   Member(const std::string& name, MemberKind kind, const std::string& controller,
-         const std::string& state_dir, const rpc::ClusterSecret& secret = {})
-      : name_(name), kind_(kind) {
+         const std::string& state_dir, const rpc::ClusterSecret& secret = {},
+         const std::string& cluster = "")
+      : name_(name), kind_(kind), cluster_(std::make_shared<rpc::ClusterId>(cluster)) {
     Membership::Options options;
+    options.cluster = cluster_;
     options.controller = controller;
     options.secret = secret;
     options.name = name;
@@ -73,6 +76,11 @@ class Member {
       refused_ = status;
       changed_.NotifyAll();
     };
+    options.on_note = [this](const std::string& note) {
+      MutexLock lock(mutex_);
+      note_ = note;
+      changed_.NotifyAll();
+    };
     membership_ = *Membership::Start(options);
   }
 
@@ -94,18 +102,35 @@ class Member {
     });
   }
 
+  // Waits until the line for /readyz is as wanted, and returns it.
+  std::string WaitForNote(bool wanted) {
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    MutexLock lock(mutex_);
+    while (note_.empty() == wanted && changed_.WaitUntil(mutex_, deadline)) {
+    }
+    EXPECT_EQ(!note_.empty(), wanted) << note_;
+    return note_;
+  }
+
   std::shared_ptr<const placement::Topology> topology() { return membership_->topology(); }
+  std::string cluster() const { return cluster_->value(); }
+  absl::Status refused() {
+    MutexLock lock(mutex_);
+    return refused_;
+  }
   void Leave() { membership_->Leave(); }
 
  private:
   const std::string name_;
   const MemberKind kind_;
+  const std::shared_ptr<rpc::ClusterId> cluster_;
   Mutex mutex_;
   CondVar changed_;
   placement::ExpertKeys holds_;
   std::shared_ptr<const placement::Topology> topology_;
   placement::ClusterView view_;
   absl::Status refused_;
+  std::string note_;
   std::unique_ptr<Membership> membership_;  // last: its thread uses the rest
 };
 
@@ -122,11 +147,14 @@ class ControllerServiceTest : public testing::Test {
     std::filesystem::remove_all(dir_);
   }
 
-  void StartController(const std::string& listen) {
+  void StartController(const std::string& listen, const std::string& cluster = "",
+                       const std::string& folder = "") {
     ControllerService::Options options;
+    options.cluster_id = cluster;
     options.report_period = std::chrono::milliseconds(50);
     options.cluster.lease = std::chrono::milliseconds(1000);
-    options.state_dir = dir_;
+    options.state_dir = folder.empty() ? dir_.string() : folder;
+    std::filesystem::create_directories(options.state_dir);
     options.secret = secret_;
     options.registry = &registry_;
     auto service = ControllerService::Create(options, &clock_);
@@ -254,6 +282,94 @@ TEST_F(ControllerServiceTest, AdminCallsShowMembersTopologyAndEvents) {
   v1::ListEventsResponse events;
   ASSERT_TRUE(stub->ListEvents(&events_call, last, &events).ok());
   EXPECT_EQ(events.events_size(), 1);
+}
+
+TEST_F(ControllerServiceTest, AControllerDrawsAnIdAndKeepsIt) {
+  const std::string drawn = service_->cluster_id();
+  EXPECT_EQ(drawn.size(), 16u);
+  StopController();
+  StartController("127.0.0.1:0");
+  EXPECT_EQ(service_->cluster_id(), drawn);
+  StopController();
+  StartController("127.0.0.1:0", "east");
+  EXPECT_EQ(service_->cluster_id(), "east");
+  StopController();
+  StartController("127.0.0.1:0");
+  EXPECT_EQ(service_->cluster_id(), "east");
+}
+
+TEST_F(ControllerServiceTest, AMemberWithoutAnIdLearnsItAndKeepsItOnDisk) {
+  {
+    Member engine("engine-0", MemberKind::kEngine, address_, dir_);
+    Member worker("expert-0", MemberKind::kExpert, address_, dir_);
+    ASSERT_TRUE(engine.WaitUntilComplete());
+    EXPECT_EQ(engine.cluster(), service_->cluster_id());
+    EXPECT_EQ(engine.topology()->cluster_id, service_->cluster_id());
+  }
+  const std::string learned = service_->cluster_id();
+  const std::string address = address_;
+  StopController();
+  StartController(address, "another", dir_ / "another");
+  Member again("engine-0", MemberKind::kEngine, address_, dir_);
+  EXPECT_THAT(again.WaitForNote(true), testing::HasSubstr("another"));
+  EXPECT_EQ(again.cluster(), learned);
+}
+
+// The fault that ids are for: a second cluster's controller on the port of a dead one.
+TEST_F(ControllerServiceTest, AnotherClustersControllerIsNotJoinedAndTheOwnOneIsFoundAgain) {
+  StopController();
+  StartController("127.0.0.1:0", "east");
+  const std::string address = address_;
+  Member engine("engine-0", MemberKind::kEngine, address, dir_, {}, "east");
+  Member worker("expert-0", MemberKind::kExpert, address, dir_, {}, "east");
+  ASSERT_TRUE(engine.WaitUntilComplete());
+  const auto before = engine.topology();
+  StopController();
+  StartController(address, "west", dir_ / "west");
+  Member stranger("engine-7", MemberKind::kEngine, address, "", {}, "west");
+  const std::string note = engine.WaitForNote(true);
+  EXPECT_THAT(note, testing::HasSubstr("east"));
+  EXPECT_THAT(note, testing::HasSubstr("west"));
+  worker.WaitForNote(true);
+  ASSERT_TRUE(stranger.WaitFor(
+      [](const placement::Topology* t, const auto&, const auto&) { return t != nullptr; }));
+  EXPECT_EQ(service_->num_live_members(), 1);
+  EXPECT_EQ(engine.topology(), before);
+  EXPECT_EQ(engine.refused(), absl::OkStatus());  // it is not final
+
+  StopController();
+  StartController(address, "east");
+  engine.WaitForNote(false);
+  EXPECT_TRUE(engine.WaitFor([&](const placement::Topology* t, const auto&, const auto&) {
+    return t->epoch.term > before->epoch.term && !t->models.empty() &&
+           t->models[0].Missing().empty();
+  }));
+}
+
+TEST_F(ControllerServiceTest, AKeptTopologyOfAnotherClusterIsNotUsed) {
+  {
+    Member engine("engine-0", MemberKind::kEngine, address_, dir_);
+    Member worker("expert-0", MemberKind::kExpert, address_, dir_);
+    ASSERT_TRUE(engine.WaitUntilComplete());
+  }
+  StopController();
+  StartController("127.0.0.1:0", "new", dir_ / "new");
+  Member moved("engine-0", MemberKind::kEngine, address_, dir_, {}, "new");
+  ASSERT_TRUE(moved.WaitFor(
+      [](const placement::Topology* t, const auto&, const auto&) { return t != nullptr; }));
+  EXPECT_EQ(moved.topology()->cluster_id, "new");
+  EXPECT_TRUE(moved.topology()->models.empty() || moved.topology()->models[0].workers.empty());
+}
+
+TEST_F(ControllerServiceTest, AdminCallsOfAnotherClusterAreRefused) {
+  const rpc::Channel channel(
+      {.address = address_, .cluster = std::make_shared<rpc::ClusterId>("another")});
+  grpc::ClientContext call;
+  channel.Prepare(&call, kPatience);
+  v1::ListMembersResponse members;
+  const grpc::Status status =
+      v1::PlacementService::NewStub(channel.grpc())->ListMembers(&call, {}, &members);
+  EXPECT_TRUE(rpc::IsOtherCluster(rpc::FromGrpc(status)));
 }
 
 TEST_F(ControllerServiceTest, ADamagedStateFileIsNamed) {

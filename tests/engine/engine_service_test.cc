@@ -12,6 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "shared/rpc/server.h"
+#include "shared/rpc/status.h"
 #include "tests/engine/golden_engine.h"
 #include "tests/engine/test_gateway.h"
 
@@ -280,12 +281,21 @@ TEST_F(EngineServiceTest, RefusesBeforeTheModelIsLoaded) {
 }
 
 TEST_F(EngineServiceTest, DemandsTheClusterSecret) {
-  Start({.secret = rpc::ClusterSecret("sixteen bytes or more")});
+  Start({.secret = rpc::ClusterSecret("sixteen bytes or more"), .cluster = {}});
   Gateway stranger(address());
   EXPECT_EQ(stranger.Finish().error_code(), grpc::StatusCode::UNAUTHENTICATED);
   Gateway friendly(address(), rpc::ClusterSecret("sixteen bytes or more"));
   friendly.Write(StartOf(1, model_.Prompt(1), 2));
   EXPECT_EQ(friendly.ReadUntilEnded(1).ids.size(), 2u);
+}
+
+TEST_F(EngineServiceTest, RefusesAnotherClustersGateway) {
+  Start({.secret = {}, .cluster = std::make_shared<rpc::ClusterId>("east")});
+  Gateway stranger(address(), {}, rpc::ClusterId("west"));
+  EXPECT_TRUE(rpc::IsOtherCluster(rpc::FromGrpc(stranger.Finish())));
+  Gateway own(address(), {}, rpc::ClusterId("east"));
+  own.Write(StartOf(1, model_.Prompt(1), 2));
+  EXPECT_EQ(own.ReadUntilEnded(1).ids.size(), 2u);
 }
 
 TEST_F(EngineServiceTest, TheQueueIsBounded) {
@@ -310,7 +320,7 @@ TEST_F(EngineServiceTest, TheQueueIsBounded) {
 }
 
 TEST_F(EngineServiceTest, AGatewayThatDoesNotReadIsCutOffAndStallsNobody) {
-  Start({.secret = {}, .max_unsent_events = 32});
+  Start({.secret = {}, .cluster = {}, .max_unsent_events = 32});
   Gateway deaf(address()), good(address());
   for (uint64_t id = 0; id < 64;
        ++id) {  // some 30 MB of events, far more than the window of a stream

@@ -52,6 +52,7 @@ class Workers {
            .model = identity_,
            .numerics = model.numerics(),
            .secret = {},
+           .cluster = {},
            .call_timeout = std::chrono::seconds(20),  // a loaded machine is not a lost worker
            .registry = &registry_});
       EXPECT_TRUE(dispatch.ok()) << dispatch.status();

@@ -78,11 +78,13 @@ class RemoteDispatchFixture : public ::testing::Test {
   }
 
   std::unique_ptr<RemoteDispatch> Connect(milliseconds call_timeout = milliseconds(5000),
-                                          rpc::ClusterSecret secret = {}) {
+                                          rpc::ClusterSecret secret = {},
+                                          const std::string& cluster = "") {
     auto dispatch = RemoteDispatch::Create({.engine_name = "engine-0",
                                             .model = identity_,
                                             .numerics = numerics_,
                                             .secret = std::move(secret),
+                                            .cluster = std::make_shared<rpc::ClusterId>(cluster),
                                             .call_timeout = call_timeout,
                                             .registry = &registry_});
     EXPECT_TRUE(dispatch.ok()) << dispatch.status();

@@ -354,6 +354,15 @@ TEST_F(RemoteDispatchTest, OnlyTheClustersSecretConnects) {
   EXPECT_FALSE(WaitForMissing(*wrong, 0, milliseconds(500)));
 }
 
+// Its experts may be the right ones, and yet it answers to another controller.
+TEST_F(RemoteDispatchTest, AWorkerOfAnotherClusterIsNotUsed) {
+  AddWorker(0, 1, {.cluster = std::make_shared<rpc::ClusterId>("west")});
+  EXPECT_FALSE(WaitForMissing(*Connect(milliseconds(5000), {}, "east"), 0, milliseconds(500)));
+  const auto own = Connect(milliseconds(5000), {}, "west");
+  ASSERT_TRUE(WaitForMissing(*own, 0));
+  ExpectServed(*own);
+}
+
 TEST_F(RemoteDispatchTest, TopologiesAddAndTakeWorkers) {
   AddWorker(0, 2);
   const auto dispatch = Connect();

@@ -27,10 +27,12 @@ struct Told {
 
 class Gateway {
  public:
-  explicit Gateway(const std::string& address, const rpc::ClusterSecret& secret = {})
+  explicit Gateway(const std::string& address, const rpc::ClusterSecret& secret = {},
+                   const rpc::ClusterId& cluster = rpc::ClusterId())
       : stub_(v1::EngineService::NewStub(
             rpc::Channel({.address = address, .secret = secret}).grpc())) {
     secret.Attach(&context_);
+    cluster.Attach(&context_);
     context_.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
     stream_ = stub_->Connect(&context_);
     v1::EngineCommand command;

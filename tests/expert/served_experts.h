@@ -50,6 +50,7 @@ class ServedExperts {
     std::string listen = "127.0.0.1:0";
     kernels::NumericsClass numerics = kernels::NumericsClass::kBf16;
     rpc::ClusterSecret secret = {};
+    std::shared_ptr<const rpc::ClusterId> cluster = {};
     size_t window_bytes = 32 << 20;
     size_t limit_bytes = 256 << 20;
     double unit_budget_ns = 1e6;
@@ -79,7 +80,7 @@ class ServedExperts {
     context.compute = compute_.get();
     context.limit = &limit_;
     context.clock = &clock_;
-    service_ = std::make_unique<ExpertService>(std::move(context), options.secret);
+    service_ = std::make_unique<ExpertService>(std::move(context), options.secret, options.cluster);
     Serve(options.listen);
   }
 

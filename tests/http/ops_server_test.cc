@@ -42,6 +42,20 @@ TEST(OpsServerTest, SaysWhatIsMissingUntilReady) {
             nlohmann::json::parse(R"({"ready":true,"missing":[]})"));
 }
 
+TEST(OpsServerTest, NotesHinderNothing) {
+  metrics::Registry registry;
+  const auto server = OpsServer::Start(
+      {.listen = "127.0.0.1:0",
+       .readiness =
+           [] { return Readiness{.ready = true, .missing = {}, .notes = {"no controller"}}; },
+       .registry = &registry});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const RawResponse response = Get(**server, "/readyz");
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(nlohmann::json::parse(response.body),
+            nlohmann::json::parse(R"({"ready":true,"missing":[],"notes":["no controller"]})"));
+}
+
 TEST(OpsServerTest, ExposesMetrics) {
   metrics::Registry registry;
   registry.GetGauge("conclave_requests_running").Set(3);

@@ -50,6 +50,7 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         Bad{"engine", [](AllOptions& o) { o.common.numerics = "fp4"; }, "numerics is \"fp4\""},
         Bad{"engine", [](AllOptions& o) { o.common.controller = "here"; }, "controller_address"},
+        Bad{"engine", [](AllOptions& o) { o.common.cluster_id = "a b"; }, "cluster_id is \"a b\""},
         Bad{"engine", [](AllOptions& o) { o.engine.name = "a/b"; }, "engine.name is \"a/b\""},
         Bad{"engine", [](AllOptions& o) { o.engine.name = ""; }, "engine.name"},
         Bad{"engine", [](AllOptions& o) { o.engine.threads = -1; }, "engine.threads is -1"},

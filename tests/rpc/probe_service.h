@@ -8,6 +8,7 @@
 #include "conclave/v1/inference.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
 #include "shared/base/mutex.h"
+#include "shared/rpc/cluster_id.h"
 #include "shared/rpc/cluster_secret.h"
 #include "shared/rpc/server.h"
 
@@ -15,7 +16,9 @@ namespace conclave::rpc {
 
 class ProbeService final : public v1::InferenceService::CallbackService {
  public:
-  explicit ProbeService(ClusterSecret secret = {}) : secret_(std::move(secret)) {}
+  explicit ProbeService(ClusterSecret secret = {},
+                        std::shared_ptr<const ClusterId> cluster = std::make_shared<ClusterId>())
+      : secret_(std::move(secret)), cluster_(std::move(cluster)) {}
 
   // Answers the length of the text as max_context.
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
@@ -27,7 +30,9 @@ class ProbeService final : public v1::InferenceService::CallbackService {
       peers_.insert(context->peer());
     }
     auto* reactor = context->DefaultReactor();
-    if (const grpc::Status status = secret_.Check(*context); !status.ok()) {
+    grpc::Status status = secret_.Check(*context);
+    if (status.ok()) status = cluster_->Check(*context);
+    if (!status.ok()) {
       reactor->Finish(status);
       return reactor;
     }
@@ -87,6 +92,7 @@ class ProbeService final : public v1::InferenceService::CallbackService {
 
  private:
   const ClusterSecret secret_;
+  const std::shared_ptr<const ClusterId> cluster_;
   Mutex mutex_;
   int calls_ GUARDED_BY(mutex_) = 0;
   std::set<std::string> peers_ GUARDED_BY(mutex_);

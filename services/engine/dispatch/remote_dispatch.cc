@@ -64,6 +64,7 @@ void RemoteDispatch::Apply(const placement::Topology& topology) {
     return std::make_shared<WorkerLink>(WorkerLink::Options{.name = worker.name,
                                                             .address = worker.address,
                                                             .secret = options_.secret,
+                                                            .cluster = options_.cluster,
                                                             .hello = hello_,
                                                             .inbox = inbox_,
                                                             .on_change = [this] {

@@ -32,6 +32,7 @@ class RemoteDispatch final : public ExpertDispatch {
     placement::ModelIdentity model;  // of this engine; workers must have the same fingerprint
     kernels::NumericsClass numerics = kernels::NumericsClass::kBf16;
     rpc::ClusterSecret secret = {};
+    std::shared_ptr<const rpc::ClusterId> cluster = {};  // shown to workers; null: none
     // A worker that has not answered a call completely after this fails its rows; one that has not
     // answered at all is disconnected, because what it still computes is of no use. When the
     // deadlines of all of a call's requests come first, the call is cancelled and the worker kept.
