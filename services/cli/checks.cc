@@ -83,6 +83,11 @@ Check CheckAllSettings(const Context& context) {
     return FailedCheck("settings", status,
                        Hint("config show", context.state_dir) + " says where each comes from");
   }
+  if (const std::string exposure = SecretExposure(context.options.common); !exposure.empty()) {
+    Check check = FailedCheck("settings", absl::InvalidArgumentError(exposure), "");
+    check.verdict = Verdict::kWarn;
+    return check;
+  }
   const auto set =
       std::count_if(context.rows.begin(), context.rows.end(), [](const Settings::Row& row) {
         return row.source != "default" && row.source != kBundledSource;

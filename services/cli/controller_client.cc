@@ -1,5 +1,6 @@
 #include "services/cli/controller_client.h"
 
+#include "absl/strings/str_cat.h"
 #include "conclave/v1/placement.grpc.pb.h"
 #include "services/cli/rpc_words.h"
 #include "shared/base/status_macros.h"
@@ -73,6 +74,20 @@ absl::StatusOr<rpc::Channel> OpenChannel(const std::string& address, const Commo
                        .cluster = std::make_shared<rpc::ClusterId>(common.cluster_id)});
 }
 
+// What a failed call means, to a person.
+absl::Status Explain(const grpc::Status& status, const std::string& controller,
+                     const CommonOptions& common) {
+  if (status.error_code() != grpc::StatusCode::UNAUTHENTICATED) {
+    return InWords(rpc::FromGrpc(status), "controller", controller, StateDir(common));
+  }
+  const std::string& file = common.cluster_secret_file;
+  return absl::UnauthenticatedError(
+      absl::StrCat("the controller at ", controller,
+                   file.empty() ? std::string(" asks for its cluster's secret")
+                                : absl::StrCat(" has another cluster secret than ", file, " holds"),
+                   "; give --cluster-secret-file the file that the cluster was started with"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> FindController(const Context& context) {
@@ -93,8 +108,7 @@ absl::StatusOr<ClusterMembers> ListMembers(const std::string& controller,
   v1::ListMembersResponse response;
   const grpc::Status status =
       v1::PlacementService::NewStub(channel.grpc())->ListMembers(&context, {}, &response);
-  if (!status.ok())
-    return InWords(rpc::FromGrpc(status), "controller", controller, StateDir(common));
+  if (!status.ok()) return Explain(status, controller, common);
   ClusterMembers members{response.epoch().term(), response.epoch().number(), {}};
   for (const v1::Member& member : response.members()) members.members.push_back(FromProto(member));
   return members;
@@ -110,8 +124,7 @@ absl::StatusOr<std::vector<Event>> ListEvents(const std::string& controller,
   v1::ListEventsResponse response;
   const grpc::Status status =
       v1::PlacementService::NewStub(channel.grpc())->ListEvents(&context, request, &response);
-  if (!status.ok())
-    return InWords(rpc::FromGrpc(status), "controller", controller, StateDir(common));
+  if (!status.ok()) return Explain(status, controller, common);
   std::vector<Event> events;
   for (const v1::ClusterEvent& event : response.events()) {
     events.push_back({event.unix_ms(), event.member(), event.text()});

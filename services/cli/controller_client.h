@@ -38,7 +38,8 @@ struct ClusterMembers {
 // if it was set; FAILED_PRECONDITION when there is none.
 absl::StatusOr<std::string> FindController(const Context& context);
 
-// UNAVAILABLE when the controller does not answer in time.
+// UNAVAILABLE when the controller does not answer in time, UNAUTHENTICATED when it has another
+// cluster secret than `common` names.
 absl::StatusOr<ClusterMembers> ListMembers(const std::string& controller,
                                            const CommonOptions& common,
                                            std::chrono::milliseconds timeout);

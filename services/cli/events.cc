@@ -42,8 +42,8 @@ int EventsCommand::Run(const Context& context) {
     } else if (events.empty()) {
       return Fail(more.status());
     } else {
-      std::fprintf(stderr,
-                   "the controller does not answer; these are the supervisor's events alone\n");
+      std::fprintf(stderr, "these are the supervisor's events alone: %s\n",
+                   std::string(more.status().message()).c_str());
     }
   } else if (events.empty()) {
     return Fail(controller.status());

@@ -99,14 +99,16 @@ int PsCommand::Run(const Context& context) {
   const std::vector<ProcessRow> rows =
       JoinProcesses(running.ok() ? running->processes : std::vector<ProcessState>(),
                     members.ok() ? *members : ClusterMembers(), members.ok());
-  std::string note = members.ok() ? ReplicaNote(*members, !running.ok() || running->supervised)
-                     : rpc::IsOtherCluster(members.status())
-                         ? absl::StrCat("The controller at ", *controller,
-                                        " is another cluster's: it took the port while this one's "
-                                        "was down, and serving goes on with the last placement.")
-                         : absl::StrCat("The controller at ", *controller,
-                                        " does not answer: serving goes on with the last "
-                                        "placement.");
+  const bool refused = absl::IsUnauthenticated(members.status());
+  std::string note =
+      members.ok() ? ReplicaNote(*members, !running.ok() || running->supervised)
+      : refused    ? "The states are unknown: this call shows another secret than the cluster's."
+      : rpc::IsOtherCluster(members.status())
+          ? absl::StrCat("The controller at ", *controller,
+                         " is another cluster's: it took the port while this one's was down, and "
+                         "serving goes on with the last placement.")
+          : absl::StrCat("The controller at ", *controller,
+                         " does not answer: serving goes on with the last placement.");
   if (running.ok() && !running->supervised) {
     absl::StrAppend(&note, "\nThe supervisor (", running->supervisor_pid,
                     ") is dead: these processes go on, and none is started again; ",
@@ -143,7 +145,7 @@ int PsCommand::Run(const Context& context) {
         {"note", note}};
     std::printf("%s\n",
                 object.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
-    return kExitOk;
+    return refused ? Fail(members.status()) : kExitOk;
   }
   std::vector<std::vector<std::string>> table = {
       {"NAME", "PID", "PORT", "STATE", "HOLDS", "MEMORY", "LOAD"}};
@@ -153,7 +155,7 @@ int PsCommand::Run(const Context& context) {
                      row.memory_bytes == 0 ? "-" : FormatBytes(row.memory_bytes), row.load});
   }
   std::printf("%s%s\n", FormatTable(table).c_str(), note.c_str());
-  return kExitOk;
+  return refused ? Fail(members.status()) : kExitOk;
 }
 
 }  // namespace

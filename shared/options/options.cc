@@ -1,5 +1,6 @@
 #include "shared/options/options.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -158,6 +159,18 @@ absl::Status CheckListen(std::string_view setting, std::string_view address,
       std::string(setting), " is ", std::string(address),
       ", which other machines can reach; set cluster_secret_file (the same secret for all "
       "processes), or insecure to allow it without, or listen on 127.0.0.1"));
+}
+
+std::string SecretExposure(const CommonOptions& common) {
+  struct stat status;
+  if (common.cluster_secret_file.empty() ||
+      stat(common.cluster_secret_file.c_str(), &status) != 0 ||
+      (status.st_mode & (S_IRGRP | S_IROTH)) == 0) {
+    return "";
+  }
+  return absl::StrCat("cluster_secret_file ", common.cluster_secret_file, " can be read by ",
+                      (status.st_mode & S_IROTH) != 0 ? "everybody" : "its group",
+                      " on this machine; chmod 600 ", common.cluster_secret_file);
 }
 
 std::string StateDir(const CommonOptions& common) {

@@ -111,6 +111,10 @@ struct UpOptions {
 absl::Status CheckListen(std::string_view setting, std::string_view address,
                          const CommonOptions& common);
 
+// Who besides its owner may read the file of the cluster secret, and what to do: one line to warn
+// with; empty when it is as it should be or there is none.
+std::string SecretExposure(const CommonOptions& common);
+
 // Where state and logs lie: state_dir, else $XDG_STATE_HOME/conclave, else ~/.local/state/conclave,
 // else /tmp/conclave-UID.
 std::string StateDir(const CommonOptions& common);

@@ -30,6 +30,9 @@ absl::StatusOr<bool> StartService(std::string_view section, std::string_view des
   RETURN_IF_ERROR(NameSource(options->Validate(section), settings.Rows()));
   RETURN_IF_ERROR(StartLog(MemberNameOf(section, *options), options->common.log_level,
                            options->common.log_format));
+  if (const std::string exposure = SecretExposure(options->common); !exposure.empty()) {
+    LogWarning(exposure);
+  }
   return true;
 }
 

@@ -2,13 +2,32 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include <filesystem>
+#include <fstream>
 #include <set>
 
 namespace conclave {
 namespace {
 
 using ::testing::HasSubstr;
+
+TEST(SecretExposureTest, NamesWhoMayReadTheFile) {
+  CommonOptions common;
+  EXPECT_EQ(SecretExposure(common), "");
+  common.cluster_secret_file = ::testing::TempDir() + "options_test_secret";
+  std::ofstream(common.cluster_secret_file) << "a secret of sixteen bytes";
+  for (const auto& [mode, wanted] : {std::pair<mode_t, std::string>{0600, ""},
+                                     {0640, "can be read by its group"},
+                                     {0644, "can be read by everybody"}}) {
+    ASSERT_EQ(chmod(common.cluster_secret_file.c_str(), mode), 0);
+    const std::string found = SecretExposure(common);
+    EXPECT_EQ(found.empty(), wanted.empty()) << found;
+    EXPECT_NE(found.find(wanted), std::string::npos) << found;
+  }
+  std::filesystem::remove(common.cluster_secret_file);
+}
 
 TEST(AllOptionsTest, DefaultsAreValid) {
   const AllOptions options;

@@ -54,6 +54,7 @@ class TwoMachines(unittest.TestCase):
         folder = pathlib.Path(cls.folder.name)
         cls.secret = folder / "cluster.secret"
         cls.secret.write_text("a secret of the two machines\n")
+        cls.secret.chmod(0o600)
         cls.state_a, cls.state_b = folder / "a", folder / "b"
         # The same files under another path: weights are matched by fingerprint.
         cls.model_b = folder / "elsewhere"
@@ -78,7 +79,8 @@ class TwoMachines(unittest.TestCase):
         command = ["ip", "netns", "exec", HOST_B, str(BUILD / "conclave-expert"), "--model", str(model or self.model_b),
                    "--name", "expert-9", "--controller-address", f"{ADDRESS_A}:8010", "--listen", f"{ADDRESS_B}:8030",
                    "--state-dir", str(self.state_b), *flags]
-        command += ["--cluster-secret-file", str(self.secret)] if secret else ["--insecure"]
+        if secret is not None:
+            command += ["--cluster-secret-file", str(self.secret)] if secret else ["--insecure"]
         with self.log.open("w") as log:
             worker = subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                       stderr=log)
@@ -108,6 +110,20 @@ class TwoMachines(unittest.TestCase):
         self.start_worker(secret=False)
         wait_until(lambda: "carries no cluster secret" in self.log.read_text(), "the refusal in the worker's log")
         self.assertNotIn("expert-9", {name for name, row in self.members().items() if row["state"] == "ready"})
+
+    def test_another_secret_is_told_from_none(self):
+        other = pathlib.Path(self.folder.name) / "other.secret"
+        other.write_text("a secret of other machines\n")
+        other.chmod(0o640)
+        worker = self.start_worker("--cluster-secret-file", str(other), secret=None)
+        self.assertEqual(worker.wait(timeout=60), 1)
+        self.assertIn("the call carries another cluster secret", self.log.read_text())
+        self.assertIn("can be read by its group on this machine; chmod 600", self.log.read_text())
+        for command in ("ps", "events"):
+            done = self.on_a(command, "--cluster-secret-file", str(other), check=False)
+            self.assertIn(f"has another cluster secret than {other} holds", done.stderr)
+            self.assertEqual(done.returncode, 1 if command == "ps" else 0)
+        self.assertIn("engine-0", self.on_a("ps", "--cluster-secret-file", str(other), check=False).stdout)
 
     def test_a_worker_of_other_weights_gets_no_work(self):
         digest = self.digest()
