@@ -1,5 +1,7 @@
 // `conclave bench serve`: a closed loop of clients against a gateway; each sends its next request
 // when the last is answered.
+#include <signal.h>
+
 #include <cstdio>
 #include <thread>
 
@@ -205,6 +207,7 @@ int BenchCommand::Run(const Context& context) {
   if (!gateway.ok()) return Fail(gateway.status());
   if (const absl::Status status = ReadPrompts(); !status.ok()) return Fail(status);
   StopSignals signals;
+  signal(SIGPIPE, SIG_DFL);  // nobody reads the output any more: end, which cancels what runs
   const GatewayClient client(*gateway, context.state_dir);
   const auto start = steady_clock::now();
   bool interrupted = false;
@@ -232,11 +235,19 @@ int BenchCommand::Run(const Context& context) {
     interrupted = interrupt.interrupted().load();
   }
   const double seconds = std::chrono::duration<double>(steady_clock::now() - start).count();
+  if (interrupted && measured_.finished + measured_.failed == 0) {
+    std::fprintf(stderr,
+                 "error: interrupted before a request was answered; nothing was measured\n");
+    return kExitInterrupted;
+  }
+  if (interrupted) {
+    std::fprintf(stderr, "interrupted; this is what the requests answered until then measured\n");
+  }
   json_ ? PrintJson(seconds) : PrintTable(seconds);
   if (measured_.failed > 0) {
     std::fprintf(stderr, "error: %lld requests failed, the first with %s\n",
                  static_cast<long long>(measured_.failed), measured_.first_error.c_str());
-    return kExitFailed;
+    return interrupted ? kExitInterrupted : kExitFailed;
   }
   return interrupted ? kExitInterrupted : kExitOk;
 }

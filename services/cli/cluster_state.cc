@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -44,6 +45,7 @@ json ToJson(const ClusterState& state) {
           {"grpc_address", state.grpc_address},
           {"controller_address", state.controller_address},
           {"cluster_secret_file", state.cluster_secret_file},
+          {"drain_seconds", state.drain_seconds},
           {"drained_requests", state.drained_requests},
           {"cut_off_requests", state.cut_off_requests},
           {"processes", state.processes}};
@@ -87,6 +89,7 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& state_dir) {
     state.grpc_address = value.at("grpc_address");
     state.controller_address = value.at("controller_address");
     state.cluster_secret_file = value.at("cluster_secret_file");
+    state.drain_seconds = value.value("drain_seconds", int64_t{0});
     state.drained_requests = value.value("drained_requests", int64_t{-1});
     state.cut_off_requests = value.value("cut_off_requests", int64_t{0});
     state.processes = value.at("processes").get<std::vector<ProcessState>>();
@@ -156,11 +159,23 @@ absl::StatusOr<SupervisorLock> SupervisorLock::Take(const std::string& state_dir
     close(fd);
     return absl::FailedPreconditionError(absl::StrCat("another `conclave up` holds ", path));
   }
-  return SupervisorLock(fd);
+  return SupervisorLock(state_dir, fd);
 }
 
 SupervisorLock::SupervisorLock(SupervisorLock&& other) noexcept
-    : fd_(std::exchange(other.fd_, -1)) {}
+    : state_dir_(other.state_dir_), fd_(std::exchange(other.fd_, -1)) {}
+
+bool SupervisorLock::InPlace() const {
+  struct stat held, found;
+  return fstat(fd_, &held) == 0 && stat(LockPath(state_dir_).c_str(), &found) == 0 &&
+         held.st_dev == found.st_dev && held.st_ino == found.st_ino;
+}
+
+absl::Status SupervisorLock::Retake() {
+  ASSIGN_OR_RETURN(SupervisorLock lock, Take(state_dir_));
+  std::swap(fd_, lock.fd_);
+  return absl::OkStatus();
+}
 
 SupervisorLock::~SupervisorLock() {
   if (fd_ >= 0) close(fd_);

@@ -44,6 +44,7 @@ struct ClusterState {
   std::string grpc_address;
   std::string controller_address;
   std::string cluster_secret_file;  // absolute; empty: none. Later commands show the same secret
+  int64_t drain_seconds = 0;        // its setting: how long running requests have at the end
   // At the end: requests that the gateway found running and those of them that it had to cut off.
   // -1: it did not say.
   int64_t drained_requests = -1;
@@ -87,8 +88,15 @@ class SupervisorLock {
   SupervisorLock& operator=(SupervisorLock&&) = delete;
   ~SupervisorLock();
 
+  // Whether the locked file is still the one that others find in the folder. It is not after
+  // somebody has deleted the folder.
+  bool InPlace() const;
+  // Makes folder and file again and locks them.
+  absl::Status Retake();
+
  private:
-  explicit SupervisorLock(int fd) : fd_(fd) {}
+  SupervisorLock(std::string state_dir, int fd) : state_dir_(std::move(state_dir)), fd_(fd) {}
+  std::string state_dir_;
   int fd_;
 };
 

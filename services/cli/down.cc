@@ -34,9 +34,9 @@ int DownCommand::Run(const Context& context) {
   const auto state = ReadRunningCluster(context.state_dir);
   if (!state.ok()) return Fail(state.status());
   if (!state->supervised) {
-    const int ended = EndLeftovers(context.state_dir);
-    std::printf("%s of a cluster whose supervisor had died ended\n",
-                ended == 1 ? "1 process" : absl::StrCat(ended, " processes").c_str());
+    const Leftovers left = EndLeftovers(context.state_dir);
+    std::printf("%s of a cluster whose supervisor had died ended%s\n",
+                Count(left.ended, "process").c_str(), left.drain.c_str());
     return kExitOk;
   }
   const auto start = steady_clock::now();
@@ -44,8 +44,7 @@ int DownCommand::Run(const Context& context) {
     return Fail(absl::PermissionDeniedError(
         absl::StrCat("the supervisor ", state->supervisor_pid, " belongs to another user")));
   }
-  const auto deadline =
-      start + std::chrono::seconds(context.options.common.drain_seconds) + kMostBeyondDrain;
+  const auto deadline = start + std::chrono::seconds(state->drain_seconds) + kMostBeyondDrain;
   bool told = false;
   while (IsAlive(state->supervisor_pid, state->supervisor_start_ticks)) {
     if (steady_clock::now() > deadline) {
@@ -55,8 +54,8 @@ int DownCommand::Run(const Context& context) {
                        state->supervisor_pid, "; ", Hint("down", context.state_dir))));
     }
     if (!told && steady_clock::now() - start > kTellAfter) {
-      std::printf("draining, at most %d s for running requests\n",
-                  context.options.common.drain_seconds);
+      std::printf("draining, at most %lld s for running requests\n",
+                  static_cast<long long>(state->drain_seconds));
       std::fflush(stdout);
       told = true;
     }

@@ -5,8 +5,14 @@
 
 namespace conclave::cli {
 
-// Ends the processes that the state file names and that still live, unless a supervisor lives:
-// SIGTERM, and after some seconds SIGKILL. Returns how many there were.
-int EndLeftovers(const std::string& state_dir);
+struct Leftovers {
+  int ended = 0;      // how many processes there were
+  std::string drain;  // as DescribeDrain says what the gateway found running
+};
+
+// Ends the processes that the state file names and that still live, unless a supervisor lives: as
+// the supervisor would, the gateway first, each kind with the cluster's drain time as grace before
+// SIGKILL.
+Leftovers EndLeftovers(const std::string& state_dir);
 
 }  // namespace conclave::cli

@@ -1,4 +1,8 @@
 // `conclave logs [NAME] [-f]`: the processes' logs, merged by time.
+#include <poll.h>
+#include <signal.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
@@ -87,6 +91,12 @@ std::vector<std::string> Merge(std::vector<LogFile>& files) {
   return lines;
 }
 
+// Whether nobody reads what is written any more: logs that are quiet would not find out by writing.
+bool OutputClosed() {
+  pollfd output = {STDOUT_FILENO, 0, 0};
+  return poll(&output, 1, 0) > 0 && (output.revents & (POLLERR | POLLNVAL)) != 0;
+}
+
 int LogsCommand::Run(const Context& context) {
   std::vector<LogFile> files;
   std::vector<std::string> names;
@@ -115,7 +125,9 @@ int LogsCommand::Run(const Context& context) {
   for (size_t i = skipped; i < lines.size(); ++i) std::printf("%s\n", lines[i].c_str());
   if (!follow_) return kExitOk;
   StopSignals signals;
-  while (!signals.WaitFor(kFollowPeriod)) {
+  signal(SIGPIPE, SIG_DFL);
+  std::fflush(stdout);
+  while (!signals.WaitFor(kFollowPeriod) && !OutputClosed()) {
     for (const std::string& line : Merge(files)) std::printf("%s\n", line.c_str());
     std::fflush(stdout);
   }

@@ -1,4 +1,5 @@
 // `conclave run "prompt"`: one answer, streamed, and a line that says what it took and its digest.
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -123,6 +124,7 @@ int RunCommand::Run(const Context& context) {
     request_.chat.push_back({"user", prompt_});
   }
   StopSignals signals;
+  signal(SIGPIPE, SIG_DFL);  // nobody reads the output any more: end, which cancels what runs
   const InterruptFlag interrupt(signals);
   bool line_open = false;
   const auto result = GatewayClient(*gateway, context.state_dir)

@@ -19,6 +19,7 @@ namespace conclave::cli {
 namespace {
 
 constexpr Duration kTick = std::chrono::milliseconds(20);
+constexpr Duration kFolderPeriod = std::chrono::seconds(1);
 constexpr Duration kProgressPeriod = std::chrono::milliseconds(700);
 constexpr std::chrono::milliseconds kReadyTimeout{1000};
 // How long "Ready" waits for members whose last report is older than the gateway's readiness.
@@ -44,6 +45,7 @@ Supervisor::Supervisor(Options options, StopSignals& signals)
   state_.grpc_address = options_.plan.grpc_address;
   state_.controller_address = options_.plan.controller_address;
   state_.cluster_secret_file = options_.plan.cluster_secret_file;
+  state_.drain_seconds = options_.common.drain_seconds;
   for (const PlannedProcess& plan : options_.plan.processes) {
     Child child;
     child.plan = plan;
@@ -209,8 +211,22 @@ void Supervisor::RestartDue() {
   }
 }
 
+void Supervisor::KeepStateFolder() {
+  if (clock_.Now() < next_look_) return;
+  next_look_ = clock_.Now() + kFolderPeriod;
+  if (options_.lock->InPlace()) return;
+  std::error_code error;
+  std::filesystem::create_directories(options_.state_dir + "/logs", error);
+  if (error || !options_.lock->Retake().ok()) return;  // tried again in a second
+  Save("ready");
+  Tell("supervisor",
+       "found the state folder deleted and made it again; processes that run now log nowhere until "
+       "they are restarted");
+}
+
 void Supervisor::Supervise() {
   while (!signals_.WaitFor(kTick)) {
+    KeepStateFolder();
     bool changed = false;
     Reap([&](Child& child, const ChildEnd& end) {
       const Duration delay = child.restarts.DelayAfterDeath(clock_.Now());

@@ -26,6 +26,7 @@ class Supervisor {
     std::string state_dir;
     std::string model;
     CommonOptions common;
+    SupervisorLock* lock = nullptr;  // of the state folder; outlives the supervisor
     // Called with each event (a death, a restart), on the supervisor's thread.
     std::function<void(const Event&)> on_event;
     // Called every second or so while starting, with one line: "engine-0 loading 41 %".
@@ -60,6 +61,8 @@ class Supervisor {
   // Reaps the dead; each is told to `on_end`.
   void Reap(const std::function<void(Child&, const ChildEnd&)>& on_end);
   void RestartDue();
+  // Makes the state folder again when somebody has deleted it.
+  void KeepStateFolder();
   void Tell(const std::string& member, const std::string& text);
   // Tell; but after a failed start, whose reason is shown as the error, for the events alone.
   void Record(const std::string& member, const std::string& text);
@@ -77,6 +80,7 @@ class Supervisor {
   std::vector<Child> children_;
   ClusterState state_;
   bool start_failed_ = false;
+  TimePoint next_look_{};  // at the state folder
 };
 
 }  // namespace conclave::cli

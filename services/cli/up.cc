@@ -1,12 +1,16 @@
 // `conclave up`: starts a local cluster and supervises it, in the foreground or (-d) in the
 // background.
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
@@ -28,6 +32,7 @@ namespace fs = std::filesystem;
 
 // "build/conclave chat" and two more fit on a line of a terminal.
 constexpr size_t kLongHint = 20;
+constexpr int kPollMs = 50;
 
 std::string ProgramsDir() {
   std::error_code error;
@@ -60,6 +65,38 @@ class Reporter {
   FILE* const out_;
   const bool terminal_;
   std::string last_;
+};
+
+// The lines that come through a pipe.
+class LineSource {
+ public:
+  explicit LineSource(int fd) : fd_(fd) {}
+  ~LineSource() { close(fd_); }
+
+  // Whether Next would return at once.
+  bool Wait(int timeout_ms) {
+    if (ended_ || buffer_.find('\n') != std::string::npos) return true;
+    pollfd input = {fd_, POLLIN, 0};
+    if (poll(&input, 1, timeout_ms) <= 0) return false;
+    char bytes[4096];
+    const ssize_t count = read(fd_, bytes, sizeof(bytes));
+    if (count > 0) buffer_.append(bytes, static_cast<size_t>(count));
+    ended_ = count == 0 || (count < 0 && errno != EINTR);
+    return ended_ || buffer_.find('\n') != std::string::npos;
+  }
+  // The next line without its end; nullopt when there is no more.
+  std::optional<std::string> Next() {
+    const size_t end = buffer_.find('\n');
+    if (end == std::string::npos) return std::nullopt;
+    std::string line = buffer_.substr(0, end);
+    buffer_.erase(0, end + 1);
+    return line;
+  }
+
+ private:
+  const int fd_;
+  std::string buffer_;
+  bool ended_ = false;
 };
 
 class UpCommand final : public Command {
@@ -106,9 +143,9 @@ absl::Status UpCommand::Prepare(const Context& context, ClusterPlan* plan) {
         "); look at it: ", Hint("ps", context.state_dir),
         ", stop it: ", Hint("down", context.state_dir), ", or start another: --state-dir DIR"));
   }
-  if (const int ended = EndLeftovers(context.state_dir); ended > 0) {
-    std::fprintf(stderr, "ended %s of a cluster whose supervisor had died\n",
-                 Count(ended, "process").c_str());
+  if (const Leftovers left = EndLeftovers(context.state_dir); left.ended > 0) {
+    std::fprintf(stderr, "ended %s of a cluster whose supervisor had died%s\n",
+                 Count(left.ended, "process").c_str(), left.drain.c_str());
   }
   std::error_code error;
   fs::create_directories(context.state_dir + "/logs", error);
@@ -145,7 +182,7 @@ int UpCommand::RunHere(const Context& context, const ClusterPlan& plan, Reporter
                        int ready_fd) {
   StopSignals signals;
   umask(077);  // state and logs are the owner's alone
-  const auto lock = SupervisorLock::Take(context.state_dir);
+  auto lock = SupervisorLock::Take(context.state_dir);
   if (!lock.ok()) {
     reporter.Line(absl::StrCat("error: ", std::string(lock.status().message())));
     return kExitNotRunning;
@@ -158,6 +195,7 @@ int UpCommand::RunHere(const Context& context, const ClusterPlan& plan, Reporter
                          .state_dir = context.state_dir,
                          .model = fs::absolute(context.options.common.model, error).string(),
                          .common = context.options.common,
+                         .lock = &*lock,
                          .on_event =
                              [&](const Event& event) {
                                if (foreground && event.member != "cluster") {
@@ -169,10 +207,16 @@ int UpCommand::RunHere(const Context& context, const ClusterPlan& plan, Reporter
                         signals);
   const absl::Status status =
       supervisor.Start(std::chrono::seconds(context.options.up.start_timeout_s));
+  if (absl::IsCancelled(status)) {
+    const int ended = supervisor.Stop();
+    reporter.Line(absl::StrCat("error: interrupted while starting; ", Count(ended, "process"),
+                               " ended, nothing goes on"));
+    return kExitInterrupted;
+  }
   if (!status.ok()) {
     reporter.Line(absl::StrCat("error: ", std::string(status.message())));
     supervisor.Stop();
-    return absl::IsCancelled(status) ? kExitInterrupted : kExitFailed;
+    return kExitFailed;
   }
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
@@ -220,15 +264,21 @@ int UpCommand::RunDetached(const Context& context, const ClusterPlan& plan) {
     std::_Exit(code);
   }
   close(ends[1]);
+  StopSignals signals;
   Reporter reporter(stdout);
-  FILE* const in = fdopen(ends[0], "r");
-  char* line = nullptr;
-  size_t capacity = 0;
+  LineSource lines(ends[0]);
   std::string error;
-  bool ready = false;
-  while (getline(&line, &capacity, in) > 0) {
-    std::string text(line);
-    while (!text.empty() && text.back() == '\n') text.pop_back();
+  bool ready = false, interrupted = false;
+  for (;;) {
+    // The child is in a session of its own, where the terminal's Ctrl-C does not reach it.
+    if (signals.WaitFor(Duration(0))) {
+      interrupted = true;
+      kill(child, SIGTERM);
+    }
+    if (!lines.Wait(kPollMs)) continue;
+    const std::optional<std::string> line = lines.Next();
+    if (!line) break;
+    const std::string& text = *line;
     if (text.starts_with("error: ") || !error.empty()) {
       error += text + "\n";
     } else if (ready || text.starts_with("Ready in ")) {
@@ -238,21 +288,24 @@ int UpCommand::RunDetached(const Context& context, const ClusterPlan& plan) {
       reporter.Progress(text);
     }
   }
-  free(line);
-  std::fclose(in);
-  if (ready) return kExitOk;
+  if (ready && !interrupted) return kExitOk;
+  if (ready) error = "error: interrupted when it was just ready; all processes ended\n";
   int status = 0;
   waitpid(child, &status, 0);
   if (error.empty())
     error = "error: the supervisor ended without a word; see " + context.state_dir +
             "/logs/supervisor.log\n";
   std::fputs(error.c_str(), stderr);
+  if (interrupted) return kExitInterrupted;
   return WIFEXITED(status) && WEXITSTATUS(status) != 0 ? WEXITSTATUS(status) : kExitFailed;
 }
 
 int UpCommand::Run(const Context& context) {
   ClusterPlan plan;
   if (const absl::Status status = Prepare(context, &plan); !status.ok()) return Fail(status);
+  if (const std::string exposure = SecretExposure(context.options.common); !exposure.empty()) {
+    std::fprintf(stderr, "warning: %s\n", exposure.c_str());
+  }
   if (detach_) return RunDetached(context, plan);
   Reporter reporter(stdout);
   return RunHere(context, plan, reporter, -1);

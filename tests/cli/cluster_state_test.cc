@@ -142,6 +142,17 @@ TEST_F(ClusterStateTest, OneSupervisorAtATime) {
   EXPECT_TRUE(SupervisorLock::Take(dir_).ok());
 }
 
+TEST_F(ClusterStateTest, TheLockIsTakenAgainInAFolderThatWasDeleted) {
+  auto lock = SupervisorLock::Take(dir_);
+  ASSERT_TRUE(lock.ok());
+  EXPECT_TRUE(lock->InPlace());
+  fs::remove_all(dir_);
+  EXPECT_FALSE(lock->InPlace());
+  ASSERT_EQ(lock->Retake(), absl::OkStatus());
+  EXPECT_TRUE(lock->InPlace());
+  EXPECT_FALSE(SupervisorLock::Take(dir_).ok());
+}
+
 TEST_F(ClusterStateTest, EventsAreReadInOrderAndHalfLinesLeftOut) {
   ASSERT_TRUE(AppendEvent(dir_, {1, "expert-0", "ended by SIGKILL"}).ok());
   std::ofstream(dir_ + "/events.jsonl", std::ios::app) << "{\"unix_ms\": 2, \n";
@@ -157,7 +168,7 @@ TEST_F(ClusterStateTest, NothingIsEndedWhileTheSupervisorLives) {
   state.processes[0].pid = getpid();
   state.processes[0].start_ticks = StartTicks(getpid());
   ASSERT_TRUE(WriteClusterState(dir_, state).ok());
-  EXPECT_EQ(EndLeftovers(dir_), 0);
+  EXPECT_EQ(EndLeftovers(dir_).ended, 0);
 }
 
 TEST(StartTicksTest, KnowsThisProcessAndNoOther) {
