@@ -24,10 +24,14 @@ DispatchStream::DispatchStream(const StreamContext& context)
 
 void DispatchStream::Start() {
   self_ = shared_from_this();
+  SendHello();
+  StartRead(&read_);
+}
+
+void DispatchStream::SendHello() {
   rpc::OutgoingFrame hello;
   hello.push_back(rpc::FrameBuffer::CopyOf(rpc::EncodeHello(context_.hello)));
   Send(std::move(hello));
-  StartRead(&read_);
 }
 
 void DispatchStream::OnReadDone(bool ok) {
@@ -160,9 +164,9 @@ void DispatchStream::Handle(rpc::ReceivedMessage message) {
   absl::StatusOr<rpc::ParsedFrame> frame = rpc::ParseRowFrame(message.bytes());
   if (!frame.ok()) return End(frame.status());
   if (const auto* hello = std::get_if<rpc::HelloFrame>(&*frame)) {
-    const absl::Status status = CheckHello(*hello);
-    greeted_ = status.ok();
-    if (!status.ok()) End(status);
+    if (const absl::Status status = CheckHello(*hello); !status.ok()) return End(status);
+    // The first hello is answered by the one that was sent at the start.
+    if (std::exchange(greeted_, true)) SendHello();
     return;
   }
   if (!greeted_)

@@ -58,6 +58,7 @@ class DispatchStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, gr
   void HandleRequest(rpc::ParsedRequest request, rpc::ReceivedMessage message);
   absl::Status CheckHello(const rpc::HelloFrame& hello) const;
   absl::Status CheckRequest(const rpc::ParsedRequest& request) const;
+  void SendHello();
   void SendError(uint64_t call_id, const absl::Status& status);
   // Ends the stream with this status once the write in progress is done; what waits to be sent is
   // dropped.

@@ -269,6 +269,62 @@ TEST_F(RemoteDispatchTest, AWorkerSlowerThanTheRequestsDeadlineIsKept) {
   EXPECT_EQ(registry_.Expose().find("conclave_expert_call_errors_total{"), std::string::npos);
 }
 
+// A process that is stopped keeps its connections, and answers nothing more.
+class FrozenWorker {
+ public:
+  explicit FrozenWorker(std::vector<std::byte> hello)
+      : hello_(std::move(hello)), worker_([this](const rpc::ParsedFrame&) { return Answer(); }) {}
+  void Freeze(bool frozen) { frozen_ = frozen; }
+  ScriptedWorker* operator->() { return &worker_; }
+
+ private:
+  std::vector<std::vector<std::byte>> Answer() const {
+    if (frozen_) return {};
+    return {hello_};
+  }
+  const std::vector<std::byte> hello_;
+  std::atomic<bool> frozen_{false};
+  ScriptedWorker worker_;
+};
+
+TEST_F(RemoteDispatchTest, SilenceIsCountedOverCallsThatEndBefore) {
+  FrozenWorker worker(Hello());
+  Place("expert-0", worker->address(), identity_.AllExperts());
+  const auto dispatch = Connect(milliseconds(400));
+  ASSERT_TRUE(WaitForMissing(*dispatch, 0));
+  worker.Freeze(true);
+  // Each request ends long before the limit of silence.
+  const auto start = std::chrono::steady_clock::now();
+  while (dispatch->Missing().empty()) {
+    const auto memory = MakeCall(1, 1, 1);
+    memory->origins[0].remaining_ms = 30;
+    EXPECT_EQ(Run(*dispatch, *memory).failed.size(), 1u);
+    ASSERT_LT(std::chrono::steady_clock::now() - start, milliseconds(5000));
+  }
+  worker.Freeze(false);
+  EXPECT_TRUE(WaitForMissing(*dispatch, 0));
+  EXPECT_GE(worker->num_streams(), 2);
+}
+
+TEST_F(RemoteDispatchTest, AFrozenWorkerIsNoticedWhileNothingIsAskedOfIt) {
+  FrozenWorker worker(Hello());
+  Place("expert-0", worker->address(), identity_.AllExperts());
+  const auto dispatch = Connect(milliseconds(400));
+  ASSERT_TRUE(WaitForMissing(*dispatch, 0));
+  worker.Freeze(true);
+  EXPECT_TRUE(WaitForMissing(*dispatch, identity_.AllExperts().size()));
+}
+
+TEST_F(RemoteDispatchTest, AnIdleWorkerIsKept) {
+  FrozenWorker worker(Hello());
+  Place("expert-0", worker->address(), identity_.AllExperts());
+  const auto dispatch = Connect(milliseconds(500));
+  ASSERT_TRUE(WaitForMissing(*dispatch, 0));
+  // Longer than the limit of silence and the period of asking together.
+  EXPECT_FALSE(WaitForMissing(*dispatch, identity_.AllExperts().size(), milliseconds(1800)));
+  EXPECT_EQ(worker->num_streams(), 1);
+}
+
 TEST_F(RemoteDispatchTest, CallsAfterOnesWithoutTimeGiveTheSameBits) {
   AddWorker();
   const auto dispatch = Connect();

@@ -206,6 +206,17 @@ TEST_F(ExpertServiceTest, ALayerWithoutExpertsHoldsNone) {
   EXPECT_EQ(std::get<rpc::ParsedResults>(*frame).answers[0].status, rpc::AnswerStatus::kNotHeld);
 }
 
+TEST_F(ExpertServiceTest, ARepeatedHelloIsAnsweredAsASignOfLife) {
+  const auto worker = Start();
+  const auto stream = Greet(*worker);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(stream->Write(Hello()));
+    const auto frame = stream->Read();
+    ASSERT_TRUE(frame.has_value());
+    EXPECT_TRUE(std::holds_alternative<rpc::HelloFrame>(*frame));
+  }
+}
+
 TEST_F(ExpertServiceTest, TheSecretIsDemanded) {
   const rpc::ClusterSecret secret("0123456789abcdef");
   const auto worker = Start({.secret = secret});

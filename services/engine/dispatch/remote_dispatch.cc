@@ -21,6 +21,8 @@ constexpr size_t kInboxEvents = 1 << 16;
 // have been lost.
 constexpr milliseconds kStreamCheck{50};
 constexpr milliseconds kLongestTick{500};
+// A link waits this much longer than a call for a sign of life: the call knows better what failed.
+constexpr milliseconds kAfterCalls{100};
 
 TimePoint Now() { return std::chrono::steady_clock::now(); }
 
@@ -61,17 +63,19 @@ void RemoteDispatch::Apply(const placement::Topology& topology) {
     for (const auto& link : old->links()) {
       if (link->name() == worker.name && link->address() == worker.address) return link;
     }
-    return std::make_shared<WorkerLink>(WorkerLink::Options{.name = worker.name,
-                                                            .address = worker.address,
-                                                            .secret = options_.secret,
-                                                            .cluster = options_.cluster,
-                                                            .hello = hello_,
-                                                            .inbox = inbox_,
-                                                            .on_change = [this] {
-                                                              MutexLock lock(mutex_);
-                                                              links_changed_ = true;
-                                                              wake_.NotifyAll();
-                                                            }});
+    return std::make_shared<WorkerLink>(
+        WorkerLink::Options{.name = worker.name,
+                            .address = worker.address,
+                            .secret = options_.secret,
+                            .cluster = options_.cluster,
+                            .hello = hello_,
+                            .inbox = inbox_,
+                            .silence_limit = options_.call_timeout + kAfterCalls,
+                            .on_change = [this] {
+                              MutexLock lock(mutex_);
+                              links_changed_ = true;
+                              wake_.NotifyAll();
+                            }});
   };
   const auto routes = std::make_shared<const ExpertRoutes>(
       options_.model, topology.Find(options_.model.fingerprint), link_to, old.get());

@@ -35,7 +35,8 @@ class RemoteDispatch final : public ExpertDispatch {
     std::shared_ptr<const rpc::ClusterId> cluster = {};  // shown to workers; null: none
     // A worker that has not answered a call completely after this fails its rows; one that has not
     // answered at all is disconnected, because what it still computes is of no use. When the
-    // deadlines of all of a call's requests come first, the call is cancelled and the worker kept.
+    // deadlines of all of a call's requests come first, the call is cancelled and the worker kept,
+    // unless nothing at all has been heard of it for about as long: it is asked for a sign of life.
     std::chrono::milliseconds call_timeout{2000};
     metrics::Registry* registry = nullptr;  // outlives the dispatch
   };

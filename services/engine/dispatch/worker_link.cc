@@ -20,9 +20,16 @@ constexpr char kMethod[] = "/conclave.v1.ExpertService/Dispatch";
 // at most kConnectTimeout.
 constexpr milliseconds kHelloTimeout{2000};
 constexpr milliseconds kIdleTick{500};
+// A worker is asked for a sign of life this often, unless it has just given one.
+constexpr milliseconds kAskPeriod{500};
+// After a longer pause between two ticks this process itself did not run: what the worker did
+// meanwhile is not known.
+constexpr milliseconds kLongestPause{1000};
 constexpr milliseconds kStopTimeout{5000};
 
 std::atomic<uint64_t> next_stream_id{1};
+
+int64_t Nanoseconds(TimePoint time) { return time.time_since_epoch().count(); }
 
 }  // namespace
 
@@ -173,6 +180,8 @@ uint64_t WorkerLink::Send(rpc::OutgoingFrame frame) {
     if (!live()) return 0;
     stream = stream_;
   }
+  int64_t none = 0;
+  silent_since_ns_.compare_exchange_strong(none, Nanoseconds(std::chrono::steady_clock::now()));
   return stream->Send(std::move(frame)) ? stream->id : 0;
 }
 
@@ -186,7 +195,34 @@ void WorkerLink::Reset(const absl::Status& reason) {
   if (stream != nullptr) stream->Cancel(reason);
 }
 
+rpc::OutgoingFrame WorkerLink::Hello() const {
+  rpc::OutgoingFrame hello;
+  hello.push_back(rpc::FrameBuffer::CopyOf(rpc::EncodeHello(options_.hello)));
+  return hello;
+}
+
+milliseconds WorkerLink::CheckSilence(TimePoint now) {
+  const bool slept = now - ticked_at_ > kLongestPause;
+  ticked_at_ = now;
+  const int64_t since = silent_since_ns_.load();
+  if (slept && since != 0) silent_since_ns_ = Nanoseconds(now);
+  const Duration silent = since == 0 || slept ? Duration(0) : Duration(Nanoseconds(now) - since);
+  if (silent >= options_.silence_limit) {
+    Reset(absl::UnavailableError(absl::StrCat(options_.name, " gave no sign of life for ",
+                                              options_.silence_limit.count(), " ms")));
+    return kIdleTick;
+  }
+  if (now - asked_at_ >= kAskPeriod) {
+    asked_at_ = now;
+    // A stream's hello may be repeated; the worker answers with its own (docs/wire-format.md).
+    Send(Hello());
+  }
+  const Duration left = options_.silence_limit - silent;
+  return std::min(kIdleTick, std::chrono::duration_cast<milliseconds>(left) + milliseconds(1));
+}
+
 milliseconds WorkerLink::Tick(TimePoint now) {
+  if (live()) return CheckSilence(now);
   std::shared_ptr<Stream> opened, given_up;
   {
     MutexLock lock(mutex_);
@@ -200,10 +236,9 @@ milliseconds WorkerLink::Tick(TimePoint now) {
     }
     attempt_at_ = now + kHelloTimeout;
   }
+  ticked_at_ = asked_at_ = now;
   if (opened != nullptr) {
-    rpc::OutgoingFrame hello;
-    hello.push_back(rpc::FrameBuffer::CopyOf(rpc::EncodeHello(options_.hello)));
-    opened->Start(opened, std::move(hello));
+    opened->Start(opened, Hello());
   } else {
     given_up->Cancel(absl::UnavailableError("does not answer"));
   }
@@ -229,6 +264,7 @@ void WorkerLink::Stop() {
 }
 
 void WorkerLink::OnMessage(Stream* stream, rpc::ReceivedMessage message) {
+  silent_since_ns_ = 0;
   absl::StatusOr<rpc::ParsedFrame> frame = rpc::ParseRowFrame(message.bytes());
   if (!frame.ok()) return stream->Cancel(frame.status());
   if (const auto* hello = std::get_if<rpc::HelloFrame>(&*frame)) return OnHello(stream, *hello);
@@ -256,6 +292,7 @@ void WorkerLink::OnHello(Stream* stream, const rpc::HelloFrame& hello) {
   {
     MutexLock lock(mutex_);
     if (stopped_ || stream_.get() != stream) return;
+    if (live_stream_ == stream->id) return;  // a sign of life
     backoff_ = rpc::kReconnectBackoffFirst;
     reason_ = absl::OkStatus();
     live_stream_ = stream->id;

@@ -47,6 +47,9 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
     std::shared_ptr<const rpc::ClusterId> cluster = {};
     rpc::HelloFrame hello;  // the engine's
     std::shared_ptr<LinkInbox> inbox;
+    // A worker that has been sent something and gives no sign of life for so long is disconnected,
+    // whatever became of the calls meanwhile.
+    std::chrono::milliseconds silence_limit{2000};
     std::function<void()> on_change;  // connected or lost; must not block
   };
   // Connects at the first Tick.
@@ -66,8 +69,8 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
   // Breaks the stream, so that the worker forgets what it was sent, and connects anew.
   void Reset(const absl::Status& reason) EXCLUDES(mutex_);
 
-  // Opens a stream if one is due, and gives up one that the worker has not answered for too long.
-  // Returns how long until the next call is useful.
+  // Opens a stream if one is due, asks a quiet worker for a sign of life, and gives up one that has
+  // not given any for too long. Returns how long until the next call is useful.
   std::chrono::milliseconds Tick(TimePoint now) EXCLUDES(mutex_);
   // Ends the stream for good and waits for it, at most some seconds.
   void Stop() EXCLUDES(mutex_);
@@ -82,9 +85,19 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
   void OnHello(Stream* stream, const rpc::HelloFrame& hello) EXCLUDES(mutex_);
   void OnEnd(Stream* stream, const absl::Status& status) EXCLUDES(mutex_);
 
+  rpc::OutgoingFrame Hello() const;
+  // Of a live stream.
+  std::chrono::milliseconds CheckSilence(TimePoint now) EXCLUDES(mutex_);
+
   const Options options_;
   const rpc::Channel channel_;
   std::atomic<uint64_t> live_stream_{0};
+
+  // When the first frame was sent that nothing has been heard after; nanoseconds, 0: none is.
+  std::atomic<int64_t> silent_since_ns_{0};
+  // The thread that ticks alone.
+  TimePoint ticked_at_;
+  TimePoint asked_at_;
 
   mutable Mutex mutex_;
   const std::shared_ptr<Streams> streams_;             // how many exist; Stop waits for none
