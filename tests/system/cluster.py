@@ -89,6 +89,17 @@ class Cluster:
         return subprocess.Popen([str(CONCLAVE), *arguments, "--state-dir", str(self.state_dir)], env=self.env,
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
+
+    def wait_engine(self, num_running):
+        """Until engine-0 is known to run so many sequences: what `ps` says is a report old."""
+        wait_until(lambda: self.process("engine-0")["load"].startswith(f"{num_running} running"), f"{num_running} running")
+
+    def start_answer(self, *arguments):
+        """Starts a `run` and returns when the engine works at it. No other request may run."""
+        self.wait_engine(0)
+        running = self.start("run", *arguments)
+        self.wait_engine(1)
+        return running
     def run(self, prompt, *flags, check=True):
         """The JSON of `conclave run`."""
         done = self.conclave("run", prompt, "--json", *flags, check=check)

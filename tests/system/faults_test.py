@@ -23,8 +23,7 @@ class Deaths(ClusterTest):
 
     def test_a_killed_worker_restarts_and_the_answer_is_the_same(self):
         digest = self.expected()
-        running = self.cluster.start("run", *STORY, "--pace", "30", "--json")
-        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+        running = self.cluster.start_answer(*STORY, "--pace", "30", "--json")
         old = self.cluster.kill("expert-0")
         out, errors = running.communicate(timeout=60)
         if running.returncode == 0:
@@ -87,8 +86,7 @@ class Deaths(ClusterTest):
 
     def test_a_killed_engine_fails_its_requests_and_restarts(self):
         digest = self.expected()
-        running = self.cluster.start("run", *STORY, "--pace", "10")
-        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+        running = self.cluster.start_answer(*STORY, "--pace", "10")
         old = self.cluster.kill("engine-0")
         _, errors = running.communicate(timeout=60)
         self.assertEqual(running.returncode, 1)
@@ -98,8 +96,7 @@ class Deaths(ClusterTest):
 
     def test_a_killed_controller_is_not_missed(self):
         digest = self.expected()
-        running = self.cluster.start("run", *STORY, "--pace", "30", "--json")
-        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+        running = self.cluster.start_answer(*STORY, "--pace", "30", "--json")
         old = self.cluster.kill("controller")
         self.assertEqual(self.cluster.run(*STORY)["digest"], digest)
         out, errors = running.communicate(timeout=60)
@@ -112,14 +109,13 @@ class Deaths(ClusterTest):
 
     def test_a_killed_gateway_restarts(self):
         digest = self.expected()
-        running = self.cluster.start("run", *STORY, "--pace", "10")
-        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+        running = self.cluster.start_answer(*STORY, "--pace", "10")
         old = self.cluster.kill("gateway")
         _, errors = running.communicate(timeout=60)
         self.assertEqual(running.returncode, 1)
         self.assertIn("error: UNAVAILABLE: ", errors)
         self.cluster.wait_restarted("gateway", old)
-        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("0 running"), "the engine free again")
+        self.cluster.wait_engine(0)
         self.assertEqual(self.expected(), digest)
 
 

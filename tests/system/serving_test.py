@@ -90,19 +90,18 @@ class Serving(ClusterTest):
         response = connection.getresponse()
         self.assertEqual(response.status, 200)
         response.read(20)
-        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+        self.cluster.wait_engine(1)
         response.close()
         connection.close()
-        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("0 running"), "the engine free again")
+        self.cluster.wait_engine(0)
 
     def test_ctrl_c_stops_the_answer_and_frees_the_engine(self):
-        running = self.cluster.start("run", "Tell me a story.", "--raw", "--ignore-eos", "--max-tokens", "1500", "--pace", "20")
-        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+        running = self.cluster.start_answer("Tell me a story.", "--raw", "--ignore-eos", "--max-tokens", "1500", "--pace", "20")
         running.send_signal(signal.SIGINT)
         out, _ = running.communicate(timeout=20)
         self.assertEqual(running.returncode, 130)
         self.assertIn("cancelled", out.splitlines()[-1])
-        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("0 running"), "the engine free again")
+        self.cluster.wait_engine(0)
 
     def test_chat_keeps_its_history_and_obeys(self):
         script = "/set temperature 0\n/set max_tokens 20\nWhat is the capital of France?\n/set\n/set colour 3\n/clear\n/quit\n"
@@ -112,6 +111,7 @@ class Serving(ClusterTest):
         self.assertIn("(anew)", out)
 
     def test_ctrl_c_in_chat_stops_the_answer_and_not_the_program(self):
+        self.cluster.wait_engine(0)
         controller, terminal = pty.openpty()
         chat = subprocess.Popen([str(CONCLAVE), "chat", "--pace", "10", "--ignore-eos", "--max-tokens", "1000", "--state-dir",
                                  str(self.cluster.state_dir)], env=self.cluster.env, stdin=terminal, stdout=terminal,
@@ -130,15 +130,15 @@ class Serving(ClusterTest):
         try:
             read_until(b"> ")
             os.write(controller, b"Tell me a story.\n")
-            wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the question in ps")
+            self.cluster.wait_engine(1)
             os.write(controller, b"\x03")  # as the key does it: the terminal sends the signal
             read_until(b"(stopped)")
-            wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("0 running"), "the engine free again")
+            self.cluster.wait_engine(0)
             os.write(controller, b"\x03")
             read_until(b"(Ctrl-D or /quit ends)")
             seen = b""
             os.write(controller, b"And another one.\n")
-            wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the next question in ps")
+            self.cluster.wait_engine(1)
             os.write(controller, b"\x03")
             read_until(b"(stopped)")
             os.write(controller, b"\x04")
@@ -212,9 +212,8 @@ class Stopping(unittest.TestCase):
 
     def test_a_running_request_is_finished_before_the_end(self):
         with Cluster() as cluster:
-            running = cluster.start("run", "Tell me a story.", "--raw", "--ignore-eos", "--max-tokens", "40", "--pace", "20",
-                                    "--json")
-            wait_until(lambda: cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+            running = cluster.start_answer("Tell me a story.", "--raw", "--ignore-eos", "--max-tokens", "40", "--pace", "20",
+                                           "--json")
             down = cluster.conclave("down").stdout
             self.assertIn("1 request was running", down)
             out, errors = running.communicate(timeout=20)
@@ -223,8 +222,7 @@ class Stopping(unittest.TestCase):
 
     def test_the_drain_time_is_a_limit(self):
         with Cluster("--drain-seconds", "1") as cluster:
-            running = cluster.start("run", "Tell me a story.", "--raw", "--ignore-eos", "--max-tokens", "1500", "--pace", "5")
-            wait_until(lambda: cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+            running = cluster.start_answer("Tell me a story.", "--raw", "--ignore-eos", "--max-tokens", "1500", "--pace", "5")
             began = time.monotonic()
             down = cluster.conclave("down").stdout
             self.assertLess(time.monotonic() - began, 15)
