@@ -335,11 +335,13 @@ placement::ClusterView Cluster::view() const {
                             report.status.model->served_name, report.status.state,
                             report.status.engine});
   }
-  for (const ModelTopology& model : topology_.models) {
-    ExpertKeys missing = model.Missing();
-    if (!missing.empty()) view.missing.push_back({model.model.fingerprint, std::move(missing)});
-  }
   return view;
+}
+
+size_t Cluster::num_missing_experts() const {
+  size_t missing = 0;
+  for (const ModelTopology& model : topology_.models) missing += model.Missing().size();
+  return missing;
 }
 
 std::vector<MemberRow> Cluster::members() const {

@@ -86,6 +86,7 @@ class Cluster {
   }  // grows when a member has seen a higher one: to be written to the state file
 
   placement::ClusterView view() const;
+  size_t num_missing_experts() const;                   // of all models: that no live worker serves
   std::vector<MemberRow> members() const;               // ascending by name; lost ones for a while
   std::vector<ClusterEvent> events(size_t last) const;  // oldest first; 0: all
 

@@ -213,9 +213,8 @@ void ControllerService::State::UpdateMetrics() {
   }
   options.registry->GetGauge("conclave_topology_term").Set(static_cast<double>(published.term));
   options.registry->GetGauge("conclave_topology_number").Set(static_cast<double>(published.number));
-  size_t missing = 0;
-  for (const auto& model : cluster.view().missing) missing += model.experts.size();
-  options.registry->GetGauge("conclave_missing_experts").Set(static_cast<double>(missing));
+  options.registry->GetGauge("conclave_missing_experts")
+      .Set(static_cast<double>(cluster.num_missing_experts()));
 }
 
 absl::StatusOr<std::unique_ptr<ControllerService>> ControllerService::Create(const Options& options,

@@ -85,11 +85,6 @@ void ToProto(const placement::ClusterView& view, v1::ControllerUpdate* proto) {
     to->set_state(static_cast<v1::MemberState>(engine.state));
     ToProto(engine.load, to->mutable_load());
   }
-  for (const placement::MissingExperts& missing : view.missing) {
-    v1::MissingExperts* to = proto->add_missing();
-    to->set_fingerprint(missing.fingerprint);
-    placement::ToProto(missing.experts, to->mutable_experts());
-  }
 }
 
 }  // namespace conclave::controller

@@ -81,9 +81,9 @@ struct Engine::State {
   model::ServedModel model;
   std::string system_fingerprint;
 
-  std::unique_ptr<RemoteDispatch> remote_dispatch;  // null: experts = local
   std::unique_ptr<EngineService> service;
-  std::unique_ptr<LoadedModel> loaded_model;  // set before `loaded`; null when loading failed
+  std::unique_ptr<RemoteDispatch> remote_dispatch;  // null: experts = local
+  std::unique_ptr<LoadedModel> loaded_model;        // set before `loaded`; null when loading failed
   std::unique_ptr<rpc::Server> server;
   std::string address;
   std::unique_ptr<http::OpsServer> ops;
@@ -143,12 +143,17 @@ absl::Status Engine::State::Serve() {
 
 absl::Status Engine::State::Join() {
   if (options.experts == "remote") {
-    ASSIGN_OR_RETURN(remote_dispatch, RemoteDispatch::Create({.engine_name = options.name,
-                                                              .model = model.identity,
-                                                              .numerics = model.numerics,
-                                                              .secret = secret,
-                                                              .cluster = cluster,
-                                                              .registry = &registry}));
+    ASSIGN_OR_RETURN(
+        remote_dispatch,
+        RemoteDispatch::Create({.engine_name = options.name,
+                                .model = model.identity,
+                                .numerics = model.numerics,
+                                .secret = secret,
+                                .cluster = cluster,
+                                .registry = &registry,
+                                .on_missing = [this](const placement::ExpertKeys& missing) {
+                                  service->SetMissing(missing);
+                                }}));
   }
   placement::Membership::Options membership_options;
   membership_options.controller = common.controller;

@@ -8,6 +8,7 @@
 #include "services/engine/engine_messages.h"
 #include "shared/base/check.h"
 #include "shared/base/log.h"
+#include "shared/placement/topology_proto.h"
 #include "shared/rpc/server.h"
 
 namespace conclave::engine {
@@ -24,19 +25,27 @@ class EngineService::GatewayStream final
         context_(*context),
         serving_(std::move(serving)),
         id_(id),
-        gateway_(context->peer()) {}
-
-  void Open() {
-    v1::EngineEvents hello;
-    v1::EngineHello* message = hello.add_events()->mutable_hello();
+        gateway_(context->peer()) {
+    v1::EngineHello* message = unsent_.add_events()->mutable_hello();
     message->set_fingerprint(serving_->identity.fingerprint);
     message->set_served_name(serving_->identity.served_name);
     message->set_numerics_class(serving_->identity.numerics_class);
     message->set_context_tokens(serving_->limits.context_tokens);
     message->set_vocab_size(serving_->limits.vocab_size);
     message->set_system_fingerprint(serving_->identity.system_fingerprint);
-    Send(std::move(hello));
+  }
+
+  void Open() {
+    Advance();
     StartRead(&command_);
+  }
+
+  void ReachChanged() EXCLUDES(mutex_) {
+    {
+      MutexLock lock(mutex_);
+      reach_due_ = true;
+    }
+    Advance();
   }
 
   void Deliver(std::span<const SequenceEvent> events) EXCLUDES(mutex_) {
@@ -182,14 +191,16 @@ class EngineService::GatewayStream final
   void Advance() EXCLUDES(mutex_) {
     grpc::Status status;
     bool finish = false;
+    bool reach = false;
     {
       MutexLock lock(mutex_);
       if (writing_ || cancelling_ || finished_) return;
       if (ended_) {
         finish = finished_ = true;
         status = status_;
-      } else if (unsent_.events_size() > 0) {
+      } else if (unsent_.events_size() > 0 || reach_due_) {
         writing_ = true;
+        reach = std::exchange(reach_due_, false);
         sending_.Clear();
         sending_.Swap(&unsent_);
       } else {
@@ -199,6 +210,8 @@ class EngineService::GatewayStream final
     if (finish) {
       Finish(status);
     } else {
+      // Asked for after the flag was taken down: of two changes the later one is told last.
+      if (reach) service_.WriteReach(sending_.add_events()->mutable_reach());
       StartWrite(&sending_);
     }
   }
@@ -216,6 +229,7 @@ class EngineService::GatewayStream final
   std::set<uint64_t> live_ GUARDED_BY(mutex_);       // started, without their last event
   std::set<uint64_t> cancelled_ GUARDED_BY(mutex_);  // of those
   grpc::Status status_ GUARDED_BY(mutex_);           // of the end
+  bool reach_due_ GUARDED_BY(mutex_) = true;         // what the engine reaches is to be told
   bool writing_ GUARDED_BY(mutex_) = false;
   bool cancelling_ GUARDED_BY(mutex_) = false;  // context_ is in use: no finish yet
   bool ended_ GUARDED_BY(mutex_) = false;       // takes and sends nothing more
@@ -257,6 +271,21 @@ grpc::ServerBidiReactor<v1::EngineCommand, v1::EngineEvents>* EngineService::Con
   }
   stream->Open();
   return stream.get();  // lives until OnDone
+}
+
+void EngineService::SetMissing(placement::ExpertKeys missing) {
+  std::vector<std::shared_ptr<GatewayStream>> streams;
+  {
+    MutexLock lock(mutex_);
+    missing_ = std::move(missing);
+    for (const auto& [id, stream] : streams_) streams.push_back(stream);
+  }
+  for (const auto& stream : streams) stream->ReachChanged();
+}
+
+void EngineService::WriteReach(v1::EngineReach* message) const {
+  MutexLock lock(mutex_);
+  placement::ToProto(missing_, message->mutable_missing());
 }
 
 void EngineService::Deliver(uint64_t id, std::vector<SequenceEvent> events) {

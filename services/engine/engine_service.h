@@ -18,6 +18,7 @@
 #include "services/engine/step_loop.h"
 #include "shared/base/clock.h"
 #include "shared/base/mutex.h"
+#include "shared/placement/topology.h"
 #include "shared/rpc/cluster_id.h"
 #include "shared/rpc/cluster_secret.h"
 
@@ -49,6 +50,9 @@ class EngineService final : public v1::EngineService::CallbackService, public Ev
   grpc::ServerBidiReactor<v1::EngineCommand, v1::EngineEvents>* Connect(
       grpc::CallbackServerContext* context) override;
 
+  // Tells all gateways, and those that come, which experts no live worker serves. Any thread.
+  void SetMissing(placement::ExpertKeys missing) EXCLUDES(mutex_);
+
   void Deliver(uint64_t stream, std::vector<SequenceEvent> events) override;
 
  private:
@@ -61,11 +65,13 @@ class EngineService final : public v1::EngineService::CallbackService, public Ev
   };
 
   void Forget(uint64_t stream);
+  void WriteReach(v1::EngineReach* message) const EXCLUDES(mutex_);
 
   const Options options_;
   EngineMetrics& metrics_;
   const Clock& clock_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
+  placement::ExpertKeys missing_ GUARDED_BY(mutex_);
   std::shared_ptr<const Serving> serving_ GUARDED_BY(mutex_);
   std::map<uint64_t, std::shared_ptr<GatewayStream>> streams_ GUARDED_BY(mutex_);
   uint64_t next_stream_ GUARDED_BY(mutex_) = kOwnStream + 1;

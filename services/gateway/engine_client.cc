@@ -8,6 +8,7 @@
 #include "conclave/v1/engine.grpc.pb.h"
 #include "services/gateway/engine_messages.h"
 #include "shared/base/mutex.h"
+#include "shared/placement/topology_proto.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::gateway {
@@ -142,8 +143,15 @@ class Stream final : public grpc::ClientBidiReactor<v1::EngineCommand, v1::Engin
       RemoveHold();
       return;
     }
+    // What an engine reaches is known before it is used.
     for (const v1::EngineEvent& event : events_.events()) {
-      if (event.event_case() != v1::EngineEvent::kHello) continue;
+      if (!event.has_reach()) continue;
+      owner_->Tell([&](const std::string& name, EngineListener& listener) {
+        listener.OnEngineReach(name, placement::FromProto(event.reach().missing()));
+      });
+    }
+    for (const v1::EngineEvent& event : events_.events()) {
+      if (!event.has_hello()) continue;
       owner_->Tell([&](const std::string& name, EngineListener& listener) {
         listener.OnEngineConnected(name, FromProto(event.hello()));
       });

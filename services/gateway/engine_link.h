@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "services/gateway/generation.h"
+#include "shared/placement/topology.h"
 
 namespace conclave::gateway {
 
@@ -77,6 +78,9 @@ class EngineListener {
  public:
   virtual ~EngineListener() = default;
   virtual void OnEngineConnected(const std::string& engine, const EngineIdentity& identity) = 0;
+  // Experts that no live worker of this engine serves; before OnEngineConnected, and whenever they
+  // change.
+  virtual void OnEngineReach(const std::string& engine, const placement::ExpertKeys& missing) = 0;
   // One step's events. The next ones come after `taken` was called, which bounds what waits in the
   // gateway.
   virtual void OnEngineEvents(const std::string& engine, std::vector<SequenceEvent> events,

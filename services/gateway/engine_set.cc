@@ -76,8 +76,8 @@ EngineSet::Engine* EngineSet::LeastLoaded() {
   const auto rank = [](const Engine& engine) {
     const int32_t others =
         std::max(0, engine.load.running + engine.load.waiting - engine.own_at_report);
-    return std::make_tuple(engine.load.draining, others + engine.own_sequences,
-                           engine.load.kv_used_ratio);
+    return std::make_tuple(engine.load.draining, !engine.missing.empty(),
+                           others + engine.own_sequences, engine.load.kv_used_ratio);
   };
   Engine* best = nullptr;
   for (auto& [name, engine] : engines_) {

@@ -33,6 +33,7 @@ class EngineSet {
     std::optional<EngineIdentity> offered;   // while connected and able to serve the model
     std::optional<EngineIdentity> identity;  // the same while it is used: see Bind
     std::string refusal;                     // why a connected engine is not used, or empty
+    placement::ExpertKeys missing;           // experts it reaches no live worker for
     ReportedLoad load;
     TimePoint load_time;        // of the last report
     TimePoint last_event;       // anything heard on the stream
@@ -61,8 +62,8 @@ class EngineSet {
   const std::string& fingerprint() const { return fingerprint_; }  // the bound one, or empty
 
   // The connected engine with the fewest sequences: other gateways' by the last report, plus our
-  // own now. Ties: less KV in use, then name. Draining engines come last. nullptr: none is
-  // connected.
+  // own now. Ties: less KV in use, then name. Engines that miss experts come after all others, and
+  // draining ones last. nullptr: none is connected.
   Engine* LeastLoaded();
 
   // What requests may be checked against: the smallest context and vocabulary of the connected

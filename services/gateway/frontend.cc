@@ -206,6 +206,15 @@ void Frontend::OnEngineConnected(const std::string& engine, const EngineIdentity
   });
 }
 
+void Frontend::OnEngineReach(const std::string& engine, const placement::ExpertKeys& missing) {
+  Post([this, engine, missing] {
+    EngineSet::Engine* const known = engines_.Find(engine);
+    if (!known) return;
+    known->missing = missing;
+    RefreshSnapshot();
+  });
+}
+
 void Frontend::OnEngineEvents(const std::string& engine, std::vector<SequenceEvent> events,
                               std::function<void()> taken) {
   auto shared = std::make_shared<std::vector<SequenceEvent>>(std::move(events));
@@ -441,7 +450,6 @@ void Frontend::ApplyCluster(const placement::ClusterView& view) {
     if (!named && !engine.identity && engine.own_sequences == 0) gone.push_back(name);
   }
   for (const std::string& name : gone) engines_.Remove(name);
-  missing_experts_ = view.missing;
   RefreshSnapshot();
 }
 
@@ -484,10 +492,10 @@ void Frontend::Tick() {
 }
 
 void Frontend::RefreshSnapshot() {
-  Snapshot snapshot{.identity = engines_.CommonIdentity(),
-                    .num_engines = engines_.num_connected(),
-                    .missing = WhatIsMissing(engines_, missing_experts_, options_.clock->Now(),
-                                             options_.step_age_limit)};
+  Snapshot snapshot{
+      .identity = engines_.CommonIdentity(),
+      .num_engines = engines_.num_connected(),
+      .missing = WhatIsMissing(engines_, options_.clock->Now(), options_.step_age_limit)};
   MutexLock lock(mutex_);
   snapshot_ = std::move(snapshot);
 }

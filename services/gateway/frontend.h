@@ -101,6 +101,7 @@ class Frontend final : public EngineListener {
   Drained Drain(Duration grace);
 
   void OnEngineConnected(const std::string& engine, const EngineIdentity& identity) override;
+  void OnEngineReach(const std::string& engine, const placement::ExpertKeys& missing) override;
   void OnEngineEvents(const std::string& engine, std::vector<SequenceEvent> events,
                       std::function<void()> taken) override;
   void OnEngineLost(const std::string& engine, const absl::Status& why) override;
@@ -151,7 +152,6 @@ class Frontend final : public EngineListener {
   std::map<std::string, uint64_t> keys_by_id_;
   std::unordered_map<uint64_t, uint64_t> keys_by_sequence_;
   uint64_t next_sequence_ = 1;
-  std::vector<placement::MissingExperts> missing_experts_;
 
   mutable Mutex mutex_;
   Snapshot snapshot_ GUARDED_BY(mutex_);

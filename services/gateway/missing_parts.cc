@@ -1,6 +1,5 @@
 #include "services/gateway/missing_parts.h"
 
-#include <algorithm>
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
@@ -8,11 +7,8 @@
 
 namespace conclave::gateway {
 
-std::vector<std::string> WhatIsMissing(
-    EngineSet& engines, const std::vector<placement::MissingExperts>& missing_experts,
-    TimePoint now, Duration step_age_limit) {
+std::vector<std::string> WhatIsMissing(EngineSet& engines, TimePoint now, Duration step_age_limit) {
   std::vector<std::string> missing;
-  bool stepping = false;
   for (const auto& [name, engine] : engines.all()) {
     if (!engine.refusal.empty()) missing.push_back(engine.refusal);
     if (!engine.identity) continue;
@@ -20,28 +16,17 @@ std::vector<std::string> WhatIsMissing(
     // counts.
     const Duration report_age = now - engine.load_time;
     const Duration step_age = std::chrono::milliseconds(engine.load.last_step_age_ms);
-    if (report_age > step_age_limit || step_age <= step_age_limit) {
-      stepping = true;
-    } else {
+    if (report_age <= step_age_limit && step_age > step_age_limit) {
       missing.push_back(absl::StrCat(name, " has not stepped for ",
                                      std::chrono::duration<double>(step_age).count(), " s"));
+    } else if (!engine.missing.empty()) {
+      missing.push_back(absl::StrCat(name, " reaches no live worker that has ",
+                                     placement::DescribeExperts(engine.missing)));
+    } else {
+      return {};
     }
   }
-  if (stepping) {
-    missing.clear();
-  } else if (missing.empty()) {
-    missing.push_back("no engine is connected");
-  }
-  for (const placement::MissingExperts& experts : missing_experts) {
-    const bool ours =
-        std::any_of(engines.all().begin(), engines.all().end(), [&](const auto& entry) {
-          return entry.second.identity && entry.second.identity->fingerprint == experts.fingerprint;
-        });
-    if (ours && !experts.experts.empty()) {
-      missing.push_back(
-          absl::StrCat("no live worker has ", placement::DescribeExperts(experts.experts)));
-    }
-  }
+  if (missing.empty()) missing.push_back("no engine is connected");
   return missing;
 }
 

@@ -58,9 +58,6 @@ ClusterView ViewOf(const v1::ControllerUpdate& update) {
                engine.load().context_tokens(),  engine.load().tokens_per_second(),
                engine.load().last_step_age_ms()};
   }
-  for (const v1::MissingExperts& missing : update.missing()) {
-    view.missing.push_back({missing.fingerprint(), FromProto(missing.experts())});
-  }
   return view;
 }
 

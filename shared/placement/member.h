@@ -64,15 +64,9 @@ struct EngineEndpoint {
   EngineLoad load;
 };
 
-struct MissingExperts {
-  std::string fingerprint;
-  ExpertKeys experts;
-};
-
 // What gateways get at every report period.
 struct ClusterView {
   std::vector<EngineEndpoint> engines;  // live ones, ascending by name
-  std::vector<MissingExperts> missing;  // models with experts that no live worker serves
 };
 
 class Membership {

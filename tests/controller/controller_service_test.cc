@@ -193,12 +193,13 @@ TEST_F(ControllerServiceTest, PlacesExpertsAndTellsEveryone) {
   EXPECT_TRUE(engine.WaitUntilComplete());
   EXPECT_EQ(engine.topology()->models[0].workers.size(), 2u);
   EXPECT_TRUE(gateway.WaitFor([](const auto*, const placement::ClusterView& view, const auto&) {
-    return view.engines.size() == 1 && view.missing.empty();
+    return view.engines.size() == 1;
   }));
   EXPECT_EQ(service_->num_live_members(), 4);
   second.Leave();
-  EXPECT_TRUE(gateway.WaitFor([](const auto*, const placement::ClusterView& view, const auto&) {
-    return !view.missing.empty();
+  EXPECT_TRUE(gateway.WaitFor([](const placement::Topology* topology, const auto&, const auto&) {
+    return topology != nullptr && !topology->models.empty() &&
+           !topology->models[0].Missing().empty();
   }));
 }
 

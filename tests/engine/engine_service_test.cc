@@ -289,6 +289,22 @@ TEST_F(EngineServiceTest, DemandsTheClusterSecret) {
   EXPECT_EQ(friendly.ReadUntilEnded(1).ids.size(), 2u);
 }
 
+TEST_F(EngineServiceTest, TellsWhatItReachesFirstAndWhenItChanges) {
+  Start();
+  service_->SetMissing({{1, 3}});
+  Gateway gateway(address());
+  while (!gateway.reach) ASSERT_TRUE(gateway.Read());
+  EXPECT_TRUE(gateway.hello.has_value());
+  EXPECT_EQ(gateway.messages, 1);  // with the hello
+  ASSERT_EQ(gateway.reach->missing_size(), 1);
+  EXPECT_EQ(gateway.reach->missing(0).layer(), 1);
+  EXPECT_EQ(gateway.reach->missing(0).experts(0), 3);
+  service_->SetMissing({});
+  while (gateway.reach->missing_size() > 0) ASSERT_TRUE(gateway.Read());
+  gateway.Write(StartOf(1, model_.Prompt(1), 2));
+  EXPECT_EQ(gateway.ReadUntilEnded(1).ids.size(), 2u);
+}
+
 TEST_F(EngineServiceTest, RefusesAnotherClustersGateway) {
   Start({.secret = {}, .cluster = std::make_shared<rpc::ClusterId>("east")});
   Gateway stranger(address(), {}, rpc::ClusterId("west"));

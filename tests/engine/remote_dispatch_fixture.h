@@ -77,16 +77,18 @@ class RemoteDispatchFixture : public ::testing::Test {
     topology_.models.front().workers.push_back(worker);
   }
 
-  std::unique_ptr<RemoteDispatch> Connect(milliseconds call_timeout = milliseconds(5000),
-                                          rpc::ClusterSecret secret = {},
-                                          const std::string& cluster = "") {
+  std::unique_ptr<RemoteDispatch> Connect(
+      milliseconds call_timeout = milliseconds(5000), rpc::ClusterSecret secret = {},
+      const std::string& cluster = "",
+      decltype(RemoteDispatch::Options::on_missing) on_missing = {}) {
     auto dispatch = RemoteDispatch::Create({.engine_name = "engine-0",
                                             .model = identity_,
                                             .numerics = numerics_,
                                             .secret = std::move(secret),
                                             .cluster = std::make_shared<rpc::ClusterId>(cluster),
                                             .call_timeout = call_timeout,
-                                            .registry = &registry_});
+                                            .registry = &registry_,
+                                            .on_missing = std::move(on_missing)});
     EXPECT_TRUE(dispatch.ok()) << dispatch.status();
     (*dispatch)->Apply(topology_);
     return *std::move(dispatch);

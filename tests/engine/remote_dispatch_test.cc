@@ -450,6 +450,39 @@ TEST_F(RemoteDispatchTest, ExpertsThatNobodyIsGivenStayWithTheirLiveWorkers) {
   EXPECT_EQ(dispatch->Missing().size(), identity_.AllExperts().size());
 }
 
+TEST_F(RemoteDispatchTest, AWorkerThatTheControllerKnowsToHoldNothingIsNotCounted) {
+  AddWorker();
+  const auto dispatch = Connect();
+  ASSERT_TRUE(WaitForMissing(*dispatch, 0));
+  // As after a restart at the same address: it has joined, and has nothing loaded yet.
+  topology_.models[0].workers[0].serve.clear();
+  dispatch->Apply(topology_);
+  EXPECT_EQ(dispatch->Missing().size(), identity_.AllExperts().size());
+}
+
+TEST_F(RemoteDispatchTest, TellsWhatIsMissingWhenItChanges) {
+  AddWorker();
+  Mutex mutex;
+  std::vector<size_t> told;
+  const auto dispatch =
+      Connect(milliseconds(5000), {}, "", [&](const placement::ExpertKeys& missing) {
+        MutexLock lock(mutex);
+        told.push_back(missing.size());
+      });
+  const auto wait_for = [&](std::vector<size_t> wanted) {
+    const auto deadline = std::chrono::steady_clock::now() + milliseconds(5000);
+    while (std::chrono::steady_clock::now() < deadline) {
+      MutexLock lock(mutex);
+      if (told == wanted) return true;
+    }
+    return false;
+  };
+  const size_t all = identity_.AllExperts().size();
+  EXPECT_TRUE(wait_for({all, 0}));
+  workers_[0]->Kill();
+  EXPECT_TRUE(wait_for({all, 0, all}));
+}
+
 TEST_F(RemoteDispatchTest, CountsRowsCallsAndActiveExperts) {
   AddWorker();
   const auto dispatch = Connect();

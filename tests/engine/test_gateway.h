@@ -76,6 +76,8 @@ class Gateway {
     for (v1::EngineEvent& event : *events.mutable_events()) {
       if (event.has_hello()) {
         hello = event.hello();
+      } else if (event.has_reach()) {
+        reach = event.reach();
       } else if (event.has_tokens()) {
         Told& one = told[event.tokens().sequence_id()];
         EXPECT_EQ(event.tokens().token_index(), static_cast<int64_t>(one.ids.size()));
@@ -115,6 +117,7 @@ class Gateway {
 
   std::map<uint64_t, Told> told;
   std::optional<v1::EngineHello> hello;
+  std::optional<v1::EngineReach> reach;  // the latest
   int messages = 0;
 
  private:

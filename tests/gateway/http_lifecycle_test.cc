@@ -105,12 +105,40 @@ TEST_F(HttpLifecycleTest, IsReadyOnlyWithASteppingEngineAndAllExperts) {
     return rig_->Get("/readyz").body;
   };
   placement::ClusterView view = rig_->View();
-  view.missing.push_back({.fingerprint = std::string(64, 'a'), .experts = {{1, 3}}});
-  EXPECT_NE(update(view, 503).find("layer 1"), std::string::npos);
-  view.missing[0].fingerprint = std::string(64, 'b');  // another model's
-  update(view, 200);
   view.engines[0].load.last_step_age_ms = 60'000;
   EXPECT_NE(update(view, 503).find("engine-0 has not stepped for 60 s"), std::string::npos);
+}
+
+TEST_F(HttpLifecycleTest, IsReadyAsLongAsAnEngineReachesAllExperts) {
+  GatewayRig::Options options;
+  options.num_engines = 2;
+  rig_ = std::make_unique<GatewayRig>(options, [](const v1::StartSequence&) { return Script{}; });
+  v1::EngineReach reach;
+  v1::LayerExperts* const layer = reach.add_missing();
+  layer->set_layer(1);
+  layer->add_experts(3);
+  // It says so before it is used: not even for a moment the gateway is ready.
+  for (int i = 0; i < 2; ++i) rig_->engine(i).SetReach(reach);
+  rig_->ConnectEngines();
+  const RawResponse none = rig_->Get("/readyz");
+  EXPECT_EQ(none.status, 503);
+  EXPECT_EQ(json::parse(none.body)["missing"],
+            json::parse(R"(["engine-0 reaches no live worker that has layer 1 expert 3",
+                            "engine-1 reaches no live worker that has layer 1 expert 3"])"));
+  const auto becomes = [this](int status) {
+    return GatewayRig::WaitFor([&] { return rig_->Get("/readyz").status == status; });
+  };
+  rig_->frontend().OnEngineReach("engine-1", {});
+  EXPECT_TRUE(becomes(200));
+  // Requests go to the one that can serve them, whatever the load.
+  for (int i = 0; i < 3; ++i) {
+    rig_->Post(kChat, Chat());
+    EXPECT_TRUE(rig_->engine(1).NextStart().has_value());
+  }
+  rig_->frontend().OnEngineReach("engine-1", {{2, 0}});
+  EXPECT_TRUE(becomes(503));
+  rig_->frontend().OnEngineReach("engine-0", {});
+  EXPECT_TRUE(becomes(200));
 }
 
 TEST_F(HttpLifecycleTest, RefusesAnEngineWhoseEmbeddingIsTooSmall) {

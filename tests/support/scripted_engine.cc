@@ -70,18 +70,24 @@ ScriptedEngine::ScriptedEngine(v1::EngineHello hello,
 
 ScriptedEngine::~ScriptedEngine() { server_->Shutdown(std::chrono::system_clock::now()); }
 
+void ScriptedEngine::SetReach(v1::EngineReach reach) {
+  MutexLock lock(mutex_);
+  reach_ = std::move(reach);
+}
+
 void ScriptedEngine::BreakStreams() {
   MutexLock lock(mutex_);
   for (grpc::ServerContext* const context : contexts_) context->TryCancel();
 }
 
 grpc::Status ScriptedEngine::Connect(grpc::ServerContext* context, Stream* stream) {
+  v1::EngineEvents events;
+  *events.add_events()->mutable_hello() = hello_;
   {
     MutexLock lock(mutex_);
     contexts_.push_back(context);
+    *events.add_events()->mutable_reach() = reach_;
   }
-  v1::EngineEvents events;
-  *events.add_events()->mutable_hello() = hello_;
   stream->Write(events);
   std::set<uint64_t> hanging;
   v1::EngineCommand command;

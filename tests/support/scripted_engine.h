@@ -39,6 +39,8 @@ class ScriptedEngine final : public v1::EngineService::Service {
   // What arrived, in order; nullopt after ten seconds without any.
   std::optional<v1::StartSequence> NextStart() { return starts_.PopFor(std::chrono::seconds(10)); }
   std::optional<uint64_t> NextCancel() { return cancels_.PopFor(std::chrono::seconds(10)); }
+  // What it says to reach after its hello, on streams that are opened from now on.
+  void SetReach(v1::EngineReach reach) EXCLUDES(mutex_);
   // Breaks every stream, as a dying engine does. New ones are accepted.
   void BreakStreams();
 
@@ -53,6 +55,7 @@ class ScriptedEngine final : public v1::EngineService::Service {
   BoundedQueue<uint64_t> cancels_{1024};
   Mutex mutex_;
   std::vector<grpc::ServerContext*> contexts_ GUARDED_BY(mutex_);
+  v1::EngineReach reach_ GUARDED_BY(mutex_);
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
 };

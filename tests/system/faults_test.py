@@ -103,9 +103,39 @@ class Deaths(ClusterTest):
         self.assertEqual(running.returncode, 0, errors)
         self.assertEqual(json.loads(out)["digest"], digest)
         self.cluster.wait_restarted("controller", old)
-        wait_until(lambda: len([row for row in self.cluster.ps()["processes"] if row["state"] == "ready"]) == 5,
-                   "all members with the new controller")
+        wait_until(self.all_with_the_controller, "all members with the new controller")
         self.assertEqual(self.expected(), digest)
+
+    def ready_until(self, condition, what):
+        """Waits, and meanwhile the gateway must always be ready: requests are served."""
+        def holds():
+            status, body = self.cluster.get("/readyz")
+            self.assertEqual(status, 200, body)
+            return condition()
+        wait_until(holds, what)
+
+    def test_the_gateway_stays_ready_while_controllers_come_and_go(self):
+        old = self.cluster.kill("controller")
+        # The second one dies while it hears of its members.
+        self.ready_until(lambda: self.cluster.process("controller")["pid"] not in (0, old), "the second controller")
+        self.ready_until(lambda: self.cluster.ps()["controller_answers"], "its first words")
+        second = self.cluster.kill("controller")
+        self.ready_until(lambda: self.cluster.process("controller")["pid"] not in (0, second), "the third controller")
+        self.ready_until(self.all_with_the_controller, "all members with it")
+
+    def test_the_gateway_stays_ready_while_the_controller_sleeps(self):
+        pid = self.cluster.process("controller")["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            asleep = time.monotonic()
+            self.ready_until(lambda: time.monotonic() - asleep > 4, "twice a lease")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        awake = time.monotonic()
+        self.ready_until(lambda: self.all_with_the_controller() and time.monotonic() - awake > 3, "some time awake")
+
+    def all_with_the_controller(self):
+        return sum(row["state"] == "ready" for row in self.cluster.ps()["processes"]) == 5
 
     def test_a_killed_gateway_restarts(self):
         digest = self.expected()

@@ -18,7 +18,7 @@ ExpertRoutes::ExpertRoutes(
     for (const placement::TopologyWorker& worker : topology->workers)
       Add(worker, make_link(worker));
   }
-  if (former != nullptr) KeepFormer(*former);
+  if (former != nullptr) KeepFormer(*former, topology);
 }
 
 void ExpertRoutes::Add(const placement::TopologyWorker& worker,
@@ -35,12 +35,17 @@ void ExpertRoutes::Add(const placement::TopologyWorker& worker,
   }
 }
 
-void ExpertRoutes::KeepFormer(const ExpertRoutes& former) {
+void ExpertRoutes::KeepFormer(const ExpertRoutes& former,
+                              const placement::ModelTopology* topology) {
+  const auto known = [topology](const WorkerLink& link) {
+    const auto* worker = topology != nullptr ? topology->FindWorker(link.name()) : nullptr;
+    return worker != nullptr && worker->live;
+  };
   for (size_t i = 0; i < workers_.size(); ++i) {
     if (!workers_[i].empty()) continue;
     for (const int32_t worker : former.workers_[i]) {
       const std::shared_ptr<WorkerLink>& link = former.links_[worker];
-      if (link->live()) workers_[i].push_back(AddLink(link));
+      if (link->live() && !known(*link)) workers_[i].push_back(AddLink(link));
     }
   }
 }

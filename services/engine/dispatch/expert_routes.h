@@ -18,8 +18,8 @@ class ExpertRoutes {
  public:
   // `topology` may be null: then no worker is placed. `make_link` gives the link to a worker, an
   // old one if it has one. An expert that the topology gives to nobody stays with those of its
-  // former workers that are live: a controller that has just restarted may not know them all yet,
-  // and a worker that no longer holds an expert says so itself. `former` may be null.
+  // former workers that are live and that the controller does not know as such: it may just have
+  // restarted. One that it knows has told it what it holds. `former` may be null.
   ExpertRoutes(
       const placement::ModelIdentity& model, const placement::ModelTopology* topology,
       const std::function<std::shared_ptr<WorkerLink>(const placement::TopologyWorker&)>& make_link,
@@ -34,7 +34,7 @@ class ExpertRoutes {
 
  private:
   void Add(const placement::TopologyWorker& worker, const std::shared_ptr<WorkerLink>& link);
-  void KeepFormer(const ExpertRoutes& former);
+  void KeepFormer(const ExpertRoutes& former, const placement::ModelTopology* topology);
   int32_t AddLink(const std::shared_ptr<WorkerLink>& link);  // its index; an old one if it has one
 
   const std::vector<int32_t> moe_layers_;

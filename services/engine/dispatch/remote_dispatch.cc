@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -93,10 +94,19 @@ void RemoteDispatch::Apply(const placement::Topology& topology) {
 
 void RemoteDispatch::KeepLinks() {
   SetThreadName("dispatch-links");
+  std::optional<placement::ExpertKeys> told;
   while (true) {
     milliseconds wait = kLongestTick;
     const std::shared_ptr<const ExpertRoutes> routes = Routes();
     for (const auto& link : routes->links()) wait = std::min(wait, link->Tick(Now()));
+    if (options_.on_missing) {
+      placement::ExpertKeys missing;
+      for (const auto& [layer, expert] : routes->Missing()) missing.insert({layer, expert});
+      if (told != missing) {
+        told = missing;
+        options_.on_missing(missing);
+      }
+    }
     MutexLock lock(mutex_);
     if (stopping_) return;
     if (!links_changed_) wake_.WaitFor(mutex_, wait);

@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -39,6 +40,9 @@ class RemoteDispatch final : public ExpertDispatch {
     // unless nothing at all has been heard of it for about as long: it is asked for a sign of life.
     std::chrono::milliseconds call_timeout{2000};
     metrics::Registry* registry = nullptr;  // outlives the dispatch
+    // Called on the link thread with the experts that have no live worker, first and whenever they
+    // change. May be null.
+    std::function<void(const placement::ExpertKeys&)> on_missing = {};
   };
   // INVALID_ARGUMENT for a malformed fingerprint.
   static absl::StatusOr<std::unique_ptr<RemoteDispatch>> Create(const Options& options);
