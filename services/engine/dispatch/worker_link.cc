@@ -26,6 +26,9 @@ constexpr milliseconds kAskPeriod{500};
 // meanwhile is not known.
 constexpr milliseconds kLongestPause{1000};
 constexpr milliseconds kStopTimeout{5000};
+// A worker that was never reached may be starting, or be one of a topology from before: that is
+// worth a warning after this.
+constexpr milliseconds kStartTime{5000};
 
 std::atomic<uint64_t> next_stream_id{1};
 
@@ -229,6 +232,7 @@ milliseconds WorkerLink::Tick(TimePoint now) {
     if (stopped_ || live()) return kIdleTick;
     if (now < attempt_at_)
       return std::chrono::duration_cast<milliseconds>(attempt_at_ - now) + milliseconds(1);
+    if (first_attempt_ == TimePoint{}) first_attempt_ = now;
     if (stream_ == nullptr) {
       opened = stream_ = std::make_shared<Stream>(shared_from_this());
     } else {
@@ -296,25 +300,33 @@ void WorkerLink::OnHello(Stream* stream, const rpc::HelloFrame& hello) {
     backoff_ = rpc::kReconnectBackoffFirst;
     reason_ = absl::OkStatus();
     live_stream_ = stream->id;
+    was_ever_live_ = true;
+    told_ = warned_ = false;
   }
   LogInfo("worker connected", {{"worker", options_.name}, {"address", options_.address}});
   options_.on_change();
 }
 
 void WorkerLink::OnEnd(Stream* stream, const absl::Status& status) {
-  bool report;
+  bool tell, warn;
   {
+    const TimePoint now = std::chrono::steady_clock::now();
     MutexLock lock(mutex_);
-    const bool was_live = live_stream_.exchange(0) == stream->id;
-    report = !stopped_ && (was_live || reason_.message() != status.message());
+    live_stream_ = 0;
+    warn = was_ever_live_ || now - first_attempt_ >= kStartTime;
+    tell = !stopped_ && (warn ? !warned_ || reason_.message() != status.message() : !told_);
+    if (tell) told_ = true;
+    if (tell && warn) warned_ = true;
     reason_ = status;
-    attempt_at_ = std::chrono::steady_clock::now() + backoff_;
+    attempt_at_ = now + backoff_;
     backoff_ = std::min(backoff_ * 2, rpc::kReconnectBackoffMost);
   }
-  if (report) {
-    LogWarning("worker not reachable", {{"worker", options_.name},
-                                        {"address", options_.address},
-                                        {"reason", std::string(status.message())}});
+  if (tell) {
+    Log(warn ? LogLevel::kWarning : LogLevel::kInfo,
+        warn ? "worker not reachable" : "worker not reachable yet",
+        {{"worker", options_.name},
+         {"address", options_.address},
+         {"reason", std::string(status.message())}});
   }
   options_.inbox->TryPush({stream->id, StreamLost{status}});
   options_.on_change();

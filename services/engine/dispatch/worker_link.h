@@ -105,6 +105,10 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
   TimePoint attempt_at_ GUARDED_BY(mutex_);  // next attempt, or when an unanswered one is given up
   std::chrono::milliseconds backoff_ GUARDED_BY(mutex_);
   absl::Status reason_ GUARDED_BY(mutex_);  // of the latest end, which is not logged twice
+  TimePoint first_attempt_ GUARDED_BY(mutex_);
+  bool was_ever_live_ GUARDED_BY(mutex_) = false;
+  bool told_ GUARDED_BY(mutex_) = false;    // that it is not reachable, since it last was
+  bool warned_ GUARDED_BY(mutex_) = false;  // of the same
   bool stopped_ GUARDED_BY(mutex_) = false;
 };
 
