@@ -55,9 +55,18 @@ bool ServesModel(const Report& report, MemberKind kind, const std::string& finge
 }  // namespace
 
 Cluster::Cluster(const Options& options, uint64_t term, const Clock* clock)
-    : options_(options), clock_(clock), started_at_(clock->Now()), term_(term) {
+    : options_(options),
+      clock_(clock),
+      started_at_(clock->Now()),
+      ticked_at_(started_at_),
+      counted_at_tick_(started_at_),
+      term_(term) {
   topology_.cluster_id = options_.cluster_id;
   topology_.epoch = {term_, 0};
+}
+
+TimePoint Cluster::Now() const {
+  return counted_at_tick_ + std::min<Duration>(clock_->Now() - ticked_at_, options_.longest_step);
 }
 
 void Cluster::Tell(const std::string& member, std::string text) {
@@ -68,7 +77,7 @@ void Cluster::Tell(const std::string& member, std::string text) {
 void Cluster::MarkReplan(const std::string& fingerprint) {
   Model& model = models_[fingerprint];
   model.replan = true;
-  model.changed_at = clock_->Now();
+  model.changed_at = Now();
 }
 
 absl::Status Cluster::OnReport(Report report) {
@@ -104,7 +113,7 @@ absl::Status Cluster::OnReport(Report report) {
   if (report.last_topology || is_new) AdoptOwners(report);
   member.report = std::move(report);
   member.report.last_topology.reset();
-  member.last_report = clock_->Now();
+  member.last_report = Now();
   member.live = true;
   member.connected = true;
 
@@ -178,7 +187,10 @@ void Cluster::Lose(Member& member, const std::string& why) {
 }
 
 void Cluster::Tick() {
-  const TimePoint now = clock_->Now();
+  const TimePoint clock_now = clock_->Now();
+  counted_at_tick_ += std::min<Duration>(clock_now - ticked_at_, options_.longest_step);
+  ticked_at_ = clock_now;
+  const TimePoint now = counted_at_tick_;
   for (auto it = members_.begin(); it != members_.end();) {
     Member& member = it->second;
     if (member.live && now - member.last_report > options_.lease)
@@ -194,7 +206,7 @@ void Cluster::Tick() {
 }
 
 void Cluster::PlanDueModels() {
-  const TimePoint now = clock_->Now();
+  const TimePoint now = Now();
   const bool settling = members_know_topologies_ && now - started_at_ < options_.lease;
   for (auto& [fingerprint, model] : models_) {
     if (model.identity.fingerprint.empty()) continue;
@@ -347,9 +359,8 @@ size_t Cluster::num_missing_experts() const {
 std::vector<MemberRow> Cluster::members() const {
   std::vector<MemberRow> rows;
   for (const auto& [name, member] : members_) {
-    rows.push_back(
-        {member.report, member.live,
-         member.live ? options_.lease - (clock_->Now() - member.last_report) : Duration(0)});
+    rows.push_back({member.report, member.live,
+                    member.live ? options_.lease - (Now() - member.last_report) : Duration(0)});
   }
   return rows;
 }

@@ -63,6 +63,8 @@ class Cluster {
     // Members that are gone are listed for this long.
     Duration remember = std::chrono::seconds(60);
     size_t max_events = 1000;
+    // Time between two ticks counts up to this: see Now.
+    Duration longest_step = std::chrono::milliseconds(100);
   };
 
   // `term`: above that of the state file. Nothing is moved for one lease time from now if a member
@@ -108,6 +110,9 @@ class Cluster {
     placement::ExpertKeys unplaced_told;
   };
 
+  // The time by which members are judged: that during which this process ran. While it was starved
+  // or stopped it could not read reports either, and what came then is still to be read.
+  TimePoint Now() const;
   void Lose(Member& member, const std::string& why);
   void AdoptOwners(const Report& report);
   void TellOfOtherCheckpoint(const Report& worker);
@@ -121,6 +126,8 @@ class Cluster {
   const Options options_;
   const Clock* const clock_;
   const TimePoint started_at_;
+  TimePoint ticked_at_;        // by the clock
+  TimePoint counted_at_tick_;  // Now() then
   uint64_t term_;
   bool members_know_topologies_ = false;
   std::map<std::string, Member> members_;

@@ -60,9 +60,10 @@ std::string KindName(placement::MemberKind kind) {
 
 struct ControllerService::State {
   State(const Options& o, uint64_t term, const Clock* clock)
-      : options(o), cluster_id(o.cluster_id), cluster(o.cluster, term, clock), kept_term(term) {}
+      : options(o), cluster_id(o.cluster_id), cluster(o.cluster, term, clock) {}
 
-  // After every change of the cluster: sends what is new and keeps the term.
+  void Run(uint64_t kept_term);
+  // After every change of the cluster: sends what is new.
   void Distribute() REQUIRES(mutex);
   void UpdateMetrics() REQUIRES(mutex);
 
@@ -71,7 +72,6 @@ struct ControllerService::State {
   mutable Mutex mutex;
   CondVar wake;
   Cluster cluster GUARDED_BY(mutex);
-  uint64_t kept_term GUARDED_BY(mutex);
   std::set<MemberStream*> streams GUARDED_BY(mutex);
   placement::Epoch published GUARDED_BY(mutex);
   bool stopping GUARDED_BY(mutex) = false;
@@ -187,15 +187,32 @@ class ControllerService::MemberStream final
   grpc::Status status_;
 };
 
-void ControllerService::State::Distribute() {
-  if (cluster.term() != kept_term) {
-    kept_term = cluster.term();
-    if (!options.state_dir.empty()) {
-      const absl::Status kept =
-          WriteKept(KeptFilePath(options.state_dir), {kept_term, options.cluster_id});
-      if (!kept.ok()) LogWarning("term not kept", {{"error", std::string(kept.message())}});
+// A term that is published and not kept yet does no harm: members know it, and the next controller
+// takes one above theirs.
+void ControllerService::State::Run(uint64_t kept_term) {
+  SetThreadName("tick");
+  while (true) {
+    uint64_t term;
+    {
+      MutexLock lock(mutex);
+      if (stopping) return;
+      cluster.Tick();
+      Distribute();
+      UpdateMetrics();
+      term = cluster.term();
     }
+    if (term != kept_term && !options.state_dir.empty()) {
+      const absl::Status kept =
+          WriteKept(KeptFilePath(options.state_dir), {term, options.cluster_id});
+      if (!kept.ok()) LogWarning("term not kept", {{"error", std::string(kept.message())}});
+      kept_term = term;
+    }
+    MutexLock lock(mutex);
+    if (!stopping) wake.WaitFor(mutex, kTickPeriod);
   }
+}
+
+void ControllerService::State::Distribute() {
   if (cluster.topology().epoch != published) {
     published = cluster.topology().epoch;
     for (MemberStream* stream : streams) stream->SendIfDueLocked();
@@ -232,16 +249,7 @@ absl::StatusOr<std::unique_ptr<ControllerService>> ControllerService::Create(con
   with_id.cluster_id = with_id.cluster.cluster_id = kept.cluster_id;
   auto state = std::make_unique<State>(with_id, kept.term, clock);
   State* raw = state.get();
-  state->ticker = std::thread([raw] {
-    SetThreadName("tick");
-    MutexLock lock(raw->mutex);
-    while (!raw->stopping) {
-      raw->cluster.Tick();
-      raw->Distribute();
-      raw->UpdateMetrics();
-      raw->wake.WaitFor(raw->mutex, kTickPeriod);
-    }
-  });
+  state->ticker = std::thread([raw, term = kept.term] { raw->Run(term); });
   return std::unique_ptr<ControllerService>(new ControllerService(std::move(state)));
 }
 

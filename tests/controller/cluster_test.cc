@@ -161,6 +161,35 @@ TEST_F(ClusterTest, ALostWorkerKeepsItsExpertsForAWhile) {
   EXPECT_TRUE(Model().Missing().empty());
 }
 
+// Starved or stopped for longer than any lease: the reports of that time are still to be read.
+TEST_F(ClusterTest, LeasesSurviveAControllerThatDidNotRun) {
+  Send(engine_);
+  Send(first_);
+  Send(second_);
+  Pass(milliseconds(400), {&engine_, &first_, &second_});
+  Obey(first_);
+  Obey(second_);
+  Pass(milliseconds(2100), {&engine_, &first_});  // one is really lost before
+  clock_.Advance(seconds(60));
+  cluster_.Tick();
+  for (const MemberRow& row : cluster_.members()) {
+    EXPECT_EQ(row.live, row.report.name != "expert-1") << row.report.name;
+  }
+  EXPECT_EQ(Hold("expert-0").size(), 4u);  // nor is it time to take its experts away
+  // From now on who is silent is judged again.
+  Pass(milliseconds(2100), {&engine_});
+  EXPECT_FALSE(Model().FindWorker("expert-0")->live);
+}
+
+TEST_F(ClusterTest, ManyShortPausesOfTheControllerEndNoLease) {
+  Send(engine_);
+  for (int i = 0; i < 10; ++i) {
+    clock_.Advance(milliseconds(400));
+    cluster_.Tick();
+  }
+  EXPECT_TRUE(cluster_.members().at(0).live);
+}
+
 TEST_F(ClusterTest, AWorkerGoneForLongLosesItsExperts) {
   Send(first_);
   Send(second_);

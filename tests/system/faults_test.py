@@ -133,6 +133,8 @@ class Deaths(ClusterTest):
             os.kill(pid, signal.SIGCONT)
         awake = time.monotonic()
         self.ready_until(lambda: self.all_with_the_controller() and time.monotonic() - awake > 3, "some time awake")
+        events = self.cluster.conclave("events", "--last", "0").stdout
+        self.assertNotIn("its lease ran out", events)
 
     def all_with_the_controller(self):
         return sum(row["state"] == "ready" for row in self.cluster.ps()["processes"]) == 5
