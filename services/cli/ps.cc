@@ -250,22 +250,29 @@ std::string ReplicaNote(const ClusterMembers& members, bool supervised) {
   struct Model {
     std::string name;
     int64_t experts = 0;  // over all layers
+    bool has_engine = false;
+    bool has_worker = false;
     std::map<std::pair<int32_t, int32_t>, int> replicas;
   };
   std::map<std::string, Model> models;  // by fingerprint
-  bool any_worker = false;
+  bool any_engine = false;
   for (const MemberInfo& member : members.members) {
     if (member.fingerprint.empty()) continue;
     Model& model = models[member.fingerprint];
     model.name = member.served_name;
     model.experts = std::max(model.experts, member.num_moe_layers * member.num_experts);
+    if (member.kind == "engine") any_engine = model.has_engine = true;
     if (member.kind != "expert") continue;
-    any_worker = true;
+    model.has_worker = true;
     if (!member.live) continue;
     for (const auto& key : member.holds) ++model.replicas[key];
   }
   if (models.empty()) return "No engine or worker has opened a model yet.";
-  if (!any_worker) return "Experts run inside the engines; there are no workers.";
+  // A worker of a model that no engine serves has no work, and nobody misses it.
+  if (any_engine) std::erase_if(models, [](const auto& entry) { return !entry.second.has_engine; });
+  if (std::none_of(models.begin(), models.end(),
+                   [](const auto& entry) { return entry.second.has_worker; }))
+    return "Experts run inside the engines; there are no workers.";
   int least = 1 << 30;
   for (const auto& [fingerprint, model] : models) {
     const int64_t held = static_cast<int64_t>(model.replicas.size());

@@ -80,6 +80,16 @@ void Cluster::MarkReplan(const std::string& fingerprint) {
   model.changed_at = Now();
 }
 
+bool Cluster::IsWanted(const std::string& fingerprint) const {
+  bool any_engine = false;
+  for (const auto& [name, member] : members_) {
+    if (member.report.kind != MemberKind::kEngine || !member.report.status.model) continue;
+    if (member.report.status.model->fingerprint == fingerprint) return true;
+    any_engine = true;
+  }
+  return !any_engine;
+}
+
 absl::Status Cluster::OnReport(Report report) {
   if (absl::Status valid = ValidateReport(report); !valid.ok()) return valid;
   const auto known = members_.find(report.name);
@@ -209,7 +219,7 @@ void Cluster::PlanDueModels() {
   const TimePoint now = Now();
   const bool settling = members_know_topologies_ && now - started_at_ < options_.lease;
   for (auto& [fingerprint, model] : models_) {
-    if (model.identity.fingerprint.empty()) continue;
+    if (model.identity.fingerprint.empty() || !IsWanted(fingerprint)) continue;
     // Workers that are gone for a short while keep what they own: they usually come back.
     std::vector<placement::PlannerWorker> workers;
     std::set<std::string> names;
@@ -313,7 +323,8 @@ void Cluster::Publish() {
   std::vector<ModelTopology> models;
   const Epoch next{term_, topology_.epoch.number + 1};
   for (auto& [fingerprint, model] : models_) {
-    if (model.identity.fingerprint.empty()) continue;
+    // A model that no engine serves is in no topology: nobody misses its experts.
+    if (model.identity.fingerprint.empty() || !IsWanted(fingerprint)) continue;
     std::erase_if(model.retained, [&](const auto& entry) {
       return entry.second <= topology_.epoch && AllEnginesHaveSeen(fingerprint, entry.second);
     });

@@ -88,8 +88,8 @@ class Cluster {
   }  // grows when a member has seen a higher one: to be written to the state file
 
   placement::ClusterView view() const;
-  size_t num_missing_experts() const;                   // of all models: that no live worker serves
-  std::vector<MemberRow> members() const;               // ascending by name; lost ones for a while
+  size_t num_missing_experts() const;      // that no live worker serves, over all models
+  std::vector<MemberRow> members() const;  // ascending by name; lost ones for a while
   std::vector<ClusterEvent> events(size_t last) const;  // oldest first; 0: all
 
  private:
@@ -117,6 +117,9 @@ class Cluster {
   void AdoptOwners(const Report& report);
   void TellOfOtherCheckpoint(const Report& worker);
   void MarkReplan(const std::string& fingerprint);
+  // Whether workers of this model are given work: an engine serves it, or none has said yet what it
+  // serves. Engines that are gone for a short while count.
+  bool IsWanted(const std::string& fingerprint) const;
   void PlanDueModels();
   void Publish();
   placement::ModelTopology TopologyOf(Model& model) const;

@@ -46,6 +46,21 @@ TEST(ReplicaNoteTest, KnowsEnginesThatHoldTheirExperts) {
   EXPECT_THAT(ReplicaNote(members, true), HasSubstr("inside the engines"));
 }
 
+TEST(ReplicaNoteTest, NobodyMissesAWorkerOfAModelThatNoEngineServes) {
+  ClusterMembers members;
+  MemberInfo engine = Worker("engine-0", {});
+  engine.kind = "engine";
+  MemberInfo foreign = Worker("expert-9", {});
+  foreign.fingerprint = "another";
+  members.members = {engine, Worker("expert-0", {{0, 0}, {0, 1}}), foreign};
+  for (const bool live : {true, false}) {
+    members.members[2].live = live;
+    EXPECT_THAT(ReplicaNote(members, true), HasSubstr("1 replica"));
+  }
+  members.members.erase(members.members.begin() + 1);
+  EXPECT_THAT(ReplicaNote(members, true), HasSubstr("inside the engines"));
+}
+
 TEST(JoinProcessesTest, ShowsLocalProcessesAndMembersElsewhere) {
   ClusterMembers members;
   members.term = 3;

@@ -300,6 +300,42 @@ TEST_F(ClusterTest, AWorkerOfAnotherCheckpointIsTold) {
   }));
 }
 
+TEST_F(ClusterTest, AWorkerOfAModelThatNoEngineServesGetsNoWorkAndIsNotMissed) {
+  Send(engine_);
+  Send(first_);
+  second_.status.model->fingerprint = std::string(64, 'b');
+  Send(second_);
+  Pass(milliseconds(400), {&engine_, &first_, &second_});
+  Obey(first_);
+  ASSERT_EQ(cluster_.topology().models.size(), 1u);
+  EXPECT_EQ(cluster_.topology().models[0].model.fingerprint, std::string(64, 'a'));
+  EXPECT_EQ(cluster_.num_missing_experts(), 0u);
+  second_.leaving = true;
+  Send(second_);
+  Pass(seconds(70), {&engine_, &first_});
+  EXPECT_EQ(cluster_.num_missing_experts(), 0u);
+  EXPECT_EQ(cluster_.members().size(), 2u);
+}
+
+TEST_F(ClusterTest, AWorkerGetsWorkOnceAnEngineServesItsModel) {
+  Send(engine_);
+  second_.status.model->fingerprint = std::string(64, 'b');
+  Send(second_);
+  Pass(milliseconds(400), {&engine_, &second_});
+  EXPECT_TRUE(cluster_.topology().models.empty());
+  Report other_engine = engine_;
+  other_engine.name = "engine-1";
+  other_engine.status.model->fingerprint = std::string(64, 'b');
+  Send(other_engine);
+  Pass(milliseconds(400), {&engine_, &other_engine, &second_});
+  ASSERT_EQ(cluster_.topology().models.size(), 1u);
+  EXPECT_EQ(Hold("expert-1").size(), 8u);
+  Obey(second_);
+  // An engine that restarts takes no work away.
+  Pass(seconds(20), {&engine_, &second_});
+  EXPECT_EQ(Serve("expert-1").size(), 8u);
+}
+
 TEST_F(ClusterTest, ExpertsThatFitNowhereAreTold) {
   first_.status.capacity_bytes = 300;
   Send(first_);

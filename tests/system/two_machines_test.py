@@ -127,10 +127,15 @@ class TwoMachines(unittest.TestCase):
 
     def test_a_worker_of_other_weights_gets_no_work(self):
         digest = self.digest()
-        self.start_worker("--numerics", "f32")
+        worker = self.start_worker("--numerics", "f32")
         wait_until(lambda: "gets no work until an engine serves the same checkpoint" in self.on_a("events", "--last", "0").stdout,
                    "the event")
         self.assertEqual(self.digest(), digest)
+        self.assertEqual(self.members()["expert-9"]["holds"].split(" ")[0], "0")
+        worker.terminate()
+        worker.wait(timeout=60)
+        wait_until(lambda: self.members()["expert-9"]["state"] == "lost", "its leaving")
+        self.assertNotIn("have no live worker", self.on_a("ps").stdout)
 
 
 if __name__ == "__main__":
