@@ -13,7 +13,9 @@
 #include "services/cli/command.h"
 #include "services/cli/gateway_client.h"
 #include "services/cli/generation_flags.h"
+#include "services/cli/incidents.h"
 #include "services/cli/interrupt.h"
+#include "services/cli/table.h"
 
 namespace conclave::cli {
 namespace {
@@ -87,10 +89,12 @@ class ChatCommand final : public Command {
   }
   // Does what a line that starts with '/' says. False: the program shall end.
   bool Obey(const std::string& line);
-  void Answer(const GatewayClient& client, StopSignals& signals, const std::string& question);
+  void Answer(const Context& context, const std::string& gateway, StopSignals& signals,
+              const std::string& question);
 
   std::string gateway_, system_;
   GenerationRequest request_;
+  std::unique_ptr<GatewayClient> client_;
 };
 
 bool ChatCommand::Obey(const std::string& line) {
@@ -117,13 +121,14 @@ bool ChatCommand::Obey(const std::string& line) {
   return true;
 }
 
-void ChatCommand::Answer(const GatewayClient& client, StopSignals& signals,
+void ChatCommand::Answer(const Context& context, const std::string& gateway, StopSignals& signals,
                          const std::string& question) {
+  const int64_t began_unix_ms = UnixMs();
   request_.chat.push_back({"user", question});
   absl::StatusOr<GenerationResult> result;
   {
     const InterruptFlag interrupt(signals);
-    result = client.Generate(
+    result = client_->Generate(
         request_,
         [](const std::string& text) {
           std::fwrite(text.data(), 1, text.size(), stdout);
@@ -135,6 +140,10 @@ void ChatCommand::Answer(const GatewayClient& client, StopSignals& signals,
     request_.chat.pop_back();  // so that the question can be asked again
     std::printf("\n");
     Fail(result.status());
+    if (absl::IsUnavailable(result.status())) {
+      const std::string line = FailureLine(context, gateway, began_unix_ms);
+      if (!line.empty()) std::fprintf(stderr, "  %s\n", line.c_str());
+    }
     return;
   }
   std::printf("%s\n", result->finish_reason == "cancelled" ? " (stopped)" : "");
@@ -145,7 +154,7 @@ int ChatCommand::Run(const Context& context) {
   const auto gateway = FindGateway(context, gateway_);
   if (!gateway.ok()) return Fail(gateway.status());
   StopSignals signals;
-  const GatewayClient client(*gateway, context.state_dir);
+  client_ = std::make_unique<GatewayClient>(*gateway, context.state_dir);
   LineReader reader(signals);
   Clear();
   if (isatty(STDIN_FILENO)) std::printf("Ask something; /help shows the commands, Ctrl-D ends.\n");
@@ -153,7 +162,7 @@ int ChatCommand::Run(const Context& context) {
     const std::string question(absl::StripAsciiWhitespace(*line));
     if (question.empty()) continue;
     if (question[0] != '/') {
-      Answer(client, signals, question);
+      Answer(context, *gateway, signals, question);
     } else if (!Obey(question)) {
       break;
     }

@@ -215,7 +215,8 @@ absl::Status CheckRoom(const std::string& state_dir) {
 
 absl::Status AppendEvent(const std::string& state_dir, const Event& event) {
   std::ofstream file(state_dir + "/events.jsonl", std::ios::app);
-  const json line = {{"unix_ms", event.unix_ms}, {"member", event.member}, {"text", event.text}};
+  json line = {{"unix_ms", event.unix_ms}, {"member", event.member}, {"text", event.text}};
+  if (event.death) line["death"] = true;
   file << line.dump(-1, ' ', false, json::error_handler_t::replace) + "\n" << std::flush;
   if (file) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat("cannot write ", state_dir, "/events.jsonl"));
@@ -230,7 +231,8 @@ std::vector<Event> ReadEvents(const std::string& state_dir) {
     if (!value.is_object()) continue;
     events.push_back({.unix_ms = value.value("unix_ms", int64_t{0}),
                       .member = value.value("member", ""),
-                      .text = value.value("text", "")});
+                      .text = value.value("text", ""),
+                      .death = value.value("death", false)});
   }
   return events;
 }

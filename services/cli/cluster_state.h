@@ -109,6 +109,7 @@ struct Event {
   int64_t unix_ms = 0;
   std::string member;
   std::string text;
+  bool death = false;  // a process of the cluster ended by itself or was lost
 };
 
 absl::Status AppendEvent(const std::string& state_dir, const Event& event);

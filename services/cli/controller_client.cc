@@ -1,5 +1,6 @@
 #include "services/cli/controller_client.h"
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "conclave/v1/placement.grpc.pb.h"
 #include "services/cli/rpc_words.h"
@@ -127,7 +128,8 @@ absl::StatusOr<std::vector<Event>> ListEvents(const std::string& controller,
   if (!status.ok()) return Explain(status, controller, common);
   std::vector<Event> events;
   for (const v1::ClusterEvent& event : response.events()) {
-    events.push_back({event.unix_ms(), event.member(), event.text()});
+    const bool lost = absl::StartsWith(event.text(), "lost:");
+    events.push_back({event.unix_ms(), event.member(), event.text(), lost});
   }
   return events;
 }

@@ -9,6 +9,7 @@
 #include "conclave/v1/inference.grpc.pb.h"
 #include "services/cli/cluster_state.h"
 #include "services/cli/rpc_words.h"
+#include "services/cli/table.h"
 #include "shared/base/address.h"
 #include "shared/base/clock.h"
 #include "shared/base/mutex.h"
@@ -141,6 +142,7 @@ absl::StatusOr<GenerationResult> GatewayClient::Generate(
   grpc::ClientContext context;
   channel_.Prepare(&context, std::chrono::milliseconds(0));
   GenerationResult result;
+  result.began_unix_ms = UnixMs();
   const auto start = std::chrono::steady_clock::now();
   const auto stub = v1::InferenceService::NewStub(channel_.grpc());
   const auto stream = stub->Generate(&context, proto);

@@ -43,6 +43,7 @@ struct GenerationResult {
     int64_t num_tokens = 0;
   };
   std::vector<Arrival> arrivals;
+  int64_t began_unix_ms = 0;  // when the request was sent
   std::chrono::nanoseconds total{};
 
   double first_token_seconds() const;       // 0 without tokens

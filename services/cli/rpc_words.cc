@@ -24,6 +24,14 @@ absl::Status InWords(const absl::Status& status, const std::string& service,
     return absl::UnavailableError(
         absl::StrCat("no ", service, " answers gRPC at ", address, " (", why, ")", remedy));
   }
+  for (const char* broken :
+       {"Socket closed", "Connection reset by peer", "recvmsg:Connection reset by peer",
+        "Broken pipe", "GOAWAY received", "Endpoint read failed"}) {
+    if (!absl::IsUnavailable(status) || message != broken) continue;
+    return absl::UnavailableError(absl::StrCat("the connection to the ", service, " at ", address,
+                                               " broke before the answer was complete (", message,
+                                               ")"));
+  }
   if (absl::IsUnimplemented(status) && message.empty()) {
     return absl::UnimplementedError(
         absl::StrCat("what answers at ", address, " is no ", service, remedy));

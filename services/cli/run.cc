@@ -16,6 +16,7 @@
 #include "services/cli/gateway_client.h"
 #include "services/cli/generation_flags.h"
 #include "services/cli/hint.h"
+#include "services/cli/incidents.h"
 #include "services/cli/interrupt.h"
 #include "services/cli/table.h"
 
@@ -127,6 +128,7 @@ int RunCommand::Run(const Context& context) {
   signal(SIGPIPE, SIG_DFL);  // nobody reads the output any more: end, which cancels what runs
   const InterruptFlag interrupt(signals);
   bool line_open = false;
+  const int64_t began_unix_ms = UnixMs();
   const auto result = GatewayClient(*gateway, context.state_dir)
                           .Generate(
                               request_,
@@ -140,6 +142,10 @@ int RunCommand::Run(const Context& context) {
   if (line_open) std::printf("\n");
   if (!result.ok()) {
     const int code = Fail(result.status());
+    if (absl::IsUnavailable(result.status())) {
+      const std::string line = FailureLine(context, *gateway, began_unix_ms);
+      if (!line.empty()) std::fprintf(stderr, "  %s\n", line.c_str());
+    }
     return code == kExitNotRunning ? kExitFailed : code;  // the cluster runs, and said no
   }
   const std::string digest = Digest(request_.parameters, *result);
@@ -152,6 +158,9 @@ int RunCommand::Run(const Context& context) {
                 expect_.empty() ? ""
                 : expected      ? ": as expected"
                                 : ": not as expected");
+    if (const std::string line = PauseLine(context, *gateway, *result); !line.empty()) {
+      std::printf("  %s\n", line.c_str());
+    }
   }
   if (cancelled) return kExitInterrupted;
   if (!expected) {

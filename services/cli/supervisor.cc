@@ -64,8 +64,8 @@ Supervisor::~Supervisor() {
   }
 }
 
-void Supervisor::Tell(const std::string& member, const std::string& text) {
-  const Event event{UnixMs(), member, text};
+void Supervisor::Tell(const std::string& member, const std::string& text, bool death) {
+  const Event event{UnixMs(), member, text, death};
   // A full disk must not end the supervision.
   (void)AppendEvent(options_.state_dir, event);
   if (options_.on_event) options_.on_event(event);
@@ -236,7 +236,8 @@ void Supervisor::Supervise() {
       const std::string line = end.signal == SIGKILL ? "" : LastWords(child);
       Tell(child.state.name,
            absl::StrCat("(", child.state.pid, ") ", end.ToString(), line.empty() ? "" : ": ", line,
-                        "; restarts in ", FormatSeconds(seconds)));
+                        "; restarts in ", FormatSeconds(seconds)),
+           true);
       changed = true;
     });
     if (changed) Save("ready");

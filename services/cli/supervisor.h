@@ -63,7 +63,7 @@ class Supervisor {
   void RestartDue();
   // Makes the state folder again when somebody has deleted it.
   void KeepStateFolder();
-  void Tell(const std::string& member, const std::string& text);
+  void Tell(const std::string& member, const std::string& text, bool death = false);
   // Tell; but after a failed start, whose reason is shown as the error, for the events alone.
   void Record(const std::string& member, const std::string& text);
   void Save(const std::string& phase);

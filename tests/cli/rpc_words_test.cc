@@ -29,11 +29,14 @@ TEST(RpcWordsTest, SaysThatNobodyIsThere) {
   EXPECT_THAT(unknown, HasSubstr("is not known"));
   EXPECT_THAT(unknown, Not(HasSubstr("ares")));
   EXPECT_THAT(Words(absl::UnimplementedError("")), HasSubstr("is no gateway"));
+  EXPECT_THAT(Words(absl::UnavailableError("Socket closed")),
+              HasSubstr("the connection to the gateway at 127.0.0.1:8001 broke"));
 }
 
 TEST(RpcWordsTest, LeavesWhatAServiceSaid) {
   for (const absl::Status& status :
        {absl::OkStatus(), absl::UnavailableError("layer 1 expert 3 has no live worker"),
+        absl::UnavailableError("the connection to engine-0 was lost: Socket closed"),
         absl::UnimplementedError("tools are not served yet"), absl::NotFoundError("x")}) {
     EXPECT_EQ(InWords(status, "gateway", "x", "/state"), status);
   }

@@ -38,6 +38,18 @@ class Deaths(ClusterTest):
         self.assertIn(f"expert-0 ({old}) ended by SIGKILL", events)
         self.assertRegex(events, r"expert-0 restarted as \d+ \(1 of at most 5 a minute\)")
 
+    def test_run_tells_of_the_pause_that_a_death_made(self):
+        running = self.cluster.start("run", *STORY, "--pace", "30")
+        wait_until(lambda: self.cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+        old = self.cluster.kill("expert-1")
+        out, errors = running.communicate(timeout=60)
+        if running.returncode == 0:
+            self.assertRegex(out, rf"\n  token \d+: expert-1 \({old}\) ended by SIGKILL, longest gap \d+ ms \(usual \d+ ms\)\n$")
+        else:
+            self.assertIn(f"  expert-1 ({old}) ended by SIGKILL; it is started again", errors)
+        self.cluster.wait_restarted("expert-1", old)
+        self.assertNotIn("  token", self.cluster.conclave("run", *STORY).stdout)
+
     def test_without_workers_a_request_gets_a_typed_error(self):
         digest = self.expected()
         # Stopped, not killed: a killed one would be back too soon.
@@ -145,7 +157,8 @@ class Deaths(ClusterTest):
         old = self.cluster.kill("gateway")
         _, errors = running.communicate(timeout=60)
         self.assertEqual(running.returncode, 1)
-        self.assertIn("error: UNAVAILABLE: ", errors)
+        self.assertIn("error: UNAVAILABLE: the connection to the gateway at ", errors)
+        self.assertIn(f"  gateway ({old}) ended by SIGKILL; it is started again", errors)
         self.cluster.wait_restarted("gateway", old)
         self.cluster.wait_engine(0)
         self.assertEqual(self.expected(), digest)
