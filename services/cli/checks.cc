@@ -1,6 +1,5 @@
 #include "services/cli/checks.h"
 
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,9 +25,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Sockets of clients, peers and mapped shards; the usual soft limit is 1024.
-constexpr rlim_t kFilesWanted = 4096;
-constexpr rlim_t kFilesNeeded = 512;
+// Sockets of clients beside those of peers: for many clients at once.
+constexpr int64_t kFilesWanted = 1024;
 
 }  // namespace
 
@@ -117,14 +115,26 @@ Check CheckPorts(const Context& context) {
   return check;
 }
 
-Check CheckFileLimit() {
-  rlimit limit{};
-  getrlimit(RLIMIT_NOFILE, &limit);
-  Check check{.name = "files", .found = absl::StrCat(limit.rlim_cur, " open files allowed")};
-  if (limit.rlim_cur < kFilesWanted) {
-    check.verdict = limit.rlim_cur < kFilesNeeded ? Verdict::kFail : Verdict::kWarn;
+Check CheckLimits(ProcessLimits limits) {
+  limits.open_files = limits.most_open_files;  // `up` raises the one to the other
+  if (const absl::Status status =
+          CheckProcessLimits(limits, kServiceAddressSpace, kServiceOpenFiles);
+      !status.ok()) {
+    return FailedCheck("limits", status, "");
+  }
+  Check check{.name = "limits",
+              .found = absl::StrCat(
+                  limits.open_files, " open files, ",
+                  limits.address_space_bytes == 0
+                      ? std::string("address space unlimited")
+                      : absl::StrCat("address space ", FormatBytes(limits.address_space_bytes)))};
+  if (limits.open_files < kFilesWanted) {
+    check.verdict = Verdict::kWarn;
     check.remedy = absl::StrCat("ulimit -n ", kFilesWanted, " (systemd: LimitNOFILE=", kFilesWanted,
-                                "), for many clients at once");
+                                "): each client takes one");
+  } else if (limits.address_space_bytes != 0) {
+    check.verdict = Verdict::kWarn;
+    check.remedy = "ulimit -v unlimited: weights and KV cache are mapped, used or not";
   }
   return check;
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "services/cli/command.h"
+#include "shared/base/limits.h"
 
 namespace conclave::weights {
 struct ModelConfig;
@@ -35,7 +36,8 @@ Check CheckAllSettings(const Context& context);
 Check CheckCores();
 // The ports that `conclave up` would take, but those that the cluster of this state folder holds.
 Check CheckPorts(const Context& context);
-Check CheckFileLimit();
+// What a process of the cluster may open and map, when `up` starts it.
+Check CheckLimits(ProcessLimits limits);
 // The programs beside this one are of the same version and commit.
 Check CheckPrograms();
 Check CheckStateDir(const std::string& state_dir);

@@ -12,6 +12,7 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "nlohmann/json.hpp"
 #include "services/cli/table.h"
 
 namespace conclave::cli {
@@ -89,6 +90,24 @@ std::string LastLogLine(const std::string& path) {
   }
   if (last.size() > kLongestLine) last = last.substr(0, kLongestLine) + "...";
   return last;
+}
+
+std::string LastError(const std::string& path) {
+  const std::string line = LastLogLine(path);
+  // As shared/base/log.h writes them: {"time":...,"level":"error",...,"message":"..."} and
+  // "2026-01-31T12:04:31.402Z error engine-0: message".
+  if (line.starts_with("{\"time\":")) {
+    const nlohmann::json value = nlohmann::json::parse(line, nullptr, false);
+    if (!value.is_object()) return "";  // too long to be read whole
+    return value.value("level", "") == "error" ? value.value("message", "") : "";
+  }
+  constexpr size_t kTimeLength = sizeof("2026-01-31T12:04:31.402Z") - 1;
+  const bool logged = line.size() > kTimeLength && line[4] == '-' && line[10] == 'T' &&
+                      line[kTimeLength - 1] == 'Z';
+  if (!logged) return line;
+  const size_t message = line.find(": ");
+  if (line.compare(kTimeLength, 7, " error ") != 0 || message == std::string::npos) return "";
+  return line.substr(message + 2);
 }
 
 }  // namespace conclave::cli

@@ -39,4 +39,9 @@ std::optional<ChildEnd> PollChild(pid_t pid);
 // none.
 std::string LastLogLine(const std::string& path);
 
+// Why a process may have ended, from the last line of its log: the message of an error, or a line
+// that the log did not write (a crash's last words). Empty for a line of another level: what was
+// done last is no cause.
+std::string LastError(const std::string& path);
+
 }  // namespace conclave::cli

@@ -59,7 +59,7 @@ int DoctorCommand::Run(const Context& context) {
   checks.push_back(CheckCores());
   checks.push_back(CheckAllSettings(context));
   checks.push_back(CheckPorts(context));
-  checks.push_back(CheckFileLimit());
+  checks.push_back(CheckLimits(ReadProcessLimits()));
   checks.push_back(CheckPrograms());
   checks.push_back(CheckStateDir(context.state_dir));
 

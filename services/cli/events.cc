@@ -18,12 +18,14 @@ namespace {
 class EventsCommand final : public Command {
  public:
   const char* name() const override { return "events"; }
-  const char* summary() const override { return "what happened: deaths, restarts, placements"; }
+  const char* summary() const override {
+    return "what happened: deaths, restarts, placements (local time)";
+  }
   void AddFlags(CLI::App& app) override {
     app.add_option("--last", last_, "how many; 0: all")
         ->check(CLI::Range(0, std::numeric_limits<int>::max()))
         ->option_text("N [20]");
-    app.add_flag("--json", json_, "print one JSON object a line");
+    app.add_flag("--json", json_, "print one JSON object a line, with times as Unix milliseconds");
   }
   int Run(const Context& context) override;
 
@@ -52,6 +54,7 @@ int EventsCommand::Run(const Context& context) {
                    [](const Event& a, const Event& b) { return a.unix_ms < b.unix_ms; });
   const size_t skipped =
       last_ > 0 && events.size() > static_cast<size_t>(last_) ? events.size() - last_ : 0;
+  const int64_t now = UnixMs();
   for (size_t i = skipped; i < events.size(); ++i) {
     const Event& event = events[i];
     if (json_) {
@@ -60,7 +63,7 @@ int EventsCommand::Run(const Context& context) {
       std::printf("%s\n",
                   line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     } else {
-      std::printf("%s %s%s%s\n", FormatClock(event.unix_ms).c_str(), event.member.c_str(),
+      std::printf("%s %s%s%s\n", FormatMoment(event.unix_ms, now).c_str(), event.member.c_str(),
                   event.member.empty() ? "" : " ", event.text.c_str());
     }
   }

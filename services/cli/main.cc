@@ -14,6 +14,7 @@
 #include "services/cli/cluster_state.h"
 #include "services/cli/command.h"
 #include "shared/base/command_line.h"
+#include "shared/base/limits.h"
 #include "shared/base/log.h"
 #include "shared/base/nearest.h"
 #include "shared/base/utf8.h"
@@ -23,6 +24,9 @@ namespace conclave::cli {
 namespace {
 
 constexpr size_t kShownBytes = 40;
+// Of this program itself: one connection, and up to a thousand clients of a bench beyond it.
+constexpr int64_t kAddressSpace = int64_t{256} << 20;
+constexpr int64_t kOpenFiles = 16;
 
 // A setting as a flag of one command: kept as text until Settings reads it.
 struct SettingFlag {
@@ -169,6 +173,8 @@ absl::Status CheckUtf8(int argc, char** argv) {
 
 int Main(int argc, char** argv) {
   if (const absl::Status status = CheckUtf8(argc, argv); !status.ok()) return Fail(status);
+  const absl::Status limits = CheckProcessLimits(ReadProcessLimits(), kAddressSpace, kOpenFiles);
+  if (!limits.ok()) return Fail(limits);
   CLI::App app("Conclave serves Mixture-of-Experts models from a cluster of processes.",
                "conclave");
   app.set_version_flag("--version", absl::StrCat("conclave ", std::string(Version()), " (commit ",

@@ -37,6 +37,17 @@ std::set<std::string> ListeningInodes(int port) {
   return inodes;
 }
 
+// The name of a process's program; that in its `comm` is cut at 15 characters.
+std::string ProgramOf(const fs::path& process) {
+  std::error_code error;
+  std::string name = fs::read_symlink(process / "exe", error).filename().string();
+  if (error) {
+    std::ifstream comm(process / "comm");
+    std::getline(comm, name);
+  }
+  return name.substr(0, name.find(" (deleted)"));
+}
+
 }  // namespace
 
 std::string PortOwner(int port) {
@@ -50,10 +61,7 @@ std::string PortOwner(int port) {
       const std::string target = fs::read_symlink(entry.path(), error).string();
       // "socket:[12345]"
       if (target.starts_with("socket:[") && inodes.contains(target.substr(8, target.size() - 9))) {
-        std::string name;
-        std::ifstream comm(process.path() / "comm");
-        std::getline(comm, name);
-        return absl::StrCat("PID ", pid, " (", name, ")");
+        return absl::StrCat("PID ", pid, " (", ProgramOf(process.path()), ")");
       }
     }
   }

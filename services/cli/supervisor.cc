@@ -11,7 +11,9 @@
 #include "services/cli/controller_client.h"
 #include "services/cli/hint.h"
 #include "services/cli/http_get.h"
+#include "services/cli/port_owner.h"
 #include "services/cli/table.h"
+#include "shared/base/address.h"
 #include "shared/base/drain_report.h"
 #include "shared/base/status_macros.h"
 
@@ -109,14 +111,25 @@ void Supervisor::Reap(const std::function<void(Child&, const ChildEnd&)>& on_end
 }
 
 std::string Supervisor::LastWords(const Child& child) const {
-  std::string line = LastLogLine(child.state.log);
+  std::string line = LastError(child.state.log);
   if (line.empty()) {
     const absl::Status room = CheckRoom(options_.state_dir);
-    return room.ok() ? "without a word in its log" : std::string(room.message());
+    return room.ok() ? "its log does not say why" : std::string(room.message());
   }
   // "conclave-engine: error: ...": who it was is said already.
   const std::string prefix = child.plan.program + ": error: ";
   return line.starts_with(prefix) ? line.substr(prefix.size()) : line;
+}
+
+std::string Supervisor::PortTaken(const Child& child) const {
+  std::vector<std::string> addresses = {child.plan.address, child.plan.ops_address};
+  if (child.plan.kind == "gateway") addresses.push_back(options_.plan.grpc_address);
+  for (const std::string& text : addresses) {
+    const auto address = ParseAddress(text);
+    const std::string owner = address.ok() ? PortOwner(address->port) : "";
+    if (!owner.empty()) return absl::StrCat(" (port ", address->port, " is held by ", owner, ")");
+  }
+  return "";
 }
 
 std::string Supervisor::StartingLine() {
@@ -151,7 +164,7 @@ absl::Status Supervisor::Start(Duration timeout) {
   while (clock_.Now() < deadline) {
     absl::Status failed;
     Reap([&](Child& child, const ChildEnd& end) {
-      const std::string line = LastWords(child);
+      const std::string line = LastWords(child) + PortTaken(child);
       const std::string text = absl::StrCat("(", child.state.pid, ") ", end.ToString(), ": ", line);
       if (end.signal == 0 || child.restarts.Exhausted(clock_.Now())) {
         // All that open the checkpoint find the same fault in it: it is shown once, as the error.

@@ -68,8 +68,12 @@ class Supervisor {
   void Record(const std::string& member, const std::string& text);
   void Save(const std::string& phase);
   bool WaitForEnd(const std::string& kind, Duration grace);
-  // Why a child ended by itself: its last log line, or that nothing could be written there.
+  // Why a child ended by itself: the error at the end of its log, or that there is none, or that
+  // nothing could be written there.
   std::string LastWords(const Child& child) const;
+  // Who listens where a child that has ended would have: it took the port after it was seen free.
+  // Empty when nobody does.
+  std::string PortTaken(const Child& child) const;
   // What a gateway that has just ended found running.
   void TakeDrainReport(const Child& child);
   std::string StartingLine();

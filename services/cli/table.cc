@@ -62,6 +62,18 @@ std::string FormatClock(int64_t unix_ms) {
   return text;
 }
 
+std::string FormatMoment(int64_t unix_ms, int64_t now_unix_ms) {
+  const auto date = [](int64_t moment_ms) {
+    const std::time_t seconds = moment_ms / 1000;
+    std::tm local{};
+    localtime_r(&seconds, &local);
+    char text[32];
+    return std::string(text, std::strftime(text, sizeof(text), "%Y-%m-%d ", &local));
+  };
+  const std::string day = date(unix_ms);
+  return absl::StrCat(day == date(now_unix_ms) ? "" : day, FormatClock(unix_ms));
+}
+
 int64_t UnixMs() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
              std::chrono::system_clock::now().time_since_epoch())

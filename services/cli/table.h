@@ -17,6 +17,10 @@ std::string FormatSeconds(double seconds);
 // Local time of day, "12:04:31.402".
 std::string FormatClock(int64_t unix_ms);
 
+// FormatClock of a moment of today, with the date before it of any other: "2026-01-31
+// 12:04:31.402".
+std::string FormatMoment(int64_t unix_ms, int64_t now_unix_ms);
+
 int64_t UnixMs();
 
 // "SIGKILL".

@@ -128,6 +128,8 @@ class UpCommand final : public Command {
 
 absl::Status UpCommand::Prepare(const Context& context, ClusterPlan* plan) {
   const AllOptions& options = context.options;
+  RaiseOpenFiles();
+  RETURN_IF_ERROR(CheckProcessLimits(ReadProcessLimits(), kServiceAddressSpace, kServiceOpenFiles));
   RETURN_IF_ERROR(CheckSettings(context));
   if (options.common.model.empty()) {
     return absl::InvalidArgumentError(

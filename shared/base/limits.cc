@@ -1,6 +1,7 @@
 #include "shared/base/limits.h"
 
 #include <sched.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <charconv>
@@ -13,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "shared/base/byte_size.h"
 
 namespace conclave {
 namespace {
@@ -176,6 +178,41 @@ MemoryLimit ReadMemoryLimit(const std::string& root) {
     }
   }
   return limit;
+}
+
+ProcessLimits ReadProcessLimits() {
+  ProcessLimits limits;
+  rlimit found{};
+  if (getrlimit(RLIMIT_AS, &found) == 0 && found.rlim_cur != RLIM_INFINITY) {
+    limits.address_space_bytes = static_cast<int64_t>(found.rlim_cur);
+  }
+  if (getrlimit(RLIMIT_NOFILE, &found) == 0) {
+    limits.open_files = static_cast<int64_t>(found.rlim_cur);
+    limits.most_open_files = static_cast<int64_t>(found.rlim_max);
+  }
+  return limits;
+}
+
+absl::Status CheckProcessLimits(const ProcessLimits& limits, int64_t address_space_bytes,
+                                int64_t open_files) {
+  if (limits.address_space_bytes != 0 && limits.address_space_bytes < address_space_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the address space of a process is limited to ", FormatBytes(limits.address_space_bytes),
+        ", wanted at least ", FormatBytes(address_space_bytes), "; ulimit -v unlimited"));
+  }
+  if (limits.open_files < open_files) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a process may have ", limits.open_files, " files open, wanted at least ",
+                     open_files, "; ulimit -n 4096 (systemd: LimitNOFILE=4096)"));
+  }
+  return absl::OkStatus();
+}
+
+void RaiseOpenFiles() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);  // without it the soft limit stays, which is checked
 }
 
 }  // namespace conclave

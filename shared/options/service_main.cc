@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <string>
 
+#include "shared/base/limits.h"
 #include "shared/base/log.h"
 #include "shared/base/status_macros.h"
 
@@ -22,6 +23,7 @@ std::string MemberNameOf(std::string_view section, const AllOptions& options) {
 
 absl::StatusOr<bool> StartService(std::string_view section, std::string_view description, int argc,
                                   const char* const* argv, AllOptions* options) {
+  RETURN_IF_ERROR(CheckProcessLimits(ReadProcessLimits(), kServiceAddressSpace, kServiceOpenFiles));
   Settings settings(ProgramOf(section), std::string(section), std::string(description));
   options->Bind(settings);
   bool exit_now = false;

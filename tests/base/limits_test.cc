@@ -142,5 +142,16 @@ TEST(RealLimitsTest, ThisMachineHasSome) {
   EXPECT_LE(memory.available_bytes, memory.total_bytes);
 }
 
+TEST(ProcessLimitsTest, NamesTheLimitThatIsTooSmallAndHowToRaiseIt) {
+  EXPECT_EQ(CheckProcessLimits({0, 64, 64}, 1 << 30, 64), absl::OkStatus());
+  const absl::Status space = CheckProcessLimits({100 << 20, 64, 64}, 512 << 20, 64);
+  EXPECT_EQ(space.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(space.message()), ::testing::HasSubstr("limited to 100 MiB"));
+  EXPECT_THAT(std::string(space.message()), ::testing::HasSubstr("ulimit -v"));
+  const absl::Status files = CheckProcessLimits({0, 10, 10}, 0, 64);
+  EXPECT_THAT(std::string(files.message()), ::testing::HasSubstr("may have 10 files open"));
+  EXPECT_GT(ReadProcessLimits().open_files, 0);
+}
+
 }  // namespace
 }  // namespace conclave

@@ -86,6 +86,25 @@ TEST_F(ChildProcessTest, LastLineIsNotBlankAndNotEndless) {
   EXPECT_EQ(LastLogLine("/nowhere.log"), "");
 }
 
+TEST_F(ChildProcessTest, TheLastErrorIsAnErrorAndNothingElse) {
+  const std::string before = "2026-01-31T12:04:31.402Z error engine-0: before\n";
+  for (const auto& [line, wanted] :
+       {std::pair<std::string, std::string>{
+            "2026-01-31T12:04:31.402Z error engine-0: no memory bytes=7", "no memory bytes=7"},
+        {"2026-01-31T12:04:31.402Z info gateway: request ended api=grpc code=OK", ""},
+        {"2026-01-31T12:04:31.402Z warning gateway: slow", ""},
+        {R"({"time":"2026-01-31T12:04:31.402Z","level":"error","process":"e","message":"no room"})",
+         "no room"},
+        {R"({"time":"2026-01-31T12:04:31.402Z","level":"info","process":"e","message":"ok"})", ""},
+        {"conclave-engine: error: model is not set", "conclave-engine: error: model is not set"},
+        {"terminate called after throwing an instance of 'std::bad_alloc'",
+         "terminate called after throwing an instance of 'std::bad_alloc'"}}) {
+    std::ofstream(log_) << before << line << "\n";
+    EXPECT_EQ(LastError(log_), wanted) << line;
+  }
+  EXPECT_EQ(LastError("/nowhere.log"), "");
+}
+
 }  // namespace
 
 }  // namespace conclave::cli

@@ -134,6 +134,13 @@ TEST(FormatSecondsTest, RoundsAsPeopleDo) {
   EXPECT_EQ(FormatSeconds(598), "9 min 58 s");
 }
 
+TEST(FormatMomentTest, HasTheDateOfAnotherDay) {
+  constexpr int64_t kNow = 1'795'362'842'088;
+  EXPECT_EQ(FormatMoment(kNow, kNow).size(), std::string("12:04:31.402").size());
+  EXPECT_THAT(FormatMoment(kNow - 72 * 3'600'000, kNow),
+              ::testing::MatchesRegex("2026-11-[0-9]+ [0-9:]+\\.088"));
+}
+
 TEST(SignalNameTest, KnowsNames) { EXPECT_EQ(SignalName(9), "SIGKILL"); }
 
 }  // namespace

@@ -171,7 +171,7 @@ class Json(ClusterTest):
             self.assertEqual(set(check), {"check", "verdict", "found", "do"})
             self.assertIn(check["verdict"], ("ok", "warn", "FAIL"))
         self.assertEqual([check["check"] for check in checks],
-                         ["model", "text", "memory", "cpu", "cores", "settings", "ports", "files", "version", "state"])
+                         ["model", "text", "memory", "cpu", "cores", "settings", "ports", "limits", "version", "state"])
 
     def test_run(self):
         told = self.parsed("run", "Hello", "--max-tokens", "3")

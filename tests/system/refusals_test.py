@@ -113,6 +113,29 @@ class BadSettings(unittest.TestCase):
             cluster.folder.cleanup()
 
 
+class Limits(unittest.TestCase):
+    def test_limits_that_are_too_small_are_said_before_anything_starts(self):
+        cluster = Cluster()
+        try:
+            for limit, wanted in (("-v 100000", "the address space of a process is limited to 98 MiB"),
+                                  ("-v 300000", "the address space of a process is limited to 293 MiB"),
+                                  ("-n 10", "a process may have 10 files open")):
+                with self.subTest(limit):
+                    done = subprocess.run(["sh", "-c", f'ulimit {limit} && exec "$0" "$@"', str(CONCLAVE), "up", "-d", *cluster.flags,
+                                           "--state-dir", str(cluster.state_dir)], env=cluster.env, stdin=subprocess.DEVNULL,
+                                          capture_output=True, text=True, timeout=60)
+                    self.assertEqual((done.returncode, done.stdout), (1, ""))
+                    self.assertIn(wanted, done.stderr)
+                    self.assertIn("; ulimit -", done.stderr)
+                    self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+            limited = subprocess.run(["sh", "-c", 'ulimit -S -n 64 && exec "$0" "$@"', str(CONCLAVE), "doctor", "--json", "--state-dir",
+                                      str(cluster.state_dir)], env=cluster.env, capture_output=True, text=True, timeout=60)
+            limits = next(check for check in json.loads(limited.stdout) if check["check"] == "limits")
+            self.assertNotEqual(limits["verdict"], "FAIL")
+        finally:
+            cluster.folder.cleanup()
+
+
 class FullDisk(unittest.TestCase):
     def test_up_says_that_there_is_no_space(self):
         unshare = shutil.which("unshare")
