@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -16,6 +17,7 @@
 #include "shared/base/address.h"
 #include "shared/base/drain_report.h"
 #include "shared/base/status_macros.h"
+#include "shared/placement/topology_file.h"
 
 namespace conclave::cli {
 namespace {
@@ -153,8 +155,27 @@ std::string Supervisor::StartingLine() {
   return absl::StrJoin(parts, ", ");
 }
 
+void Supervisor::ForgetOtherWorkers() {
+  std::set<std::string> before, now;
+  if (const auto state = ReadClusterState(options_.state_dir); state.ok()) {
+    for (const ProcessState& process : state->processes) {
+      if (process.kind == "expert") before.insert(process.name);
+    }
+  }
+  for (const Child& child : children_) {
+    if (child.plan.kind == "expert") now.insert(child.plan.name);
+  }
+  if (before == now) return;
+  for (const Child& child : children_) {
+    std::error_code error;
+    std::filesystem::remove(placement::TopologyFilePath(options_.state_dir, child.plan.name),
+                            error);
+  }
+}
+
 absl::Status Supervisor::Start(Duration timeout) {
   for (const Child& child : children_) RotateLog(child.state.log);
+  ForgetOtherWorkers();
   for (Child& child : children_) RETURN_IF_ERROR(StartOne(child));
   Save("starting");
   const TimePoint deadline = clock_.Now() + timeout;

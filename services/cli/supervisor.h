@@ -57,6 +57,9 @@ class Supervisor {
     TimePoint restart_at{};
   };
 
+  // Removes the topologies that members kept, if the cluster before had other workers: this one
+  // would wait for those, and they do not come back.
+  void ForgetOtherWorkers();
   absl::Status StartOne(Child& child);
   // Reaps the dead; each is told to `on_end`.
   void Reap(const std::function<void(Child&, const ChildEnd&)>& on_end);

@@ -26,14 +26,14 @@ absl::Status SystemError(std::string_view what, const std::string& path, int err
   return absl::UnavailableError(message);
 }
 
-absl::Status WriteAndFlush(int fd, const std::string& path, std::string_view bytes) {
+absl::Status Write(int fd, const std::string& path, std::string_view bytes, Flush flush) {
   while (!bytes.empty()) {
     const ssize_t written = write(fd, bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return SystemError("cannot write", path, errno);
     bytes.remove_prefix(static_cast<size_t>(written));
   }
-  if (fsync(fd) != 0) return SystemError("cannot flush", path, errno);
+  if (flush == Flush::kYes && fsync(fd) != 0) return SystemError("cannot flush", path, errno);
   return absl::OkStatus();
 }
 
@@ -86,7 +86,7 @@ absl::StatusOr<std::string> ReadRegularFile(const std::string& path, uint64_t ma
   return text;
 }
 
-absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes) {
+absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes, Flush flush) {
   const std::filesystem::path folder = std::filesystem::path(path).parent_path();
   if (!folder.empty()) {
     std::error_code error;
@@ -96,7 +96,7 @@ absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes
   std::string temporary = path + ".XXXXXX";
   const int fd = mkostemp(temporary.data(), O_CLOEXEC);
   if (fd < 0) return SystemError("cannot make", temporary, errno);
-  absl::Status status = WriteAndFlush(fd, temporary, bytes);
+  absl::Status status = Write(fd, temporary, bytes, flush);
   close(fd);
   if (status.ok() && rename(temporary.c_str(), path.c_str()) != 0) {
     status = SystemError("cannot rename to", path, errno);
@@ -105,6 +105,7 @@ absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes
     unlink(temporary.c_str());
     return status;
   }
+  if (flush == Flush::kNo) return absl::OkStatus();
   // The rename itself lasts once the folder is flushed.
   const int folder_fd =
       open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -20,9 +20,13 @@ absl::StatusOr<std::string> ReadFile(const std::string& path);
 // `max_bytes`.
 absl::StatusOr<std::string> ReadRegularFile(const std::string& path, uint64_t max_bytes);
 
+// kNo: after a failure of power the file may be lost or empty, and the disk is not waited for.
+enum class Flush { kYes, kNo };
+
 // Writes a temporary file beside `path`, flushes it to the disk, and renames it over `path`. Makes
 // the folders above it. Mode 0600. Errors name the path and the system's reason.
-absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes);
+absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes,
+                                 Flush flush = Flush::kYes);
 
 // Far more than any file of ours or of a checkpoint has, and far less than a thread's stack takes:
 // copying, printing and comparing JSON values recurse.

@@ -154,12 +154,12 @@ void Membership::State::Adopt(Topology newer, bool keep) {
     report_now = true;  // the controller waits for the acknowledgement
   }
   wake.NotifyAll();
+  if (options.on_topology) options.on_topology(snapshot);
   if (keep && !options.state_dir.empty()) {
     const absl::Status written =
         WriteTopologyFile(TopologyFilePath(options.state_dir, options.name), *snapshot);
     if (!written.ok()) LogWarning("topology not kept", {{"error", std::string(written.message())}});
   }
-  if (options.on_topology) options.on_topology(snapshot);
 }
 
 absl::Status Membership::State::Apply(const v1::ControllerUpdate& update) {

@@ -34,7 +34,9 @@ absl::Status WriteTopologyFile(const std::string& path, const Topology& topology
       !printed.ok()) {
     return absl::InternalError(absl::StrCat(path, ": ", printed.ToString()));
   }
-  return WriteFileAtomically(path, text);
+  // Each member writes each change: nothing may wait for a disk, and whoever finds the file damaged
+  // starts without.
+  return WriteFileAtomically(path, text, Flush::kNo);
 }
 
 }  // namespace conclave::placement

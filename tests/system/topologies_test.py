@@ -29,6 +29,17 @@ class Layouts(unittest.TestCase):
             self.assertEqual(len(held), 3)
             self.assertTrue(all(not text.startswith("0 of") for text in held), held)
 
+    def test_fewer_workers_than_before_start_anew(self):
+        with Cluster(workers=3) as cluster:
+            cluster.conclave("down")
+            cluster.flags[cluster.flags.index("--workers") + 1] = "2"
+            cluster.up()
+            # Nobody waits for the third one, which may not come back: the experts are placed, not moved.
+            placed = [line for line in cluster.conclave("events", "--last", "0").stdout.splitlines() if " placed " in line]
+            self.assertEqual(len(placed), 1, placed)
+            self.assertNotIn("moved", placed[0])
+            self.assertEqual(digests(cluster), self.expected)
+
     def test_two_engines_share_the_requests(self):
         with Cluster(engines=2) as cluster:
             with concurrent.futures.ThreadPoolExecutor(6) as pool:
