@@ -99,7 +99,6 @@ absl::Status Cluster::OnReport(Report report) {
         absl::StrCat("the name ", report.name, " belongs to process ", known->second.report.pid,
                      " at ", known->second.report.address, "; start this one with another --name"));
   }
-  if (report.highest_term > 0) members_know_topologies_ = true;
   if (report.highest_term > term_) {
     term_ = report.highest_term + 1;
     topology_.epoch = {term_, topology_.epoch.number + 1};
@@ -109,6 +108,8 @@ absl::Status Cluster::OnReport(Report report) {
 
   const bool is_new = known == members_.end() || !known->second.live ||
                       known->second.report.incarnation != report.incarnation;
+  // Later reports name this controller's own term.
+  if (is_new && report.highest_term > 0) members_know_topologies_ = true;
   const std::optional<placement::ModelIdentity> model_before =
       is_new ? std::nullopt : known->second.report.status.model;
   const MemberState state_before =

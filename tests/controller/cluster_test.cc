@@ -85,6 +85,14 @@ TEST_F(ClusterTest, WorkersStartedTogetherShareTheExperts) {
   EXPECT_TRUE(Model().Missing().empty());
 }
 
+// Members that name the term which this very controller told them.
+TEST_F(ClusterTest, AFirstPlacementWaitsForNoLease) {
+  Send(first_);
+  first_.highest_term = 1;
+  Pass(milliseconds(400), {&first_});
+  EXPECT_EQ(Hold("expert-0").size(), 8u);
+}
+
 TEST_F(ClusterTest, EpochGrowsOnlyWhenSomethingChanges) {
   Send(first_);
   Pass(milliseconds(400), {&first_});

@@ -36,8 +36,7 @@ class Layouts(unittest.TestCase):
             cluster.up()
             # Nobody waits for the third one, which may not come back: the experts are placed, not moved.
             placed = [line for line in cluster.conclave("events", "--last", "0").stdout.splitlines() if " placed " in line]
-            self.assertEqual(len(placed), 1, placed)
-            self.assertNotIn("moved", placed[0])
+            self.assertNotIn("moved", placed[0], placed)
             self.assertEqual(digests(cluster), self.expected)
 
     def test_two_engines_share_the_requests(self):
