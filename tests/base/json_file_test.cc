@@ -40,6 +40,14 @@ TEST_F(JsonFileTest, ReplacesTheFileAndLeavesNothingBeside) {
   EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1);
 }
 
+TEST_F(JsonFileTest, AFileThatIsNotFlushedIsReplacedAsWell) {
+  const std::string path = folder_ + "/unflushed";
+  for (const char* text : {"first", "second"}) {
+    ASSERT_EQ(WriteFileAtomically(path, text, Flush::kNo), absl::OkStatus());
+    EXPECT_EQ(*ReadFile(path), text);
+  }
+}
+
 TEST_F(JsonFileTest, SaysWhichFileIsMissing) {
   const auto value = ReadJsonFile(folder_ + "/none.json");
   EXPECT_EQ(value.status().code(), absl::StatusCode::kNotFound);

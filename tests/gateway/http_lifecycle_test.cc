@@ -141,6 +141,32 @@ TEST_F(HttpLifecycleTest, IsReadyAsLongAsAnEngineReachesAllExperts) {
   EXPECT_TRUE(becomes(200));
 }
 
+TEST_F(HttpLifecycleTest, SaysThatAnotherClustersEngineHasTakenThePort) {
+  GatewayRig::Options options;
+  rig_ = std::make_unique<GatewayRig>(options, [](const v1::StartSequence&) { return Script{}; });
+  rig_->ConnectEngines();
+  const auto missing = [this](const std::string& text) {
+    return GatewayRig::WaitFor(
+        [&] { return rig_->Get("/readyz").body.find(text) != std::string::npos; });
+  };
+  rig_->frontend().OnEngineLost("engine-0", rpc::ClusterId("east").Learn("west", "what answers"));
+  EXPECT_TRUE(missing("engine-0: what answers belongs to cluster west"));
+  rig_->frontend().OnEngineLost("engine-0", absl::UnavailableError("nobody answers"));
+  EXPECT_TRUE(missing("no engine is connected"));
+}
+
+TEST_F(HttpLifecycleTest, NotesOfTheMembershipHinderNothing) {
+  GatewayRig::Options options;
+  rig_ = std::make_unique<GatewayRig>(options, [](const v1::StartSequence&) { return Script{}; });
+  rig_->ConnectEngines();
+  rig_->frontend().SetNote("no controller of this cluster");
+  const RawResponse noted = rig_->Get("/readyz");
+  EXPECT_EQ(noted.status, 200);
+  EXPECT_EQ(json::parse(noted.body)["notes"][0], "no controller of this cluster");
+  rig_->frontend().SetNote("");
+  EXPECT_FALSE(json::parse(rig_->Get("/readyz").body).contains("notes"));
+}
+
 TEST_F(HttpLifecycleTest, RefusesAnEngineWhoseEmbeddingIsTooSmall) {
   GatewayRig::Options options;
   options.hello.set_vocab_size(100);
