@@ -42,13 +42,8 @@ Check CheckLimits(ProcessLimits limits);
 Check CheckPrograms();
 Check CheckStateDir(const std::string& state_dir);
 
-// Parameters of a model, in all and of one routed expert.
-struct ModelSize {
-  int64_t parameters = 0;
-  int64_t expert_parameters = 0;      // of all routed experts together
-  int64_t kv_elements_per_token = 0;  // over all layers
-};
-ModelSize SizeOf(const weights::ModelConfig& config);
+// Parameters of a model in all, to be shown.
+int64_t ParametersOf(const weights::ModelConfig& config);
 
 // The checkpoint opens; its tokenizer, chat template and sampling defaults load; and its weights
 // and the KV cache of one full context fit into the memory that this process may use. By the same
@@ -56,9 +51,5 @@ ModelSize SizeOf(const weights::ModelConfig& config);
 std::vector<Check> CheckModel(const Context& context);
 // Memory without a model.
 Check CheckMemory();
-
-// The memory check itself. `element_bytes` 4: f32, 2: bf16.
-Check CheckFits(const ModelSize& size, int64_t context_tokens, int64_t available_bytes,
-                int64_t total_bytes, const std::string& numerics);
 
 }  // namespace conclave::cli

@@ -40,7 +40,8 @@ class DoctorCommand final : public Command {
   void AddFlags(CLI::App& app) override {
     app.add_flag("--json", json_, "print a JSON array");
     app.footer(
-        "  --model DIR   also check this checkpoint, and its memory before anything is loaded");
+        "  --model DIR   the checkpoint to check, and its memory before anything is loaded\n"
+        "Takes the flags of conclave up, and checks what it would start with them.");
   }
   int Run(const Context& context) override;
 

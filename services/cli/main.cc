@@ -31,7 +31,7 @@ constexpr int64_t kOpenFiles = 16;
 // A setting as a flag of one command: kept as text until Settings reads it.
 struct SettingFlag {
   std::string flag;
-  std::string short_flag;  // "--workers" of `up`, or empty
+  std::string short_flag;  // "--workers" of `up` and `doctor`, or empty
   CLI::Option* option = nullptr;
   std::string text;
 };
@@ -48,11 +48,12 @@ struct Entry {
 // where they belong.
 void AddSettingFlags(const std::vector<Settings::Row>& rows, Entry* entry) {
   entry->app->add_option("--config", entry->config_file, "settings file, YAML")->type_name("FILE");
+  const std::string command = entry->command->name();
   for (const Settings::Row& row : rows) {
     SettingFlag& flag = entry->flags.emplace_back();
     flag.flag = row.flag;
     std::string names = row.flag;
-    if (row.key.starts_with("up.") && std::string(entry->command->name()) == "up") {
+    if (row.key.starts_with("up.") && (command == "up" || command == "doctor")) {
       flag.short_flag = "--" + row.flag.substr(std::string("--up-").size());
       names += "," + flag.short_flag;
     }

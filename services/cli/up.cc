@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/cli/cluster_plan.h"
 #include "services/cli/command.h"
+#include "services/cli/fit_checks.h"
 #include "services/cli/hint.h"
 #include "services/cli/leftovers.h"
 #include "services/cli/supervisor.h"
@@ -126,6 +127,15 @@ class UpCommand final : public Command {
   bool detach_ = false;
 };
 
+// That expert.memory has room for the experts: the cluster would wait for workers that never come.
+absl::Status CheckExperts(const Context& context, const fs::path& folder) {
+  if (context.options.expert.memory.bytes == 0) return absl::OkStatus();
+  // What is wrong with the checkpoint itself, its services say.
+  const auto checkpoint = weights::Checkpoint::Open(folder, {});
+  if (!checkpoint.ok()) return absl::OkStatus();
+  return NameSource(CheckExpertsFit((*checkpoint)->config(), context.options), context.rows);
+}
+
 absl::Status UpCommand::Prepare(const Context& context, ClusterPlan* plan) {
   const AllOptions& options = context.options;
   RaiseOpenFiles();
@@ -136,7 +146,8 @@ absl::Status UpCommand::Prepare(const Context& context, ClusterPlan* plan) {
         "no model: give --model DIR (a checkpoint folder, or org/name in the Hugging Face cache)");
   }
   // Five processes need not start to find that it is not there.
-  RETURN_IF_ERROR(weights::ResolveModelDir(options.common.model).status());
+  ASSIGN_OR_RETURN(const fs::path folder, weights::ResolveModelDir(options.common.model));
+  RETURN_IF_ERROR(CheckExperts(context, folder));
   if (const auto running = ReadRunningCluster(context.state_dir);
       running.ok() && running->supervised) {
     return absl::FailedPreconditionError(absl::StrCat(

@@ -19,27 +19,6 @@ namespace conclave::engine {
 
 using kernels::MatrixView;
 
-kernels::KvShape KvShapeOf(const weights::ModelConfig& config, kernels::NumericsClass numerics) {
-  const weights::AttentionConfig& attention = config.attention;
-  if (attention.kind == weights::AttentionKind::kLatent) {
-    return {.numerics = numerics,
-            .num_kv_heads = 1,
-            .key_dim = attention.kv_lora_rank + attention.qk_rope_head_dim,
-            .value_dim = attention.kv_lora_rank,
-            .value_is_key_prefix = true};
-  }
-  return {.numerics = numerics,
-          .num_kv_heads = attention.num_kv_heads,
-          .key_dim = attention.head_dim,
-          .value_dim = attention.head_dim,
-          .value_is_key_prefix = false};
-}
-
-int64_t KvBlockBytesOf(const weights::ModelConfig& config, kernels::NumericsClass numerics) {
-  return config.num_layers *
-         static_cast<int64_t>(kernels::KvBlockBytes(KvShapeOf(config, numerics)));
-}
-
 class Forward::State {
  public:
   State(std::shared_ptr<const weights::EngineWeights> weights, KvStorage storage,

@@ -15,6 +15,7 @@
 #include "kernels/attention.h"
 #include "kernels/context.h"
 #include "services/engine/dispatch/expert_dispatch.h"
+#include "shared/model/kv_plan.h"
 #include "shared/weights/engine_weights.h"
 
 namespace conclave::engine {
@@ -60,9 +61,8 @@ struct KvStorage {
   int64_t block_stride_bytes = 0;  // of all layers together, at least KvBlockBytesOf
 };
 
-// What one layer's cache looks like, and bytes of one block over all layers.
-kernels::KvShape KvShapeOf(const weights::ModelConfig& config, kernels::NumericsClass numerics);
-int64_t KvBlockBytesOf(const weights::ModelConfig& config, kernels::NumericsClass numerics);
+using model::KvBlockBytesOf;
+using model::KvShapeOf;
 
 class Forward {
  public:

@@ -51,8 +51,4 @@ const BlockAddress* KvCache::AddressOf(int32_t block) const {
   return blocks_[block].sealed ? &blocks_[block].address : nullptr;
 }
 
-int32_t BlocksFor(int64_t num_tokens) {
-  return static_cast<int32_t>((num_tokens + kernels::kBlockTokens - 1) / kernels::kBlockTokens);
-}
-
 }  // namespace conclave::engine

@@ -12,6 +12,7 @@
 #include "services/engine/block_address.h"
 #include "services/engine/forward.h"
 #include "services/engine/kv_memory.h"
+#include "shared/model/kv_plan.h"
 
 namespace conclave::engine {
 
@@ -53,7 +54,6 @@ class KvCache {
       free_;  // a stack: the block freed last is used first, while it may be in a cache
 };
 
-// Blocks that cover `num_tokens` tokens.
-int32_t BlocksFor(int64_t num_tokens);
+using model::BlocksFor;
 
 }  // namespace conclave::engine

@@ -5,7 +5,6 @@
 
 #include "services/engine/dispatch/local_dispatch.h"
 #include "services/engine/kv_memory.h"
-#include "services/engine/kv_plan.h"
 #include "services/engine/metered_dispatch.h"
 #include "services/engine/token_cost.h"
 #include "shared/base/byte_size.h"
@@ -55,12 +54,13 @@ absl::Status LoadedModel::MakeCache() {
   const weights::ModelConfig& config = weights_->config;
   const int64_t available_bytes = ReadMemoryLimit().available_bytes;
   const int64_t block_bytes = KvBlockBytesOf(config, weights_->numerics);
-  ASSIGN_OR_RETURN(const KvPlan plan, PlanKv({.model_context = config.max_positions,
-                                              .block_bytes = block_bytes,
-                                              .context = parts_.options->context,
-                                              .kv_bytes = parts_.options->kv_memory.bytes,
-                                              .max_batch = parts_.options->max_batch,
-                                              .available_bytes = available_bytes}));
+  ASSIGN_OR_RETURN(const model::KvPlan plan,
+                   model::PlanKv({.model_context = config.max_positions,
+                                  .block_bytes = block_bytes,
+                                  .context = parts_.options->context,
+                                  .kv_bytes = parts_.options->kv_memory.bytes,
+                                  .max_batch = parts_.options->max_batch,
+                                  .available_bytes = available_bytes}));
   context_tokens_ = plan.context_tokens;
   ASSIGN_OR_RETURN(std::unique_ptr<KvMemory> memory, MapKvMemory(plan.num_blocks, block_bytes));
   cache_ = std::make_unique<KvCache>(std::move(memory));

@@ -10,6 +10,17 @@
 namespace conclave::model {
 namespace {
 
+placement::ModelIdentity IdentityOf(const weights::Checkpoint& checkpoint,
+                                    const CommonOptions& common, kernels::NumericsClass numerics) {
+  placement::ModelIdentity identity = ShapeOf(checkpoint.config(), numerics);
+  identity.fingerprint = checkpoint.Fingerprint(identity.numerics_class);
+  identity.served_name =
+      common.served_name.empty() ? checkpoint.dir().filename().string() : common.served_name;
+  return identity;
+}
+
+}  // namespace
+
 absl::StatusOr<kernels::NumericsClass> ParseNumerics(const std::string& name) {
   if (name == "auto" || name == "bf16") return kernels::NumericsClass::kBf16;
   if (name == "f32") return kernels::NumericsClass::kF32;
@@ -17,14 +28,10 @@ absl::StatusOr<kernels::NumericsClass> ParseNumerics(const std::string& name) {
       absl::StrCat("numerics is \"", name, "\"; it may be auto, f32 or bf16"));
 }
 
-placement::ModelIdentity IdentityOf(const weights::Checkpoint& checkpoint,
-                                    const CommonOptions& common, kernels::NumericsClass numerics) {
-  const weights::ModelConfig& config = checkpoint.config();
+placement::ModelIdentity ShapeOf(const weights::ModelConfig& config,
+                                 kernels::NumericsClass numerics) {
   placement::ModelIdentity identity;
   identity.numerics_class = std::string(kernels::NumericsClassName(numerics));
-  identity.fingerprint = checkpoint.Fingerprint(identity.numerics_class);
-  identity.served_name =
-      common.served_name.empty() ? checkpoint.dir().filename().string() : common.served_name;
   identity.num_layers = config.num_layers;
   for (int32_t layer = 0; layer < config.num_layers; ++layer) {
     if (config.IsMoe(layer)) identity.moe_layers.push_back(layer);
@@ -33,8 +40,6 @@ placement::ModelIdentity IdentityOf(const weights::Checkpoint& checkpoint,
   identity.expert_bytes = static_cast<int64_t>(weights::ExpertBytes(config, numerics));
   return identity;
 }
-
-}  // namespace
 
 absl::StatusOr<ServedModel> OpenServedModel(const CommonOptions& common) {
   if (common.model.empty()) {

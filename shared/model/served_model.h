@@ -28,6 +28,15 @@ struct ServedModel {
 // the checkpoint's, and INVALID_ARGUMENT for no model or an unknown numerics class.
 absl::StatusOr<ServedModel> OpenServedModel(const CommonOptions& common);
 
+// The numerics class that the setting `numerics` names; "auto" is bf16. INVALID_ARGUMENT for
+// another.
+absl::StatusOr<kernels::NumericsClass> ParseNumerics(const std::string& name);
+
+// The part of a model's identity that follows from its config: layers, experts and what one takes.
+// Without names and fingerprint.
+placement::ModelIdentity ShapeOf(const weights::ModelConfig& config,
+                                 kernels::NumericsClass numerics);
+
 // The level that a setting names, such as "engine.cpu_level"; "auto" is the best one.
 // INVALID_ARGUMENT for an unknown name, FAILED_PRECONDITION when this processor does not have it.
 absl::StatusOr<kernels::CpuLevel> ChooseCpuLevel(std::string_view setting, const std::string& name);

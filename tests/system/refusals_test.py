@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -109,6 +110,44 @@ class BadSettings(unittest.TestCase):
                     self.assertEqual(settings["verdict"], "FAIL")
                     self.assertIn(wanted, settings["found"])
                     self.assertTrue(settings["do"])
+        finally:
+            cluster.folder.cleanup()
+
+
+class Room(unittest.TestCase):
+    """What does not fit is found by the services' own computation, before anything is started."""
+
+    def memory(self, cluster, *flags):
+        doctor = cluster.conclave("doctor", "--json", *cluster.flags, *flags, check=False)
+        return next(check for check in json.loads(doctor.stdout) if check["check"] == "memory")
+
+    def test_experts_that_fit_nowhere_end_up_at_once(self):
+        cluster = Cluster()
+        try:
+            up = cluster.conclave("up", "-d", *cluster.flags, "--expert-memory", "1", check=False)
+            self.assertEqual((up.returncode, up.stdout), (1, ""))
+            self.assertIn("64 of the 64 experts", up.stderr)
+            memory = self.memory(cluster, "--expert-memory", "1")
+            self.assertEqual(memory["verdict"], "FAIL")
+            self.assertIn(memory["found"], up.stderr)
+            enough = re.search(r"--expert-memory (\d+) is enough", up.stderr).group(1)
+            cluster.flags += ["--expert-memory", enough]
+            cluster.up()
+            self.assertEqual(self.memory(cluster)["verdict"], "ok")
+        finally:
+            cluster.__exit__()
+
+    def test_a_kv_cache_beyond_the_memory_is_refused_by_doctor_as_by_the_engine(self):
+        cluster = Cluster()
+        try:
+            for size in ("900000GiB", "1000"):
+                with self.subTest(size):
+                    memory = self.memory(cluster, "--engine-kv-memory", size)
+                    self.assertEqual(memory["verdict"], "FAIL")
+                    self.assertIn("engine.kv_memory is", memory["found"])
+                    up = cluster.conclave("up", "-d", *cluster.flags, "--engine-kv-memory", size, check=False)
+                    self.assertEqual(up.returncode, 1)
+                    self.assertIn("engine.kv_memory is", up.stderr)
         finally:
             cluster.folder.cleanup()
 

@@ -1,11 +1,11 @@
-#include "services/engine/kv_plan.h"
+#include "shared/model/kv_plan.h"
 
 #include <string>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
-namespace conclave::engine {
+namespace conclave::model {
 namespace {
 
 using testing::AllOf;
@@ -103,4 +103,4 @@ TEST(PlanKv, RefusesMoreThanThereIs) {
 }
 
 }  // namespace
-}  // namespace conclave::engine
+}  // namespace conclave::model

@@ -1,19 +1,42 @@
-#include "services/engine/kv_plan.h"
+#include "shared/model/kv_plan.h"
 
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/attention.h"
-#include "services/engine/kv_cache.h"
 #include "shared/base/byte_size.h"
 
-namespace conclave::engine {
+namespace conclave::model {
 namespace {
 
 constexpr int64_t kLeastContext = 2;  // a prompt token and one to generate
 constexpr int64_t kMostBlocks = 1 << 30;
 
 }  // namespace
+
+kernels::KvShape KvShapeOf(const weights::ModelConfig& config, kernels::NumericsClass numerics) {
+  const weights::AttentionConfig& attention = config.attention;
+  if (attention.kind == weights::AttentionKind::kLatent) {
+    return {.numerics = numerics,
+            .num_kv_heads = 1,
+            .key_dim = attention.kv_lora_rank + attention.qk_rope_head_dim,
+            .value_dim = attention.kv_lora_rank,
+            .value_is_key_prefix = true};
+  }
+  return {.numerics = numerics,
+          .num_kv_heads = attention.num_kv_heads,
+          .key_dim = attention.head_dim,
+          .value_dim = attention.head_dim,
+          .value_is_key_prefix = false};
+}
+
+int64_t KvBlockBytesOf(const weights::ModelConfig& config, kernels::NumericsClass numerics) {
+  return config.num_layers *
+         static_cast<int64_t>(kernels::KvBlockBytes(KvShapeOf(config, numerics)));
+}
+
+int32_t BlocksFor(int64_t num_tokens) {
+  return static_cast<int32_t>((num_tokens + kernels::kBlockTokens - 1) / kernels::kBlockTokens);
+}
 
 absl::StatusOr<KvPlan> PlanKv(const KvDemand& demand) {
   if (demand.context != 0 &&
@@ -62,4 +85,4 @@ absl::StatusOr<KvPlan> PlanKv(const KvDemand& demand) {
   return plan;
 }
 
-}  // namespace conclave::engine
+}  // namespace conclave::model

@@ -1,15 +1,24 @@
 // How much KV cache an engine takes and how long its sequences may be, from the settings, the model
 // and the memory there is.
 //
-// Pure; called once, after the weights are loaded.
+// Pure. Called by the engine once, after the weights are loaded, and by `conclave doctor` before.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "kernels/attention.h"
+#include "shared/weights/model_config.h"
 
-namespace conclave::engine {
+namespace conclave::model {
+
+// What one layer's cache looks like, and bytes of one block over all layers.
+kernels::KvShape KvShapeOf(const weights::ModelConfig& config, kernels::NumericsClass numerics);
+int64_t KvBlockBytesOf(const weights::ModelConfig& config, kernels::NumericsClass numerics);
+
+// Blocks that cover `num_tokens` tokens.
+int32_t BlocksFor(int64_t num_tokens);
 
 struct KvDemand {
   int64_t model_context = 0;    // the longest the model was made for, tokens
@@ -32,4 +41,4 @@ struct KvPlan {
 // other), RESOURCE_EXHAUSTED (not enough memory).
 absl::StatusOr<KvPlan> PlanKv(const KvDemand& demand);
 
-}  // namespace conclave::engine
+}  // namespace conclave::model

@@ -1,0 +1,136 @@
+#include "services/cli/fit_checks.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/attention.h"
+#include "services/cli/table.h"
+#include "shared/base/address.h"
+#include "shared/base/byte_size.h"
+#include "shared/model/kv_plan.h"
+#include "shared/model/served_model.h"
+#include "shared/placement/planner.h"
+#include "shared/weights/engine_weights.h"
+
+namespace conclave::cli {
+namespace {
+
+// Beyond weights and KV cache: programs, tokenizer, activations of a step, messages.
+constexpr int64_t kOtherBytes = int64_t{512} << 20;
+
+int64_t ExpertsInAll(const placement::ModelIdentity& model) {
+  return static_cast<int64_t>(model.moe_layers.size()) * model.num_experts;
+}
+
+// The class is valid: the settings are checked before.
+kernels::NumericsClass NumericsOf(const AllOptions& options) {
+  return model::ParseNumerics(options.common.numerics).value_or(kernels::NumericsClass::kBf16);
+}
+
+}  // namespace
+
+MemoryDemand DemandOf(const weights::ModelConfig& config, const AllOptions& options) {
+  const auto engine_bytes = [&](kernels::NumericsClass numerics) {
+    return static_cast<int64_t>(weights::EngineBytes(config, numerics));
+  };
+  const auto expert_bytes = [&](kernels::NumericsClass numerics) {
+    const placement::ModelIdentity shape = model::ShapeOf(config, numerics);
+    return ExpertsInAll(shape) * shape.expert_bytes;
+  };
+  const kernels::NumericsClass numerics = NumericsOf(options);
+  const bool local = options.up.workers == 0 || options.engine.experts == "local";
+  MemoryDemand demand;
+  demand.bf16_bytes =
+      engine_bytes(kernels::NumericsClass::kBf16) + expert_bytes(kernels::NumericsClass::kBf16);
+  demand.f32_bytes =
+      engine_bytes(kernels::NumericsClass::kF32) + expert_bytes(kernels::NumericsClass::kF32);
+  demand.expert_bytes = expert_bytes(numerics) * (local ? options.up.engines : 1);
+  demand.weight_bytes = engine_bytes(numerics) * options.up.engines + demand.expert_bytes;
+  demand.kv_block_bytes = model::KvBlockBytesOf(config, numerics);
+  demand.context_tokens =
+      options.engine.context > 0 ? options.engine.context : config.max_positions;
+  return demand;
+}
+
+absl::Status CheckExpertsFit(const weights::ModelConfig& config, const AllOptions& options) {
+  const auto controller = ParseAddress(options.controller.listen);
+  const bool alone = controller.ok() && IsLoopback(controller->host);
+  const int64_t capacity = options.expert.memory.bytes;
+  if (options.up.workers == 0 || options.engine.experts == "local" || capacity == 0 || !alone) {
+    return absl::OkStatus();
+  }
+  const placement::ModelIdentity model = model::ShapeOf(config, NumericsOf(options));
+  const auto unplaced = [&](int64_t capacity_bytes) {
+    std::vector<placement::PlannerWorker> workers;
+    for (int i = 0; i < options.up.workers; ++i) {
+      workers.push_back({absl::StrCat("expert-", i), capacity_bytes});
+    }
+    std::sort(workers.begin(), workers.end(),
+              [](const auto& a, const auto& b) { return a.name < b.name; });
+    return static_cast<int64_t>(placement::PlanPlacement(model, workers, {}).unplaced.size());
+  };
+  const int64_t left_over = unplaced(capacity);
+  if (left_over == 0) return absl::OkStatus();
+  const int64_t all = ExpertsInAll(model);
+  int64_t each = (all + options.up.workers - 1) / options.up.workers;
+  while (each < all && unplaced(each * model.expert_bytes) > 0) ++each;
+  return absl::ResourceExhaustedError(
+      absl::StrCat("expert.memory is ", FormatBytes(capacity), ": ", left_over, " of the ", all,
+                   " experts, of ", FormatBytes(model.expert_bytes), " each, fit on none of ",
+                   Count(options.up.workers, "worker"), "; --expert-memory ",
+                   each * model.expert_bytes, " is enough, or start more workers"));
+}
+
+absl::Status CheckKvFits(const weights::ModelConfig& config, const AllOptions& options,
+                         int64_t available_bytes) {
+  const MemoryDemand demand = DemandOf(config, options);
+  int64_t available = available_bytes - demand.weight_bytes;
+  for (int i = 0; i < options.up.engines; ++i) {
+    const auto plan = model::PlanKv({.model_context = config.max_positions,
+                                     .block_bytes = demand.kv_block_bytes,
+                                     .context = options.engine.context,
+                                     .kv_bytes = options.engine.kv_memory.bytes,
+                                     .max_batch = options.engine.max_batch,
+                                     .available_bytes = std::max<int64_t>(available, 0)});
+    if (!plan.ok()) return plan.status();
+    // What is taken by size is taken; what is planned from what is free leaves room.
+    if (options.engine.kv_memory.bytes > 0) available -= plan->num_blocks * demand.kv_block_bytes;
+  }
+  return absl::OkStatus();
+}
+
+Check CheckFits(const MemoryDemand& demand, int64_t available_bytes, int64_t total_bytes,
+                const std::string& numerics) {
+  const int64_t kv = model::BlocksFor(demand.context_tokens) * demand.kv_block_bytes;
+  const int64_t needed = demand.weight_bytes + kv + kOtherBytes;
+  Check check{.name = "memory"};
+  check.found =
+      absl::StrCat("bf16 ", FormatBytes(demand.bf16_bytes), ", f32 ", FormatBytes(demand.f32_bytes),
+                   " (+ KV ", FormatBytes(kv), " at ", demand.context_tokens, " tokens); free ",
+                   FormatBytes(available_bytes), " of ", FormatBytes(total_bytes));
+  if (needed <= available_bytes) return check;
+  // Engines and workers start as long as the weights fit, with as much KV cache as is left.
+  const bool starts = demand.weight_bytes <= available_bytes;
+  check.verdict = starts ? Verdict::kWarn : Verdict::kFail;
+  const int64_t left = available_bytes - demand.weight_bytes - kOtherBytes;
+  if (left >= demand.kv_block_bytes && demand.kv_block_bytes > 0) {
+    check.remedy =
+        absl::StrCat("--engine-context ", left / demand.kv_block_bytes * kernels::kBlockTokens,
+                     " fits, or free ", FormatBytes(needed - available_bytes));
+  } else if (numerics == "f32" && demand.bf16_bytes + kOtherBytes <= available_bytes) {
+    check.remedy = "--numerics bf16 takes half of it";
+  } else if (starts) {
+    check.remedy =
+        absl::StrCat("free ", FormatBytes(needed - available_bytes),
+                     " more: programs and messages take some ", FormatBytes(kOtherBytes));
+  } else {
+    check.remedy = absl::StrCat(
+        "free ", FormatBytes(needed - available_bytes),
+        " more, or put expert workers on other machines: ", FormatBytes(demand.expert_bytes),
+        " of the weights are experts (docs/two-machines.md)");
+  }
+  return check;
+}
+
+}  // namespace conclave::cli

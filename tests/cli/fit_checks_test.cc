@@ -1,0 +1,108 @@
+#include "services/cli/fit_checks.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "kernels/attention.h"
+#include "shared/weights/checkpoint.h"
+
+namespace conclave::cli {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int64_t kGiB = int64_t{1} << 30;
+
+MemoryDemand TwoGiB() {
+  return {.bf16_bytes = 2 * kGiB,
+          .f32_bytes = 4 * kGiB,
+          .weight_bytes = 2 * kGiB,
+          .expert_bytes = kGiB,
+          .kv_block_bytes = kernels::kBlockTokens << 21,
+          .context_tokens = 128};
+}
+
+TEST(CheckFitsTest, WarnsWhenOnlyAShorterContextFits) {
+  EXPECT_EQ(CheckFits(TwoGiB(), 4 * kGiB, 8 * kGiB, "bf16").verdict, Verdict::kOk);
+  MemoryDemand demand = TwoGiB();
+  demand.context_tokens = 8192;
+  const Check shorter = CheckFits(demand, 4 * kGiB, 8 * kGiB, "bf16");
+  EXPECT_EQ(shorter.verdict, Verdict::kWarn);
+  EXPECT_THAT(shorter.remedy, HasSubstr("--engine-context 768"));
+}
+
+TEST(CheckFitsTest, FailsWithARemedyWhenTheWeightsDoNotFit) {
+  MemoryDemand demand = TwoGiB();
+  demand.context_tokens = 1;
+  const Check more = CheckFits(demand, kGiB, 8 * kGiB, "bf16");
+  EXPECT_EQ(more.verdict, Verdict::kFail);
+  EXPECT_THAT(more.remedy, HasSubstr("docs/two-machines.md"));
+  EXPECT_THAT(more.found, HasSubstr("bf16 2.0 GiB, f32 4.0 GiB"));
+  demand.weight_bytes = demand.f32_bytes;
+  const Check half = CheckFits(demand, 3 * kGiB, 8 * kGiB, "f32");
+  EXPECT_EQ(half.verdict, Verdict::kFail);
+  EXPECT_THAT(half.remedy, HasSubstr("--numerics bf16"));
+}
+
+// A small reference checkpoint and the settings' defaults.
+class FitTest : public ::testing::Test {
+ protected:
+  FitTest() {
+    auto checkpoint =
+        weights::Checkpoint::Open(CONCLAVE_SOURCE_DIR "/tests/golden/deepseek_v3", {});
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+    config_ = (*checkpoint)->config();
+  }
+
+  weights::ModelConfig config_;
+  AllOptions options_;
+};
+
+TEST_F(FitTest, WorkersWithoutRoomAreToldWhatIsEnough) {
+  EXPECT_EQ(CheckExpertsFit(config_, options_), absl::OkStatus()) << "no limit";
+  options_.expert.memory.bytes = 1;
+  const absl::Status none = CheckExpertsFit(config_, options_);
+  EXPECT_EQ(none.code(), absl::StatusCode::kResourceExhausted);
+  const std::string message(none.message());
+  EXPECT_THAT(message, HasSubstr("expert.memory is 1 B"));
+  EXPECT_THAT(message, HasSubstr("fit on none of 2 workers"));
+  // What it says to be enough is, and a byte less is not.
+  const std::string flag = "--expert-memory ";
+  const int64_t enough = std::stoll(message.substr(message.find(flag) + flag.size()));
+  options_.expert.memory.bytes = enough;
+  EXPECT_EQ(CheckExpertsFit(config_, options_), absl::OkStatus());
+  options_.expert.memory.bytes = enough - 1;
+  EXPECT_FALSE(CheckExpertsFit(config_, options_).ok());
+}
+
+TEST_F(FitTest, WorkersOfOtherMachinesMayBringMore) {
+  options_.expert.memory.bytes = 1;
+  options_.controller.listen = "10.0.0.1:8010";
+  EXPECT_EQ(CheckExpertsFit(config_, options_), absl::OkStatus());
+  options_.controller.listen = "127.0.0.1:8010";
+  options_.up.workers = 0;
+  EXPECT_EQ(CheckExpertsFit(config_, options_), absl::OkStatus()) << "experts in the engine";
+}
+
+TEST_F(FitTest, KvMemoryIsRefusedAsTheEngineRefusesIt) {
+  EXPECT_EQ(CheckKvFits(config_, options_, kGiB), absl::OkStatus());
+  options_.engine.kv_memory.bytes = 2 * kGiB;
+  EXPECT_THAT(std::string(CheckKvFits(config_, options_, kGiB).message()),
+              HasSubstr("engine.kv_memory is 2.0 GiB"));
+  options_.engine.kv_memory.bytes = 600 << 20;
+  EXPECT_EQ(CheckKvFits(config_, options_, kGiB), absl::OkStatus());
+  options_.up.engines = 2;
+  EXPECT_FALSE(CheckKvFits(config_, options_, kGiB).ok()) << "each engine takes it";
+}
+
+TEST_F(FitTest, EnginesThatHoldExpertsTakeThemEach) {
+  const MemoryDemand shared = DemandOf(config_, options_);
+  EXPECT_EQ(shared.weight_bytes, shared.bf16_bytes);
+  options_.up.workers = 0;
+  options_.up.engines = 3;
+  EXPECT_EQ(DemandOf(config_, options_).weight_bytes, 3 * shared.bf16_bytes);
+  EXPECT_GT(shared.f32_bytes, shared.bf16_bytes);
+}
+
+}  // namespace
+}  // namespace conclave::cli
