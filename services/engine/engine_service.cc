@@ -40,7 +40,7 @@ class EngineService::GatewayStream final
     StartRead(&command_);
   }
 
-  void ReachChanged() EXCLUDES(mutex_) {
+  void TellReach() EXCLUDES(mutex_) {
     {
       MutexLock lock(mutex_);
       reach_due_ = true;
@@ -274,13 +274,22 @@ grpc::ServerBidiReactor<v1::EngineCommand, v1::EngineEvents>* EngineService::Con
 }
 
 void EngineService::SetMissing(placement::ExpertKeys missing) {
-  std::vector<std::shared_ptr<GatewayStream>> streams;
   {
     MutexLock lock(mutex_);
     missing_ = std::move(missing);
+  }
+  TellReach();
+}
+
+void EngineService::OnTurn() { TellReach(); }
+
+void EngineService::TellReach() {
+  std::vector<std::shared_ptr<GatewayStream>> streams;
+  {
+    MutexLock lock(mutex_);
     for (const auto& [id, stream] : streams_) streams.push_back(stream);
   }
-  for (const auto& stream : streams) stream->ReachChanged();
+  for (const auto& stream : streams) stream->TellReach();
 }
 
 void EngineService::WriteReach(v1::EngineReach* message) const {

@@ -54,6 +54,7 @@ class EngineService final : public v1::EngineService::CallbackService, public Ev
   void SetMissing(placement::ExpertKeys missing) EXCLUDES(mutex_);
 
   void Deliver(uint64_t stream, std::vector<SequenceEvent> events) override;
+  void OnTurn() override EXCLUDES(mutex_);
 
  private:
   class GatewayStream;
@@ -65,6 +66,7 @@ class EngineService final : public v1::EngineService::CallbackService, public Ev
   };
 
   void Forget(uint64_t stream);
+  void TellReach() EXCLUDES(mutex_);
   void WriteReach(v1::EngineReach* message) const EXCLUDES(mutex_);
 
   const Options options_;

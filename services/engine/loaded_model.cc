@@ -97,7 +97,8 @@ void LoadedModel::StartLoop() {
                                                                .metrics = parts_.metrics,
                                                                .clock = parts_.clock});
   loop_ = std::make_unique<StepLoop>(
-      StepLoop::Options{.max_queued_starts = options.max_waiting + options.max_batch},
+      StepLoop::Options{.max_queued_starts = options.max_waiting + options.max_batch,
+                        .on_turn = [sink = parts_.sink] { sink->OnTurn(); }},
       stepper_.get(), cache_.get(), parts_.clock);
 }
 

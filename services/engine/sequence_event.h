@@ -50,6 +50,8 @@ class EventSink {
  public:
   virtual ~EventSink() = default;
   virtual void Deliver(uint64_t stream, std::vector<SequenceEvent> events) = 0;
+  // About once a second, as long as the step loop turns.
+  virtual void OnTurn() {}
 };
 
 }  // namespace conclave::engine

@@ -18,6 +18,7 @@ namespace {
 constexpr Duration kIdleTurn = std::chrono::milliseconds(200);
 // The load of a busy loop is told this often.
 constexpr Duration kReportPeriod = std::chrono::milliseconds(10);
+constexpr Duration kTurnPeriod = std::chrono::seconds(1);
 // While the warm-up waits for experts it is tried this often.
 constexpr Duration kWarmUpRetry = std::chrono::milliseconds(100);
 // The rate of generated tokens forgets over this time.
@@ -153,6 +154,10 @@ void StepLoop::Report() {
   if (empty || now - reported_at_ >= kReportPeriod) {
     reported_at_ = now;
     ReportLoad(now);
+  }
+  if (options_.on_turn && now - turn_told_at_ >= kTurnPeriod) {
+    turn_told_at_ = now;
+    options_.on_turn();
   }
   MutexLock lock(mutex_);
   last_turn_ = now;

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <thread>
 #include <utility>
 #include <variant>
@@ -38,6 +39,9 @@ class StepLoop {
  public:
   struct Options {
     int32_t max_queued_starts = 1280;  // commands to start that the loop has not taken yet
+    // Called on the step thread about once a second, as long as it turns; must not block. May be
+    // null.
+    std::function<void()> on_turn = {};
   };
   // Starts the thread, which warms up first.
   StepLoop(const Options& options, Stepper* stepper, const KvCache* cache, const Clock* clock);
@@ -98,6 +102,7 @@ class StepLoop {
   TimePoint rate_at_;
   TimePoint missing_at_;
   TimePoint reported_at_;
+  TimePoint turn_told_at_;
 
   std::thread thread_;
 };

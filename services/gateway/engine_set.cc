@@ -76,7 +76,7 @@ EngineSet::Engine* EngineSet::LeastLoaded() {
   const auto rank = [](const Engine& engine) {
     const int32_t others =
         std::max(0, engine.load.running + engine.load.waiting - engine.own_at_report);
-    return std::make_tuple(engine.load.draining, !engine.missing.empty(),
+    return std::make_tuple(engine.load.draining, engine.silent, !engine.missing.empty(),
                            others + engine.own_sequences, engine.load.kv_used_ratio);
   };
   Engine* best = nullptr;

@@ -20,7 +20,6 @@ struct ReportedLoad {
   int32_t running = 0;
   int32_t waiting = 0;
   double kv_used_ratio = 0;
-  int64_t last_step_age_ms = 0;
   bool draining = false;
 };
 
@@ -35,8 +34,8 @@ class EngineSet {
     std::string refusal;                     // why a connected engine is not used, or empty
     placement::ExpertKeys missing;           // experts it reaches no live worker for
     ReportedLoad load;
-    TimePoint load_time;        // of the last report
-    TimePoint last_event;       // anything heard on the stream
+    TimePoint last_event;       // anything heard on the stream: about once a second while it steps
+    bool silent = false;        // not heard for too long
     int32_t own_sequences = 0;  // of this gateway, running now
     int32_t own_at_report = 0;  // the same when `load` was reported
   };
@@ -62,8 +61,8 @@ class EngineSet {
   const std::string& fingerprint() const { return fingerprint_; }  // the bound one, or empty
 
   // The connected engine with the fewest sequences: other gateways' by the last report, plus our
-  // own now. Ties: less KV in use, then name. Engines that miss experts come after all others, and
-  // draining ones last. nullptr: none is connected.
+  // own now. Ties: less KV in use, then name. Engines that miss experts come after all others, then
+  // silent ones, and draining ones last. nullptr: none is connected.
   Engine* LeastLoaded();
 
   // What requests may be checked against: the smallest context and vocabulary of the connected

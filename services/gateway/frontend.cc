@@ -189,6 +189,7 @@ void Frontend::OnEngineConnected(const std::string& engine, const EngineIdentity
     known->offered.reset();
     known->identity.reset();
     known->last_event = options_.clock->Now();
+    known->silent = false;
     if (identity.served_name != model_->name()) {
       known->refusal = absl::StrCat(engine, " serves \"", identity.served_name,
                                     "\", this gateway \"", model_->name(), "\"");
@@ -221,6 +222,7 @@ void Frontend::OnEngineEvents(const std::string& engine, std::vector<SequenceEve
   const bool posted = Post([this, engine, shared, taken] {
     if (EngineSet::Engine* const known = engines_.Find(engine)) {
       known->last_event = options_.clock->Now();
+      known->silent = false;
     }
     for (const SequenceEvent& event : *shared) ApplyEvent(event);
     taken();
@@ -418,7 +420,6 @@ void Frontend::FailAllOn(const std::string& engine, const absl::Status& status) 
 }
 
 void Frontend::ApplyCluster(const placement::ClusterView& view) {
-  const TimePoint now = options_.clock->Now();
   for (const placement::EngineEndpoint& endpoint : view.engines) {
     if (endpoint.served_name != model_->name() || endpoint.address.empty()) continue;
     EngineSet::Engine* engine = engines_.Find(endpoint.name);
@@ -436,9 +437,7 @@ void Frontend::ApplyCluster(const placement::ClusterView& view) {
     engine->load = {.running = endpoint.load.running,
                     .waiting = endpoint.load.waiting,
                     .kv_used_ratio = endpoint.load.kv_used_ratio,
-                    .last_step_age_ms = endpoint.load.last_step_age_ms,
                     .draining = endpoint.state == placement::MemberState::kDraining};
-    engine->load_time = now;
     engine->own_at_report = engine->own_sequences;
   }
   // An engine that the controller does not name (it may just have restarted) is kept as long as its
@@ -465,7 +464,10 @@ void Frontend::BindEngines() {
 
 void Frontend::Tick() {
   const TimePoint now = options_.clock->Now();
-  for (auto& [name, engine] : engines_.all()) engine.link->Tick();
+  for (auto& [name, engine] : engines_.all()) {
+    engine.link->Tick();
+    engine.silent = now - engine.last_event > options_.step_age_limit;
+  }
   engines_.DestroyClosed();
   prompts_.Sweep();
   std::vector<std::pair<uint64_t, absl::Status>> late;
@@ -492,10 +494,9 @@ void Frontend::Tick() {
 }
 
 void Frontend::RefreshSnapshot() {
-  Snapshot snapshot{
-      .identity = engines_.CommonIdentity(),
-      .num_engines = engines_.num_connected(),
-      .missing = WhatIsMissing(engines_, options_.clock->Now(), options_.step_age_limit)};
+  Snapshot snapshot{.identity = engines_.CommonIdentity(),
+                    .num_engines = engines_.num_connected(),
+                    .missing = WhatIsMissing(engines_, options_.clock->Now())};
   MutexLock lock(mutex_);
   snapshot_ = std::move(snapshot);
 }

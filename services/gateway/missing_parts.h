@@ -13,8 +13,7 @@
 
 namespace conclave::gateway {
 
-// One line a thing that is missing; empty: ready. An engine counts while it has stepped within
-// `step_age_limit`, or while its stream lives and no fresh report of the controller says otherwise.
-std::vector<std::string> WhatIsMissing(EngineSet& engines, TimePoint now, Duration step_age_limit);
+// One line a thing that is missing; empty: ready. An engine that is silent does not step.
+std::vector<std::string> WhatIsMissing(EngineSet& engines, TimePoint now);
 
 }  // namespace conclave::gateway

@@ -301,6 +301,13 @@ TEST_F(EngineServiceTest, TellsWhatItReachesFirstAndWhenItChanges) {
   EXPECT_EQ(gateway.reach->missing(0).experts(0), 3);
   service_->SetMissing({});
   while (gateway.reach->missing_size() > 0) ASSERT_TRUE(gateway.Read());
+  // And again while the loop turns, so that silence means that it does not.
+  for (int i = 0; i < 3; ++i) {
+    gateway.reach.reset();
+    service_->OnTurn();
+    ASSERT_TRUE(gateway.Read());
+    EXPECT_TRUE(gateway.reach.has_value());
+  }
   gateway.Write(StartOf(1, model_.Prompt(1), 2));
   EXPECT_EQ(gateway.ReadUntilEnded(1).ids.size(), 2u);
 }

@@ -116,6 +116,22 @@ TEST_F(StepLoopTest, AnIdleLoopStaysYoungWithoutWork) {
   EXPECT_LT(loop.load().last_turn_age, seconds(5));
 }
 
+TEST_F(StepLoopTest, AnIdleLoopTellsThatItTurns) {
+  Mutex mutex;
+  CondVar changed;
+  int turns = 0;
+  StepLoop loop({.on_turn =
+                     [&] {
+                       MutexLock lock(mutex);
+                       ++turns;
+                       changed.NotifyAll();
+                     }},
+                stepper_.get(), &engine_.cache, &clock_);
+  const auto deadline = std::chrono::steady_clock::now() + seconds(20);
+  MutexLock lock(mutex);
+  while (turns < 3) ASSERT_TRUE(changed.WaitUntil(mutex, deadline));
+}
+
 TEST_F(StepLoopTest, RefusesBeyondItsQueueAndWhileDraining) {
   StepLoop full({.max_queued_starts = 0}, stepper_.get(), &engine_.cache, &clock_);
   EXPECT_EQ(full.Start(Request(1, 1)).code(), absl::StatusCode::kResourceExhausted);

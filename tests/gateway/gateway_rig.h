@@ -47,6 +47,7 @@ class GatewayRig {
     Duration heartbeat_period = std::chrono::seconds(10);
     Duration first_token_timeout = std::chrono::seconds(60);
     Duration fingerprint_hold = std::chrono::seconds(10);
+    Duration step_age_limit = std::chrono::seconds(5);
     v1::EngineHello hello = TalesHello();
     std::vector<v1::EngineHello> more_hellos = {};  // of further engines
   };
@@ -58,6 +59,7 @@ class GatewayRig {
     frontend.max_running = options_.max_running;
     frontend.first_token_timeout = options_.first_token_timeout;
     frontend.fingerprint_hold = options_.fingerprint_hold;
+    frontend.step_age_limit = options_.step_age_limit;
     frontend.cluster_secret = "a secret for tests";
     frontend.link_factory = [](const std::string& engine, const std::string& address,
                                EngineListener* listener) {

@@ -118,6 +118,18 @@ class Deaths(ClusterTest):
         wait_until(self.all_with_the_controller, "all members with the new controller")
         self.assertEqual(self.expected(), digest)
 
+    def test_an_engine_that_hangs_makes_the_gateway_unready(self):
+        pid = self.cluster.process("engine-0")["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            stopped = time.monotonic()
+            body = wait_until(lambda: not self.cluster.is_ready() and self.cluster.get("/readyz")[1], "the gateway not ready")
+            self.assertLess(time.monotonic() - stopped, 10)
+            self.assertIn("engine-0 has not stepped for", body)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        wait_until(self.cluster.is_ready, "the engine back")
+
     def ready_until(self, condition, what):
         """Waits, and meanwhile the gateway must always be ready: requests are served."""
         def holds():
