@@ -142,7 +142,6 @@ absl::StatusOr<GenerationResult> GatewayClient::Generate(
   grpc::ClientContext context;
   channel_.Prepare(&context, std::chrono::milliseconds(0));
   GenerationResult result;
-  result.began_unix_ms = UnixMs();
   const auto start = std::chrono::steady_clock::now();
   const auto stub = v1::InferenceService::NewStub(channel_.grpc());
   const auto stream = stub->Generate(&context, proto);
@@ -163,7 +162,7 @@ absl::StatusOr<GenerationResult> GatewayClient::Generate(
         case v1::GenerateEvent::kTokens:
           if (event.tokens().ids_size() > 0) {
             result.arrivals.push_back(
-                {std::chrono::steady_clock::now() - start, event.tokens().ids_size()});
+                {std::chrono::steady_clock::now() - start, event.tokens().ids_size(), UnixMs()});
           }
           result.ids.insert(result.ids.end(), event.tokens().ids().begin(),
                             event.tokens().ids().end());

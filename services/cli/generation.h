@@ -41,9 +41,9 @@ struct GenerationResult {
   struct Arrival {
     std::chrono::nanoseconds at{};
     int64_t num_tokens = 0;
+    int64_t unix_ms = 0;  // the same moment on the clock that events are told by
   };
   std::vector<Arrival> arrivals;
-  int64_t began_unix_ms = 0;  // when the request was sent
   std::chrono::nanoseconds total{};
 
   double first_token_seconds() const;       // 0 without tokens

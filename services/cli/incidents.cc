@@ -5,6 +5,7 @@
 #include <set>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/cli/controller_client.h"
@@ -19,7 +20,7 @@ namespace {
 constexpr double kLongFactor = 1.5;
 constexpr double kLongSeconds = 0.010;
 // A token may still arrive that was sent before the death.
-constexpr int64_t kUnderWayMs = 100;
+constexpr int64_t kUnderWayMs = 200;
 // The supervisor looks for dead children every 20 ms; a failed request is told of sooner.
 constexpr std::chrono::milliseconds kSupervisorDelay{300};
 constexpr std::chrono::milliseconds kPoll{20};
@@ -35,18 +36,15 @@ Gap LongestGap(const GenerationResult& result) {
   Gap gap;
   std::vector<double> gaps;
   int64_t tokens = 0;
-  const auto unix_ms = [&](std::chrono::nanoseconds at) {
-    return result.began_unix_ms + std::chrono::duration_cast<std::chrono::milliseconds>(at).count();
-  };
   for (size_t i = 0; i < result.arrivals.size(); ++i) {
     if (i > 0) {
-      const auto from = result.arrivals[i - 1].at, to = result.arrivals[i].at;
-      gaps.push_back(std::chrono::duration<double>(to - from).count());
+      const auto &before = result.arrivals[i - 1], &after = result.arrivals[i];
+      gaps.push_back(std::chrono::duration<double>(after.at - before.at).count());
       if (gaps.back() > gap.seconds) {
         gap.seconds = gaps.back();
         gap.token = tokens + 1;
-        gap.from_unix_ms = unix_ms(from);
-        gap.to_unix_ms = unix_ms(to);
+        gap.from_unix_ms = before.unix_ms;
+        gap.to_unix_ms = after.unix_ms;
       }
     }
     tokens += result.arrivals[i].num_tokens;
@@ -110,13 +108,20 @@ std::string FailureLine(const Context& context, const std::string& gateway, int6
   while (state.ok()) {
     const std::vector<std::string> deaths =
         DeathsBetween(AllEvents(context, *state), began_unix_ms, UnixMs());
+    const std::string ready =
+        absl::StrCat(": ask again when ", Hint("ps", context.state_dir), " shows all ready");
     const std::string again =
         state->supervised
-            ? absl::StrCat("; it is started again: ask again when ", Hint("ps", context.state_dir),
-                           " shows it ready")
+            ? absl::StrCat("; what has ended is started again", ready)
             : absl::StrCat("; nothing is started again, because the supervisor is dead: ",
                            Hint("up -d", context.state_dir), " starts anew");
-    if (!deaths.empty()) return absl::StrJoin(deaths, ", ") + again;
+    if (!deaths.empty()) {
+      // The controller loses a member that is silent, too; only the supervisor sees an end.
+      const bool ended = std::any_of(deaths.begin(), deaths.end(), [](const std::string& death) {
+        return absl::StrContains(death, " ended ");
+      });
+      return absl::StrJoin(deaths, ", ") + (ended ? again : ready);
+    }
     for (const ProcessState& process : state->processes) {
       if (process.kind == "gateway" && process.pid == 0) {
         return absl::StrCat(process.name, " ", process.last_end, again);

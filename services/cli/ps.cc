@@ -26,6 +26,8 @@ namespace conclave::cli {
 namespace {
 
 constexpr std::chrono::milliseconds kControllerTimeout{2000};
+// "waiting for a placement"; a longer reason is told below the table.
+constexpr size_t kWidestState = 24;
 
 // Resident memory of a process of this machine; 0 when it cannot be read.
 int64_t ResidentBytes(int64_t pid) {
@@ -101,7 +103,9 @@ int PsCommand::Run(const Context& context) {
                     members.ok() ? *members : ClusterMembers(), members.ok());
   const bool refused = absl::IsUnauthenticated(members.status());
   std::string note =
-      members.ok() ? ReplicaNote(*members, !running.ok() || running->supervised)
+      members.ok() ? ReplicaNote(WithoutEnded(*members, running.ok() ? running->processes
+                                                                     : std::vector<ProcessState>()),
+                                 !running.ok() || running->supervised)
       : refused    ? "The states are unknown: this call shows another secret than the cluster's."
       : rpc::IsOtherCluster(members.status())
           ? absl::StrCat("The controller at ", *controller,
@@ -147,14 +151,17 @@ int PsCommand::Run(const Context& context) {
                 object.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     return refused ? Fail(members.status()) : kExitOk;
   }
+  std::string reasons;  // below the table: why a member is not ready
   std::vector<std::vector<std::string>> table = {
       {"NAME", "PID", "PORT", "STATE", "HOLDS", "MEMORY", "LOAD"}};
   for (const ProcessRow& row : rows) {
+    const bool long_state = !row.short_state.empty();
+    if (long_state) absl::StrAppend(&reasons, row.name, ": ", row.state, "\n");
     table.push_back({row.name, row.pid == 0 ? "-" : absl::StrCat(row.pid), Port(row.address),
-                     row.state, row.holds.empty() ? "-" : row.holds,
+                     long_state ? row.short_state : row.state, row.holds.empty() ? "-" : row.holds,
                      row.memory_bytes == 0 ? "-" : FormatBytes(row.memory_bytes), row.load});
   }
-  std::printf("%s%s\n", FormatTable(table).c_str(), note.c_str());
+  std::printf("%s%s%s\n", FormatTable(table).c_str(), reasons.c_str(), note.c_str());
   return refused ? Fail(members.status()) : kExitOk;
 }
 
@@ -166,6 +173,7 @@ std::vector<ProcessRow> JoinProcesses(const std::vector<ProcessState>& processes
   const auto fill = [](const MemberInfo& member, ProcessRow* row) {
     const bool starting = member.state == "loading" || member.state == "not ready";
     row->state = starting && !member.note.empty() ? member.note : member.state;
+    if (row->state.size() > kWidestState) row->short_state = member.state;
     row->holds = Holds(member);
     row->load = Load(member);
     row->model = member.served_name;
@@ -244,6 +252,15 @@ std::vector<ProcessRow> JoinProcesses(const std::vector<ProcessState>& processes
       absl::StrAppend(&row.holds, row.holds.empty() ? "" : ", ", name);
   }
   return rows;
+}
+
+ClusterMembers WithoutEnded(ClusterMembers members, const std::vector<ProcessState>& processes) {
+  for (MemberInfo& member : members.members) {
+    for (const ProcessState& process : processes) {
+      if (member.name == process.name && member.pid != process.pid) member.live = false;
+    }
+  }
+  return members;
 }
 
 std::string ReplicaNote(const ClusterMembers& members, bool supervised) {

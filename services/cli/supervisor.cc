@@ -150,6 +150,8 @@ std::string Supervisor::StartingLine() {
         if (member.state == "ready") doing.clear();
       }
     }
+    // The gateway waits for all others: it is told of when it is the last.
+    if (child.plan.kind == "gateway" && !parts.empty()) continue;
     if (!doing.empty()) parts.push_back(absl::StrCat(child.plan.name, " ", doing));
   }
   return absl::StrJoin(parts, ", ");

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -40,6 +41,12 @@ std::string ProgramsDir() {
   return fs::read_symlink("/proc/self/exe", error).parent_path().string();
 }
 
+// Of the terminal: a longer line would wrap, and only its end be taken back.
+size_t Columns(int fd) {
+  winsize size{};
+  return ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
+}
+
 // Says what is happening: on this terminal, or through a pipe to the process that the person
 // started.
 class Reporter {
@@ -50,7 +57,7 @@ class Reporter {
     if (line == last_) return;
     last_ = line;
     if (terminal_) {
-      std::fprintf(out_, "\r\033[K%s", line.substr(0, 120).c_str());
+      std::fprintf(out_, "\r\033[K%s", line.substr(0, Columns(fileno(out_)) - 1).c_str());
     } else {
       std::fprintf(out_, "%s\n", line.c_str());
     }

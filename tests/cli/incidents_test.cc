@@ -14,9 +14,9 @@ constexpr int64_t kBegan = 1'000'000;
 // Ten tokens, one every 50 ms, but the fifth, which comes `late_ms` later.
 GenerationResult TenTokens(int64_t late_ms) {
   GenerationResult result;
-  result.began_unix_ms = kBegan;
   for (int64_t i = 0; i < 10; ++i) {
-    result.arrivals.push_back({std::chrono::milliseconds(50 * i + (i >= 4 ? late_ms : 0)), 1});
+    const int64_t at_ms = 50 * i + (i >= 4 ? late_ms : 0);
+    result.arrivals.push_back({std::chrono::milliseconds(at_ms), 1, kBegan + at_ms});
   }
   return result;
 }
@@ -50,7 +50,7 @@ TEST(DescribePauseTest, InventsNothing) {
   EXPECT_EQ(DescribePause(TenTokens(0), {Death(160)}), "") << "a death without a pause";
   EXPECT_EQ(DescribePause(TenTokens(30), {Death(160)}), "") << "a pause as any machine has";
   EXPECT_EQ(DescribePause(TenTokens(650), {Death(900)}), "") << "a death after the pause";
-  EXPECT_EQ(DescribePause(TenTokens(650), {Death(0)}), "") << "a death long before";
+  EXPECT_EQ(DescribePause(TenTokens(650), {Death(-100)}), "") << "a death long before";
   EXPECT_EQ(DescribePause(GenerationResult{}, {Death(0)}), "");
 }
 

@@ -107,6 +107,36 @@ TEST(JoinProcessesTest, ShowsLocalProcessesAndMembersElsewhere) {
   EXPECT_EQ(rows[3].holds, "1 of 2 experts");
 }
 
+TEST(JoinProcessesTest, ALongReasonHasAWordForTheTable) {
+  ClusterMembers members;
+  MemberInfo gateway = Worker("gateway", {});
+  gateway.kind = "gateway";
+  gateway.state = "not ready";
+  gateway.note = "engine-0 reaches no live worker that has layers 1-4 experts 0-15";
+  MemberInfo loading = Worker("expert-0", {});
+  loading.state = "loading";
+  loading.note = "loading 41 %";
+  members.members = {gateway, loading};
+  const std::vector<ProcessRow> rows = JoinProcesses({}, members, true);
+  EXPECT_EQ(rows[0].state, gateway.note);
+  EXPECT_EQ(rows[0].short_state, "not ready");
+  EXPECT_EQ(rows[1].state, "loading 41 %");
+  EXPECT_EQ(rows[1].short_state, "");
+}
+
+TEST(WithoutEndedTest, AMemberWhoseProcessEndedIsNotLive) {
+  ClusterMembers members;
+  members.members = {Worker("expert-0", {{0, 0}}), Worker("expert-1", {{0, 1}})};
+  members.members[0].pid = 8;
+  members.members[1].pid = 9;
+  ProcessState ended;
+  ended.name = "expert-0";
+  const ClusterMembers left = WithoutEnded(members, {ended});
+  EXPECT_FALSE(left.members[0].live);
+  EXPECT_TRUE(left.members[1].live) << "of another machine";
+  EXPECT_THAT(ReplicaNote(left, true), HasSubstr("1 of 2 experts of tales have no live worker"));
+}
+
 TEST(JoinProcessesTest, AMemberOfAnEarlierPidIsNotTheProcess) {
   ClusterMembers members;
   MemberInfo old = Worker("expert-0", {{0, 0}});

@@ -46,7 +46,7 @@ class Deaths(ClusterTest):
         if running.returncode == 0:
             self.assertRegex(out, rf"\n  token \d+: expert-1 \({old}\) ended by SIGKILL, longest gap \d+ ms \(usual \d+ ms\)\n$")
         else:
-            self.assertIn(f"  expert-1 ({old}) ended by SIGKILL; it is started again", errors)
+            self.assertIn(f"  expert-1 ({old}) ended by SIGKILL; what has ended is started again", errors)
         self.cluster.wait_restarted("expert-1", old)
         self.assertNotIn("  token", self.cluster.conclave("run", *STORY).stdout)
 
@@ -170,7 +170,7 @@ class Deaths(ClusterTest):
         _, errors = running.communicate(timeout=60)
         self.assertEqual(running.returncode, 1)
         self.assertIn("error: UNAVAILABLE: the connection to the gateway at ", errors)
-        self.assertIn(f"  gateway ({old}) ended by SIGKILL; it is started again", errors)
+        self.assertIn(f"  gateway ({old}) ended by SIGKILL; what has ended is started again", errors)
         self.cluster.wait_restarted("gateway", old)
         self.cluster.wait_engine(0)
         self.assertEqual(self.expected(), digest)
