@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "services/gateway/missing_parts.h"
 #include "shared/base/log.h"
 #include "shared/base/status_macros.h"
 #include "shared/base/thread_name.h"
@@ -141,24 +140,6 @@ void Frontend::CancelById(std::string request_id, std::function<void(absl::Statu
 
 void Frontend::UpdateCluster(const placement::ClusterView& view) {
   Post([this, view] { ApplyCluster(view); });
-}
-
-void Frontend::SetNote(std::string note) {
-  MutexLock lock(mutex_);
-  note_ = std::move(note);
-}
-
-http::Readiness Frontend::readiness() const {
-  http::Readiness readiness;
-  {
-    MutexLock lock(mutex_);
-    readiness.missing = snapshot_.missing;
-    if (!note_.empty()) readiness.notes.push_back(note_);
-  }
-  if (draining_)
-    readiness.missing.insert(readiness.missing.begin(), "the gateway is shutting down");
-  readiness.ready = readiness.missing.empty();
-  return readiness;
 }
 
 std::optional<EngineIdentity> Frontend::identity() const {
@@ -491,14 +472,6 @@ void Frontend::Tick() {
   }
   options_.registry->GetGauge("conclave_requests_running").Set(static_cast<double>(num_running()));
   BindEngines();
-}
-
-void Frontend::RefreshSnapshot() {
-  Snapshot snapshot{.identity = engines_.CommonIdentity(),
-                    .num_engines = engines_.num_connected(),
-                    .missing = WhatIsMissing(engines_, options_.clock->Now())};
-  MutexLock lock(mutex_);
-  snapshot_ = std::move(snapshot);
 }
 
 }  // namespace conclave::gateway

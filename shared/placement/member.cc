@@ -222,14 +222,15 @@ void Membership::State::ServeOneConnection() {
       v1::PlacementService::NewStub(channel.grpc());
   const std::unique_ptr<Stream> stream = stub->Join(&context);
   std::thread reader;
-  bool first = true;
+  bool first = true, broken = false;
   while (true) {
     bool is_leaving;
     {
       MutexLock lock(mutex);
       is_leaving = leaving;
     }
-    if (!stream->Write(MakeReport(first, is_leaving))) break;
+    broken = !stream->Write(MakeReport(first, is_leaving));
+    if (broken) break;
     if (first) {
       reader = std::thread([this, &stream] { Read(stream.get()); });
       first = false;
@@ -250,7 +251,7 @@ void Membership::State::ServeOneConnection() {
     {
       MutexLock lock(mutex);
       const auto deadline = std::chrono::steady_clock::now() + kLeaveTimeout;
-      while (leaving && !stream_broken && !stop) {
+      while ((leaving || broken) && !stream_broken && !stop) {
         if (!wake.WaitUntil(mutex, deadline)) break;
       }
       if (!stream_broken) context.TryCancel();
