@@ -73,7 +73,9 @@ class LineReader {
 class ChatCommand final : public Command {
  public:
   const char* name() const override { return "chat"; }
-  const char* summary() const override { return "talk on the terminal"; }
+  const char* summary() const override {
+    return "talk on the terminal; /help there shows the commands";
+  }
   void AddFlags(CLI::App& app) override {
     app.add_option("--gateway", gateway_, "its gRPC port; default: the cluster that runs here")
         ->type_name("HOST:PORT");

@@ -114,6 +114,10 @@ void AddParameterFlags(CLI::App& app, Parameters* parameters) {
       ->check([](const std::string& text) {
         return std::string(text.empty() ? "wants a text of at least one character" : "");
       });
+  app.footer(absl::StrCat(
+      "A parameter that is not given is as the model's generation_config.json says, else "
+      "as OpenAI's API has it.\n",
+      app.get_footer()));
   app.add_flag("--ignore-eos", parameters->ignore_eos, "go on after the end token");
 }
 

@@ -181,9 +181,10 @@ int Main(int argc, char** argv) {
   app.set_version_flag("--version", absl::StrCat("conclave ", std::string(Version()), " (commit ",
                                                  std::string(Commit()), ")"));
   app.require_subcommand(1);
-  app.footer(
-      "conclave COMMAND --help says more. Exit codes: 0 good, 1 failed, 2 wrong usage, 3 no "
-      "cluster runs.");
+  constexpr const char* kExitCodes =
+      "Exit codes: 0 good, 1 failed, 2 wrong usage, 3 no cluster runs, 130 interrupted.";
+  // The commands inherit it.
+  app.footer(absl::StrCat("All settings are flags here, too: conclave config show.\n", kExitCodes));
   AllOptions defaults;
   Settings declared("conclave", "*", "");
   defaults.Bind(declared);
@@ -200,6 +201,10 @@ int Main(int argc, char** argv) {
     entry.command->AddFlags(*entry.app);
     AddSettingFlags(rows, &entry);
   }
+  app.footer(absl::StrCat(
+      "To begin: conclave up -d, then conclave run \"Spell the word wolf.\" or conclave "
+      "chat, then conclave down.\nconclave COMMAND --help says more. ",
+      kExitCodes));
   std::vector<std::string> words(argv + 1, argv + argc);
   for (Entry& entry : entries) {
     if (words.empty() || words.front() != entry.command->name()) continue;

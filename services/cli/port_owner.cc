@@ -65,7 +65,7 @@ std::string PortOwner(int port) {
       }
     }
   }
-  return "another user's process";
+  return "a process that cannot be seen from here";
 }
 
 }  // namespace conclave::cli

@@ -5,8 +5,8 @@
 
 namespace conclave::cli {
 
-// "PID 4102 (conclave-gateway)", or "another user's process" when it cannot be seen, or empty when
-// nobody listens.
+// "PID 4102 (conclave-gateway)", or "a process that cannot be seen from here" (another user's, or
+// one that ends), or empty when nobody listens.
 std::string PortOwner(int port);
 
 }  // namespace conclave::cli

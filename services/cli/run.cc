@@ -51,9 +51,8 @@ class RunCommand final : public Command {
   const char* name() const override { return "run"; }
   const char* summary() const override { return "ask one thing and stream the answer"; }
   void AddFlags(CLI::App& app) override {
-    prompt_flag_ = app.add_option("prompt", prompt_,
-                                  "what to ask; - or nothing reads standard input; behind -- it "
-                                  "may start with a -");
+    prompt_flag_ =
+        app.add_option("prompt", prompt_, "what to ask; - or nothing reads standard input");
     prompt_flag_->type_name("");
     app.add_option("--gateway", gateway_, "its gRPC port; default: the cluster that runs here")
         ->type_name("HOST:PORT");

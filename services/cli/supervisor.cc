@@ -129,7 +129,9 @@ std::string Supervisor::PortTaken(const Child& child) const {
   for (const std::string& text : addresses) {
     const auto address = ParseAddress(text);
     const std::string owner = address.ok() ? PortOwner(address->port) : "";
-    if (!owner.empty()) return absl::StrCat(" (port ", address->port, " is held by ", owner, ")");
+    if (owner.empty()) continue;
+    return absl::StrCat(" (port ", address->port, " is held by ", owner, "; others are taken by ",
+                        Hint("up --auto-ports", options_.state_dir), ")");
   }
   return "";
 }
