@@ -189,15 +189,17 @@ absl::Status Supervisor::Start(Duration timeout) {
   while (clock_.Now() < deadline) {
     absl::Status failed;
     Reap([&](Child& child, const ChildEnd& end) {
-      const std::string line = LastWords(child) + PortTaken(child);
+      const std::string taken = PortTaken(child);
+      const std::string line = LastWords(child) + taken;
       const std::string text = absl::StrCat("(", child.state.pid, ") ", end.ToString(), ": ", line);
       if (end.signal == 0 || child.restarts.Exhausted(clock_.Now())) {
         // All that open the checkpoint find the same fault in it: it is shown once, as the error.
         start_failed_ = true;
         Record(child.state.name, text);
-        failed.Update(
-            absl::AbortedError(absl::StrCat(child.state.name, " ", end.ToString(), ": ", line,
-                                            "\n  (its log: ", child.state.log, ")")));
+        const std::string message = absl::StrCat(child.state.name, " ", end.ToString(), ": ", line,
+                                                 "\n  (its log: ", child.state.log, ")");
+        failed.Update(taken.empty() ? absl::AbortedError(message)
+                                    : absl::AlreadyExistsError(message));
       } else {
         Tell(child.state.name, text);
         child.restart_at = clock_.Now() + child.restarts.DelayAfterDeath(clock_.Now());

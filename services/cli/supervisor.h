@@ -36,8 +36,8 @@ class Supervisor {
   ~Supervisor();  // ends what still runs, without grace
 
   // Starts all and waits until the gateway is ready. A process that ends by itself before that is
-  // an error with its last log line, because starting it again would end the same way. CANCELLED on
-  // a stop signal.
+  // an error with its last log line, because starting it again would end the same way: ABORTED, or
+  // ALREADY_EXISTS when somebody else listens on its port by now. CANCELLED on a stop signal.
   absl::Status Start(Duration timeout);
 
   // Watches until a stop signal.

@@ -35,6 +35,8 @@ namespace fs = std::filesystem;
 // "build/conclave chat" and two more fit on a line of a terminal.
 constexpr size_t kLongHint = 20;
 constexpr int kPollMs = 50;
+// Of a start with --auto-ports, each with other ports.
+constexpr int kMostAttempts = 5;
 
 std::string ProgramsDir() {
   std::error_code error;
@@ -128,7 +130,8 @@ class UpCommand final : public Command {
 
  private:
   absl::Status Prepare(const Context& context, ClusterPlan* plan);
-  int RunHere(const Context& context, const ClusterPlan& plan, Reporter& reporter, int ready_fd);
+  int RunHere(const Context& context, const ClusterPlan& first_plan, Reporter& reporter,
+              int ready_fd);
   int RunDetached(const Context& context, const ClusterPlan& plan);
 
   bool detach_ = false;
@@ -198,7 +201,7 @@ std::string ReadyLines(const ClusterPlan& plan, const Context& context, double s
 
 // Runs until stopped. `ready_fd`, if not -1, is closed when the start is over; what was reported
 // before is read by its other end.
-int UpCommand::RunHere(const Context& context, const ClusterPlan& plan, Reporter& reporter,
+int UpCommand::RunHere(const Context& context, const ClusterPlan& first_plan, Reporter& reporter,
                        int ready_fd) {
   StopSignals signals;
   umask(077);  // state and logs are the owner's alone
@@ -210,53 +213,62 @@ int UpCommand::RunHere(const Context& context, const ClusterPlan& plan, Reporter
   const auto started = std::chrono::steady_clock::now();
   const bool foreground = ready_fd < 0;
   std::error_code error;
-  Supervisor supervisor({.plan = plan,
-                         .programs_dir = ProgramsDir(),
-                         .state_dir = context.state_dir,
-                         .model = fs::absolute(context.options.common.model, error).string(),
-                         .common = context.options.common,
-                         .lock = &*lock,
-                         .on_event =
-                             [&](const Event& event) {
-                               if (foreground && event.member != "cluster") {
-                                 reporter.Line(absl::StrCat(FormatClock(event.unix_ms), " ",
-                                                            event.member, " ", event.text));
-                               }
-                             },
-                         .on_progress = [&](const std::string& line) { reporter.Progress(line); }},
-                        signals);
-  const absl::Status status =
-      supervisor.Start(std::chrono::seconds(context.options.up.start_timeout_s));
-  if (absl::IsCancelled(status)) {
-    const int ended = supervisor.Stop();
+  Supervisor::Options options = {
+      .plan = first_plan,
+      .programs_dir = ProgramsDir(),
+      .state_dir = context.state_dir,
+      .model = fs::absolute(context.options.common.model, error).string(),
+      .common = context.options.common,
+      .lock = &*lock,
+      .on_event =
+          [&](const Event& event) {
+            if (foreground && event.member != "cluster") {
+              reporter.Line(
+                  absl::StrCat(FormatClock(event.unix_ms), " ", event.member, " ", event.text));
+            }
+          },
+      .on_progress = [&](const std::string& line) { reporter.Progress(line); }};
+  std::optional<Supervisor> supervisor;
+  absl::Status status;
+  for (int attempt = 1; attempt <= kMostAttempts; ++attempt) {
+    supervisor.emplace(options, signals);
+    status = supervisor->Start(std::chrono::seconds(context.options.up.start_timeout_s));
+    // Between looking for free ports and listening on them, another program can take one.
+    if (!absl::IsAlreadyExists(status) || !context.options.up.auto_ports) break;
+    supervisor->Stop();
+    auto plan = PlanCluster(context, ReadCpuLimit().cores);
+    if (!plan.ok()) break;
+    options.plan = *std::move(plan);
+    reporter.Progress("a port was taken meanwhile: starting again on others");
+  }
+  if (!status.ok()) {
+    const bool interrupted = absl::IsCancelled(status);
+    if (!interrupted) reporter.Line(absl::StrCat("error: ", std::string(status.message())));
+    const int ended = supervisor->Stop();
+    if (!interrupted) return kExitFailed;
     reporter.Line(absl::StrCat("error: interrupted while starting; ", Count(ended, "process"),
                                " ended, nothing goes on"));
     return kExitInterrupted;
   }
-  if (!status.ok()) {
-    reporter.Line(absl::StrCat("error: ", std::string(status.message())));
-    supervisor.Stop();
-    return kExitFailed;
-  }
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  reporter.Line(ReadyLines(plan, context, seconds, foreground));
+  reporter.Line(ReadyLines(options.plan, context, seconds, foreground));
   if (!foreground) {
     // Ends the pipe for the waiting parent: from now on there is nobody to talk to.
     const int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
     dup2(nowhere, ready_fd);
     close(nowhere);
   }
-  supervisor.Supervise();
+  supervisor->Supervise();
   const auto stopping = std::chrono::steady_clock::now();
   if (foreground) reporter.Progress("draining; Ctrl-C again ends at once");
-  const int ended = supervisor.Stop();
+  const int ended = supervisor->Stop();
   if (foreground) {
     reporter.Line(absl::StrCat(
         ended, " processes ended in ",
         FormatSeconds(
             std::chrono::duration<double>(std::chrono::steady_clock::now() - stopping).count()),
-        DescribeDrain(supervisor.state())));
+        DescribeDrain(supervisor->state())));
   }
   return kExitOk;
 }

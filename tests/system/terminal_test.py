@@ -80,6 +80,22 @@ class Up(unittest.TestCase):
                     cluster.conclave("down", check=False)
                     cluster.folder.cleanup()
 
+    def test_clusters_that_start_at_once_find_ports_of_their_own(self):
+        clusters = [Cluster() for _ in range(3)]
+        try:
+            for cluster in clusters:
+                cluster.flags = clusters[0].flags
+            starting = [cluster.start("up", "-d", *cluster.flags) for cluster in clusters]
+            for up in starting:
+                out, errors = up.communicate(timeout=120)
+                self.assertEqual(up.returncode, 0, out + errors)
+            addresses = [row["address"] for cluster in clusters for row in cluster.ps()["processes"]]
+            self.assertEqual(len(set(addresses)), 15)
+            self.assertEqual(len({cluster.run("Hello", "--temperature", "0")["digest"] for cluster in clusters}), 1)
+        finally:
+            for cluster in clusters:
+                cluster.__exit__()
+
     def test_a_deleted_state_folder_is_made_again(self):
         with Cluster() as cluster:
             pids = [row["pid"] for row in cluster.ps()["processes"]]
