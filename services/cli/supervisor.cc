@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/cli/controller_client.h"
@@ -198,8 +199,9 @@ absl::Status Supervisor::Start(Duration timeout) {
         Record(child.state.name, text);
         const std::string message = absl::StrCat(child.state.name, " ", end.ToString(), ": ", line,
                                                  "\n  (its log: ", child.state.log, ")");
-        failed.Update(taken.empty() ? absl::AbortedError(message)
-                                    : absl::AlreadyExistsError(message));
+        // Who took the port may have ended by now, because it met the same.
+        const bool lost_port = !taken.empty() || absl::StrContains(line, " in use");
+        failed.Update(lost_port ? absl::AlreadyExistsError(message) : absl::AbortedError(message));
       } else {
         Tell(child.state.name, text);
         child.restart_at = clock_.Now() + child.restarts.DelayAfterDeath(clock_.Now());

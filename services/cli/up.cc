@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <optional>
+#include <random>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
@@ -36,7 +37,8 @@ namespace fs = std::filesystem;
 constexpr size_t kLongHint = 20;
 constexpr int kPollMs = 50;
 // Of a start with --auto-ports, each with other ports.
-constexpr int kMostAttempts = 5;
+constexpr int kMostAttempts = 8;
+constexpr int kLongestWaitMs = 1000;
 
 std::string ProgramsDir() {
   std::error_code error;
@@ -236,6 +238,13 @@ int UpCommand::RunHere(const Context& context, const ClusterPlan& first_plan, Re
     // Between looking for free ports and listening on them, another program can take one.
     if (!absl::IsAlreadyExists(status) || !context.options.up.auto_ports) break;
     supervisor->Stop();
+    // Two that start at the same time shall not meet again.
+    std::uniform_int_distribution<int> wait_ms(0, kLongestWaitMs);
+    std::random_device random;
+    if (signals.WaitFor(std::chrono::milliseconds(wait_ms(random)))) {
+      status = absl::CancelledError("interrupted while starting");
+      break;
+    }
     auto plan = PlanCluster(context, ReadCpuLimit().cores);
     if (!plan.ok()) break;
     options.plan = *std::move(plan);
