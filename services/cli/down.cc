@@ -2,7 +2,6 @@
 #include <signal.h>
 
 #include <cstdio>
-#include <thread>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
@@ -11,13 +10,14 @@
 #include "services/cli/hint.h"
 #include "services/cli/leftovers.h"
 #include "services/cli/table.h"
+#include "shared/base/signals.h"
 
 namespace conclave::cli {
 namespace {
 
 using std::chrono::steady_clock;
 
-constexpr auto kPoll = std::chrono::milliseconds(10);
+constexpr Duration kPoll = std::chrono::milliseconds(10);
 constexpr auto kTellAfter = std::chrono::seconds(2);
 // Beyond the drain time: what the supervisor itself may take for four kinds of processes.
 constexpr auto kMostBeyondDrain = std::chrono::seconds(60);
@@ -39,8 +39,11 @@ int DownCommand::Run(const Context& context) {
                 Count(left.ended, "process").c_str(), left.drain.c_str());
     return kExitOk;
   }
+  StopSignals signals;
   const auto start = steady_clock::now();
-  if (kill(static_cast<pid_t>(state->supervisor_pid), SIGTERM) != 0) {
+  // A second signal would cut off what runs.
+  const bool draining = state->phase == "draining";
+  if (!draining && kill(static_cast<pid_t>(state->supervisor_pid), SIGTERM) != 0) {
     return Fail(absl::PermissionDeniedError(
         absl::StrCat("the supervisor ", state->supervisor_pid, " belongs to another user")));
   }
@@ -53,13 +56,17 @@ int DownCommand::Run(const Context& context) {
                        context.state_dir, "/logs/supervisor.log, then: kill -9 ",
                        state->supervisor_pid, "; ", Hint("down", context.state_dir))));
     }
-    if (!told && steady_clock::now() - start > kTellAfter) {
-      std::printf("draining, at most %lld s for running requests\n",
-                  static_cast<long long>(state->drain_seconds));
+    if (!told && (draining || steady_clock::now() - start > kTellAfter)) {
+      std::printf("draining%s, at most %lld s for running requests; at once: kill %lld\n",
+                  draining ? " already" : "", static_cast<long long>(state->drain_seconds),
+                  static_cast<long long>(state->supervisor_pid));
       std::fflush(stdout);
       told = true;
     }
-    std::this_thread::sleep_for(kPoll);
+    if (signals.WaitFor(kPoll)) {
+      std::fprintf(stderr, "interrupted; the cluster goes on ending\n");
+      return kExitInterrupted;
+    }
   }
   const auto ended = ReadClusterState(context.state_dir);
   // A supervisor that was itself killed meanwhile has left processes behind.

@@ -1,5 +1,6 @@
 """What a person does at a terminal besides asking: Ctrl-C, a closed pipe, a state folder deleted under way."""
 
+import json
 import os
 import shutil
 import signal
@@ -120,6 +121,20 @@ class Up(unittest.TestCase):
             self.assertIn("draining, at most 4 s for running requests", down.stdout)
             self.assertIn("1 request was running and was cut off", down.stdout)
             run.communicate(timeout=30)
+
+    def test_a_second_down_cuts_nothing_off_and_ctrl_c_leaves_the_drain_going(self):
+        with Cluster() as cluster:
+            run = cluster.start("run", "Tell me a story.", "--pace", "20", "--max-tokens", "60", "--ignore-eos", "--json")
+            wait_until(lambda: cluster.process("engine-0")["load"].startswith("1 running"), "the request in ps")
+            first = cluster.start("down")
+            wait_until(lambda: json.loads((cluster.state_dir / "cluster.json").read_text())["phase"] == "draining", "the drain")
+            code, _, errors = interrupted(first)
+            self.assertEqual(code, 130)
+            self.assertIn("the cluster goes on ending", errors)
+            self.assertIn("draining already", cluster.conclave("down").stdout)
+            out, errors = run.communicate(timeout=30)
+            self.assertEqual(run.returncode, 0, errors)
+            self.assertEqual(json.loads(out)["completion_tokens"], 60)
 
     def test_down_drains_processes_without_a_supervisor(self):
         with Cluster() as cluster:
