@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/attention.h"
 #include "services/cli/table.h"
 #include "shared/base/address.h"
 #include "shared/base/byte_size.h"
@@ -115,9 +114,8 @@ Check CheckFits(const MemoryDemand& demand, int64_t available_bytes, int64_t tot
   check.verdict = starts ? Verdict::kWarn : Verdict::kFail;
   const int64_t left = available_bytes - demand.weight_bytes - kOtherBytes;
   if (left >= demand.kv_block_bytes && demand.kv_block_bytes > 0) {
-    check.remedy =
-        absl::StrCat("--engine-context ", left / demand.kv_block_bytes * kernels::kBlockTokens,
-                     " fits, or free ", FormatBytes(needed - available_bytes));
+    check.remedy = absl::StrCat("--engine-context ", model::TokensIn(left / demand.kv_block_bytes),
+                                " fits, or free ", FormatBytes(needed - available_bytes));
   } else if (numerics == "f32" && demand.bf16_bytes + kOtherBytes <= available_bytes) {
     check.remedy = "--numerics bf16 takes half of it";
   } else if (starts) {

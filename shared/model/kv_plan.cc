@@ -38,6 +38,8 @@ int32_t BlocksFor(int64_t num_tokens) {
   return static_cast<int32_t>((num_tokens + kernels::kBlockTokens - 1) / kernels::kBlockTokens);
 }
 
+int64_t TokensIn(int64_t num_blocks) { return num_blocks * kernels::kBlockTokens; }
+
 absl::StatusOr<KvPlan> PlanKv(const KvDemand& demand) {
   if (demand.context != 0 &&
       (demand.context < kLeastContext || demand.context > demand.model_context)) {
@@ -65,7 +67,7 @@ absl::StatusOr<KvPlan> PlanKv(const KvDemand& demand) {
         fits < useful ? "two fifths of the free memory" : "max_batch sequences of full length";
     blocks = std::min(useful, fits);
   }
-  const int64_t capacity = blocks * kernels::kBlockTokens;
+  const int64_t capacity = TokensIn(blocks);
   const int64_t least = demand.context != 0 ? blocks_of_context : BlocksFor(kLeastContext);
   if (blocks < least) {
     const std::string need =

@@ -19,6 +19,8 @@ int64_t KvBlockBytesOf(const weights::ModelConfig& config, kernels::NumericsClas
 
 // Blocks that cover `num_tokens` tokens.
 int32_t BlocksFor(int64_t num_tokens);
+// Tokens that so many blocks hold.
+int64_t TokensIn(int64_t num_blocks);
 
 struct KvDemand {
   int64_t model_context = 0;    // the longest the model was made for, tokens
