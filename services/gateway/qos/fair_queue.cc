@@ -1,0 +1,163 @@
+#include "services/gateway/qos/fair_queue.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace conclave::gateway {
+
+FairQueue::FairQueue(FairQueueOptions options) : options_(options) {}
+
+void FairQueue::Push(WaitingRequest request) {
+  auto item = std::make_unique<Item>();
+  item->request = std::move(request);
+  item->due = item->request.arrival + options_.patience;
+  if (item->request.deadline) item->due = std::min(item->due, *item->request.deadline);
+  item->in_class_since = item->request.arrival;
+  item->arrival_number = next_arrival_++;
+  item->request.counts_as = item->request.qos;
+  ++counts_[IndexOf(item->request.qos)];
+  arrivals_[IndexOf(item->request.qos)].emplace(item->request.arrival, item->request.key);
+  Enter(item.get());
+  items_.emplace(item->request.key, std::move(item));
+}
+
+std::optional<WaitingRequest> FairQueue::Pop(
+    TimePoint now, const std::function<bool(QosClass, const std::string&)>& may_start) {
+  Age(now);
+  std::vector<Class*> order;
+  for (Class& each : classes_) {
+    if (!each.waiting.empty()) order.push_back(&each);
+  }
+  std::stable_sort(order.begin(), order.end(), [](const Class* a, const Class* b) {
+    return a->virtual_time < b->virtual_time;
+  });
+  for (Class* const in : order) {
+    for (const auto& [virtual_time, name] : in->backlogged) {
+      Tenant& tenant = in->tenants.at(name);
+      Item* const first = *tenant.waiting.begin();
+      if (!may_start(first->request.qos, name)) continue;
+      present_ = std::max(present_, in->virtual_time);
+      in->present = std::max(in->present, tenant.virtual_time);
+      const double cost = first->request.cost;
+      in->virtual_time += cost / options_.class_weights[static_cast<size_t>(in - classes_.data())];
+      SetVirtualTime(*in, std::string(name), tenant,
+                     tenant.virtual_time + cost / first->request.weight);
+      return TakeOut(first);
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<WaitingRequest> FairQueue::Remove(uint64_t key) {
+  const auto found = items_.find(key);
+  if (found == items_.end()) return std::nullopt;
+  return TakeOut(found->second.get());
+}
+
+std::optional<WaitingRequest> FairQueue::Evict(QosClass qos) {
+  for (size_t i = kNumQosClasses; i-- > IndexOf(qos) + 1;) {
+    const Class& in = classes_[i];
+    if (in.backlogged.empty()) continue;
+    const Tenant& furthest = in.tenants.at(in.backlogged.rbegin()->second);
+    return TakeOut(*furthest.waiting.rbegin());
+  }
+  return std::nullopt;
+}
+
+void FairQueue::Settle(const WaitingRequest& request, double tokens) {
+  const size_t index = IndexOf(request.counts_as);
+  Class& in = classes_[index];
+  in.virtual_time += tokens / options_.class_weights[index];
+  const auto found = in.tenants.find(request.tenant);
+  // A tenant that is forgotten is at the present.
+  if (found == in.tenants.end() && tokens <= 0) return;
+  Tenant& tenant = found == in.tenants.end() ? in.tenants[request.tenant] : found->second;
+  if (found == in.tenants.end()) {
+    tenant.virtual_time = in.present;
+    in.idle.emplace(tenant.virtual_time, request.tenant);
+  }
+  SetVirtualTime(in, request.tenant, tenant, tenant.virtual_time + tokens / request.weight);
+  ForgetIdle(in);
+}
+
+double FairQueue::CostUpTo(QosClass qos) const {
+  double cost = 0;
+  for (size_t i = 0; i <= IndexOf(qos); ++i) cost += classes_[i].cost;
+  return cost;
+}
+
+Duration FairQueue::OldestWait(QosClass qos, TimePoint now) const {
+  const auto& arrivals = arrivals_[IndexOf(qos)];
+  return arrivals.empty() ? Duration(0) : now - arrivals.begin()->first;
+}
+
+void FairQueue::Enter(Item* item) {
+  Class& in = ClassOf(*item);
+  if (in.waiting.empty()) in.virtual_time = std::max(in.virtual_time, present_);
+  const std::string& name = item->request.tenant;
+  const auto [found, fresh] = in.tenants.try_emplace(name);
+  Tenant& tenant = found->second;
+  if (tenant.waiting.empty()) {
+    if (!fresh) in.idle.erase({tenant.virtual_time, name});
+    tenant.virtual_time = std::max(tenant.virtual_time, in.present);
+    in.backlogged.emplace(tenant.virtual_time, name);
+  }
+  tenant.waiting.insert(item);
+  in.waiting.insert(item);
+  in.cost += item->request.cost;
+}
+
+void FairQueue::Leave(Item* item) {
+  Class& in = ClassOf(*item);
+  const std::string& name = item->request.tenant;
+  Tenant& tenant = in.tenants.at(name);
+  tenant.waiting.erase(item);
+  in.waiting.erase(item);
+  in.cost = in.waiting.empty() ? 0 : in.cost - item->request.cost;
+  if (tenant.waiting.empty()) {
+    in.backlogged.erase({tenant.virtual_time, name});
+    in.idle.emplace(tenant.virtual_time, name);
+  }
+  ForgetIdle(in);
+}
+
+WaitingRequest FairQueue::TakeOut(Item* item) {
+  Leave(item);
+  --counts_[IndexOf(item->request.qos)];
+  arrivals_[IndexOf(item->request.qos)].erase({item->request.arrival, item->request.key});
+  WaitingRequest request = std::move(item->request);
+  items_.erase(request.key);
+  return request;
+}
+
+void FairQueue::Age(TimePoint now) {
+  if (options_.aging <= Duration(0)) return;
+  for (size_t i = kNumQosClasses; i-- > 1;) {
+    Class& in = classes_[i];
+    while (!in.waiting.empty()) {
+      Item* const oldest = *in.waiting.begin();
+      if (now - oldest->in_class_since < options_.aging) break;
+      Leave(oldest);
+      oldest->request.counts_as = static_cast<QosClass>(i - 1);
+      oldest->in_class_since += options_.aging;
+      Enter(oldest);
+    }
+  }
+}
+
+void FairQueue::SetVirtualTime(Class& in, const std::string& name, Tenant& tenant, double value) {
+  Order& order = tenant.waiting.empty() ? in.idle : in.backlogged;
+  order.erase({tenant.virtual_time, name});
+  tenant.virtual_time = value;
+  order.emplace(value, name);
+}
+
+// Whoever neither waits nor is ahead of the present has nothing to be remembered for.
+void FairQueue::ForgetIdle(Class& in) {
+  while (!in.idle.empty() && in.idle.begin()->first <= in.present) {
+    in.tenants.erase(in.idle.begin()->second);
+    in.idle.erase(in.idle.begin());
+  }
+}
+
+}  // namespace conclave::gateway

@@ -1,0 +1,127 @@
+// Which waiting request goes to an engine next: weighted fair queueing, first between classes, then
+// between the tenants of a class.
+//
+// Each class, and in it each tenant, has a virtual time: the tokens it was given, divided by its
+// weight. Whoever is furthest behind goes next, so that over any stretch in which two of them wait,
+// they are served in the ratio of their weights, whatever each of them sends (start-time fair
+// queueing: Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996, section 2). One that
+// had nothing to wait for starts again at the present virtual time: idling saves nothing up.
+//
+// Requests of one tenant and class go by their deadline; one without counts as due `patience`
+// after its arrival. One that has waited `aging` counts as one of the class above from then on, and
+// so forth.
+//
+// Pure; owned by the core thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+#include "services/gateway/qos/qos_class.h"
+#include "shared/base/clock.h"
+
+namespace conclave::gateway {
+
+struct FairQueueOptions {
+  PerClass<double> class_weights = {64, 16, 4, 1};
+  Duration patience = std::chrono::seconds(30);
+  Duration aging = std::chrono::seconds(20);
+};
+
+struct WaitingRequest {
+  uint64_t key = 0;
+  QosClass qos = QosClass::kInteractive;
+  std::string tenant;
+  double weight = 1;  // the tenant's, > 0
+  double cost = 1;    // tokens it is expected to take, > 0
+  TimePoint arrival;
+  std::optional<TimePoint> deadline;
+  // The class it has come to count as while it waited; set by the queue.
+  QosClass counts_as = QosClass::kInteractive;
+};
+
+class FairQueue {
+ public:
+  explicit FairQueue(FairQueueOptions options);
+
+  // Precondition: the key does not wait.
+  void Push(WaitingRequest request);
+  // Takes out the next one that `may_start`; nullopt when none of those waiting may. `may_start` is
+  // asked once for each tenant of a class at most, with the class that was asked for.
+  std::optional<WaitingRequest> Pop(
+      TimePoint now, const std::function<bool(QosClass qos, const std::string& tenant)>& may_start);
+  // Takes out one that is not wanted any more; nullopt: it does not wait.
+  std::optional<WaitingRequest> Remove(uint64_t key);
+  // Takes out the one that would be served last among those of a class below `qos`; nullopt: none
+  // is. For a full queue.
+  std::optional<WaitingRequest> Evict(QosClass qos);
+  // Corrects what a request that was popped has cost: `tokens` more than it was expected to (or
+  // fewer, if negative).
+  void Settle(const WaitingRequest& request, double tokens);
+
+  int64_t size() const { return static_cast<int64_t>(items_.size()); }
+  // Of those that asked for the class.
+  int64_t size(QosClass qos) const { return counts_[IndexOf(qos)]; }
+  // Tokens of all that wait in the class (as they count now) and in those above.
+  double CostUpTo(QosClass qos) const;
+  // The longest wait of those that asked for the class; zero when none waits.
+  Duration OldestWait(QosClass qos, TimePoint now) const;
+
+ private:
+  struct Item {
+    WaitingRequest request;
+    TimePoint due;
+    TimePoint in_class_since;
+    uint64_t arrival_number = 0;
+  };
+  struct EarlierDue {
+    bool operator()(const Item* a, const Item* b) const {
+      return std::pair(a->due, a->arrival_number) < std::pair(b->due, b->arrival_number);
+    }
+  };
+  struct LongerInClass {
+    bool operator()(const Item* a, const Item* b) const {
+      return std::pair(a->in_class_since, a->arrival_number) <
+             std::pair(b->in_class_since, b->arrival_number);
+    }
+  };
+  struct Tenant {
+    double virtual_time = 0;
+    std::set<Item*, EarlierDue> waiting;
+  };
+  // Tenants in the order of their virtual time.
+  using Order = std::set<std::pair<double, std::string>>;
+  struct Class {
+    double virtual_time = 0;
+    double present = 0;  // where the tenant served last began
+    double cost = 0;     // of all that wait
+    std::unordered_map<std::string, Tenant> tenants;
+    Order backlogged;  // tenants that wait
+    Order idle;        // the others, as long as they are ahead of the present
+    std::set<Item*, LongerInClass> waiting;
+  };
+
+  Class& ClassOf(const Item& item) { return classes_[IndexOf(item.request.counts_as)]; }
+  void Enter(Item* item);
+  void Leave(Item* item);
+  WaitingRequest TakeOut(Item* item);
+  void Age(TimePoint now);
+  static void SetVirtualTime(Class& in, const std::string& name, Tenant& tenant, double value);
+  static void ForgetIdle(Class& in);
+
+  const FairQueueOptions options_;
+  PerClass<Class> classes_;
+  PerClass<int64_t> counts_ = {};
+  PerClass<std::set<std::pair<TimePoint, uint64_t>>> arrivals_;  // by the class asked for
+  double present_ = 0;                                           // virtual time of the classes
+  uint64_t next_arrival_ = 0;
+  std::unordered_map<uint64_t, std::unique_ptr<Item>> items_;
+};
+
+}  // namespace conclave::gateway

@@ -1,0 +1,56 @@
+#include "services/gateway/qos/qos_class.h"
+
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
+namespace conclave::gateway {
+
+namespace {
+
+constexpr PerClass<const char*> kNames = {"realtime", "interactive", "batch", "sheddable"};
+
+// Beyond it one class's turn would be lost in the rounding of another's.
+constexpr double kMostWeight = 1e6;
+
+}  // namespace
+
+const char* QosClassName(QosClass qos) { return kNames[IndexOf(qos)]; }
+
+std::optional<QosClass> QosClassOf(std::string_view name) {
+  for (const QosClass qos : kQosClasses) {
+    if (name == QosClassName(qos)) return qos;
+  }
+  return std::nullopt;
+}
+
+absl::StatusOr<PerClass<double>> ParseClassWeights(const std::string& text,
+                                                   PerClass<double> defaults) {
+  PerClass<double> weights = defaults;
+  for (const std::string& part :
+       std::vector<std::string>(absl::StrSplit(text, ',', absl::SkipWhitespace()))) {
+    const std::pair<std::string, std::string> halves =
+        absl::StrSplit(part, absl::MaxSplits('=', 1));
+    const std::string name(absl::StripAsciiWhitespace(halves.first));
+    const std::optional<QosClass> qos = QosClassOf(name);
+    if (!qos) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "\"", name, "\" is no class; classes are realtime, interactive, batch and sheddable"));
+    }
+    double weight = 0;
+    if (!absl::SimpleAtod(absl::StripAsciiWhitespace(halves.second), &weight) || !(weight > 0) ||
+        weight > kMostWeight) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the weight of ", name, " is \"", halves.second,
+                       "\"; expected a number above 0 and at most ", kMostWeight));
+    }
+    weights[IndexOf(*qos)] = weight;
+  }
+  return weights;
+}
+
+}  // namespace conclave::gateway
