@@ -1,0 +1,53 @@
+#include "services/gateway/qos/wait_estimate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+namespace conclave::gateway {
+
+namespace {
+
+// What lies so long back counts a third.
+constexpr double kMemorySeconds = 5;
+// The weight of one more answer, or one more first token, in its mean.
+constexpr double kSampleWeight = 0.05;
+constexpr double kFirstGuessTokens = 128;
+
+double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+void Blend(std::optional<double>* mean, double sample, double weight) {
+  *mean = mean->has_value() ? **mean + weight * (sample - **mean) : sample;
+}
+
+}  // namespace
+
+void WaitEstimate::FirstToken(Duration took) {
+  Blend(&first_token_seconds_, Seconds(took), kSampleWeight);
+}
+
+void WaitEstimate::Answered(double tokens) { Blend(&answer_tokens_, tokens, kSampleWeight); }
+
+void WaitEstimate::Tick(TimePoint now, bool requests_wait) {
+  if (last_tick_ && now > *last_tick_ && waited_ && requests_wait) {
+    const double seconds = Seconds(now - *last_tick_);
+    Blend(&tokens_per_second_, tokens_ / seconds, 1 - std::exp(-seconds / kMemorySeconds));
+  }
+  last_tick_ = now;
+  waited_ = requests_wait;
+  tokens_ = 0;
+}
+
+std::optional<Duration> WaitEstimate::UntilFirstToken(double tokens_ahead) const {
+  if (!tokens_per_second_ || *tokens_per_second_ <= 0) return std::nullopt;
+  const double seconds = tokens_ahead / *tokens_per_second_ + first_token_seconds_.value_or(0);
+  constexpr double kMost = 24 * 3600;
+  return std::chrono::duration_cast<Duration>(
+      std::chrono::duration<double>(std::min(seconds, kMost)));
+}
+
+double WaitEstimate::ExpectedTokens(double max_tokens) const {
+  return std::min(max_tokens, answer_tokens_.value_or(kFirstGuessTokens));
+}
+
+}  // namespace conclave::gateway

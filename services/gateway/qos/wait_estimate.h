@@ -1,0 +1,39 @@
+// How fast the engines work off what waits, and so how long a newcomer would wait for its first
+// token.
+//
+// Pure; owned by the core thread.
+#pragma once
+
+#include <optional>
+
+#include "shared/base/clock.h"
+
+namespace conclave::gateway {
+
+class WaitEstimate {
+ public:
+  // Tokens of prompts and answers that engines have computed.
+  void Computed(double tokens) { tokens_ += tokens; }
+  // From the start on an engine to the first token.
+  void FirstToken(Duration took);
+  // A choice has ended with so many tokens.
+  void Answered(double tokens);
+  // Several times a second. Only while requests wait does the speed say what the engines can do.
+  void Tick(TimePoint now, bool requests_wait);
+
+  // Until the first token of a request that has `tokens_ahead` before it; nullopt: nothing has been
+  // measured yet.
+  std::optional<Duration> UntilFirstToken(double tokens_ahead) const;
+  // Tokens that an answer of at most `max_tokens` is likely to have.
+  double ExpectedTokens(double max_tokens) const;
+
+ private:
+  double tokens_ = 0;  // since the last tick
+  std::optional<TimePoint> last_tick_;
+  bool waited_ = false;  // requests, at the last tick
+  std::optional<double> tokens_per_second_;
+  std::optional<double> first_token_seconds_;
+  std::optional<double> answer_tokens_;
+};
+
+}  // namespace conclave::gateway

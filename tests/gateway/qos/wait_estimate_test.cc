@@ -1,0 +1,67 @@
+#include "services/gateway/qos/wait_estimate.h"
+
+#include <gtest/gtest.h>
+
+namespace conclave::gateway {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+TEST(WaitEstimateTest, KnowsNothingAtFirst) {
+  WaitEstimate estimate;
+  EXPECT_FALSE(estimate.UntilFirstToken(100));
+  EXPECT_EQ(estimate.ExpectedTokens(10), 10);
+  EXPECT_EQ(estimate.ExpectedTokens(1e9), 128);
+}
+
+TEST(WaitEstimateTest, LearnsTheSpeedWhileRequestsWait) {
+  WaitEstimate estimate;
+  SimulatedClock clock;
+  for (int i = 0; i < 300; ++i) {
+    estimate.Computed(50);
+    estimate.Tick(clock.Now(), true);
+    clock.Advance(milliseconds(100));
+  }
+  EXPECT_NEAR(Seconds(*estimate.UntilFirstToken(1000)), 2, 0.02);
+  estimate.FirstToken(milliseconds(300));
+  EXPECT_NEAR(Seconds(*estimate.UntilFirstToken(1000)), 2.3, 0.02);
+  // Idle engines are not slow ones.
+  for (int i = 0; i < 300; ++i) {
+    estimate.Tick(clock.Now(), false);
+    clock.Advance(milliseconds(100));
+  }
+  EXPECT_NEAR(Seconds(*estimate.UntilFirstToken(1000)), 2.3, 0.02);
+  // Slower engines are noticed in seconds.
+  for (int i = 0; i < 200; ++i) {
+    estimate.Computed(5);
+    estimate.Tick(clock.Now(), true);
+    clock.Advance(milliseconds(100));
+  }
+  EXPECT_GT(Seconds(*estimate.UntilFirstToken(1000)), 10);
+}
+
+TEST(WaitEstimateTest, LearnsHowLongAnswersAre) {
+  WaitEstimate estimate;
+  for (int i = 0; i < 200; ++i) estimate.Answered(20);
+  EXPECT_NEAR(estimate.ExpectedTokens(1000), 20, 0.1);
+  EXPECT_EQ(estimate.ExpectedTokens(3), 3);
+}
+
+TEST(WaitEstimateTest, AStandstillPredictsTheLongestWait) {
+  WaitEstimate estimate;
+  SimulatedClock clock;
+  estimate.Tick(clock.Now(), true);
+  clock.Advance(seconds(1));
+  estimate.Tick(clock.Now(), true);
+  EXPECT_FALSE(estimate.UntilFirstToken(1));  // no speed: nothing to go by
+  clock.Advance(seconds(1));
+  estimate.Computed(1e-9);
+  estimate.Tick(clock.Now(), true);
+  EXPECT_EQ(*estimate.UntilFirstToken(1e6), std::chrono::hours(24));
+}
+
+}  // namespace
+}  // namespace conclave::gateway
