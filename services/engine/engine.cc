@@ -220,7 +220,9 @@ absl::Status Engine::State::LoadModel() {
   service->Open({.fingerprint = model.identity.fingerprint,
                  .served_name = model.identity.served_name,
                  .numerics_class = model.identity.numerics_class,
-                 .system_fingerprint = system_fingerprint},
+                 .system_fingerprint = system_fingerprint,
+                 .max_running = options.max_batch,
+                 .kv_tokens = loaded_model->kv_tokens()},
                 {.vocab_size = model.checkpoint->config().vocab_size,
                  .context_tokens = loaded_model->context_tokens()},
                 &loaded_model->loop());

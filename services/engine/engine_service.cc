@@ -33,6 +33,8 @@ class EngineService::GatewayStream final
     message->set_context_tokens(serving_->limits.context_tokens);
     message->set_vocab_size(serving_->limits.vocab_size);
     message->set_system_fingerprint(serving_->identity.system_fingerprint);
+    message->set_max_running(serving_->identity.max_running);
+    message->set_kv_tokens(serving_->identity.kv_tokens);
   }
 
   void Open() {

@@ -52,6 +52,7 @@ class LoadedModel {
   static absl::StatusOr<std::unique_ptr<LoadedModel>> Load(const Parts& parts);
 
   int64_t context_tokens() const { return context_tokens_; }
+  int64_t kv_tokens() const { return cache_->capacity_tokens(); }  // that the KV cache holds
   StepLoop& loop() { return *loop_; }
 
  private:

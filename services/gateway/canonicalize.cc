@@ -253,7 +253,8 @@ absl::StatusOr<Generation> Canonicalize(GenerationInput input, const TextModel& 
   generation.num_choices = static_cast<int32_t>(asked.num_choices.value_or(1));
   generation.api = std::move(input.api);
   generation.model = model.name();
-  generation.qos = input.qos;
+  generation.qos = std::max(input.qos, input.tenant.top_class);
+  generation.tenant = std::move(input.tenant);
   generation.traceparent = ValidTraceparent(input.traceparent);
   generation.deadline = input.deadline;
   generation.arrival = input.arrival;

@@ -27,6 +27,8 @@ struct EngineIdentity {
   std::string system_fingerprint;
   int64_t context_tokens = 0;
   int32_t vocab_size = 0;
+  int32_t max_running = 0;  // sequences at once; 0: it does not say
+  int64_t kv_tokens = 0;    // that its KV cache holds; 0: it does not say
 };
 
 // One choice of one request. `generated_ids` are those that another engine has already produced.
@@ -42,6 +44,7 @@ struct SequenceStart {
   int64_t min_tokens = 0;
   std::vector<int32_t> stop_ids;
   QosClass qos = QosClass::kInteractive;
+  double tenant_weight = 1;
   int64_t remaining_ms = 0;  // 0: no deadline
   std::string traceparent;
   std::string request_id;

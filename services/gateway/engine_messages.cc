@@ -85,6 +85,7 @@ void ToProto(const SequenceStart& start, v1::StartSequence* message) {
   message->set_min_tokens(start.min_tokens);
   message->mutable_stop_ids()->Assign(start.stop_ids.begin(), start.stop_ids.end());
   message->set_qos(ToProto(start.qos));
+  message->set_tenant_weight(start.tenant_weight);
   message->set_remaining_ms(start.remaining_ms);
   message->set_traceparent(start.traceparent);
   message->set_request_id(start.request_id);
@@ -96,7 +97,9 @@ EngineIdentity FromProto(const v1::EngineHello& hello) {
           .numerics_class = hello.numerics_class(),
           .system_fingerprint = hello.system_fingerprint(),
           .context_tokens = hello.context_tokens(),
-          .vocab_size = hello.vocab_size()};
+          .vocab_size = hello.vocab_size(),
+          .max_running = hello.max_running(),
+          .kv_tokens = hello.kv_tokens()};
 }
 
 std::vector<SequenceEvent> FromProto(const v1::EngineEvents& events) {

@@ -72,16 +72,29 @@ EngineSet::Binding EngineSet::Bind(TimePoint now, Duration hold) {
   return binding;
 }
 
-EngineSet::Engine* EngineSet::LeastLoaded() {
-  const auto rank = [](const Engine& engine) {
+EngineSet::Engine* EngineSet::LeastLoaded(const Demand& demand) {
+  const auto sequences_on = [](const Engine& engine) {
     const int32_t others =
         std::max(0, engine.load.running + engine.load.waiting - engine.own_at_report);
+    return others + engine.own_sequences;
+  };
+  const auto rank = [&](const Engine& engine) {
     return std::make_tuple(engine.load.draining, engine.silent, !engine.missing.empty(),
-                           others + engine.own_sequences, engine.load.kv_used_ratio);
+                           sequences_on(engine), engine.load.kv_used_ratio);
+  };
+  const auto has_room = [&](const Engine& engine) {
+    const int32_t sequences = sequences_on(engine);
+    if (sequences == 0) return true;
+    const auto within = [&](double used, double wanted, double limit) {
+      return limit <= 0 || used + wanted <= limit * demand.share;
+    };
+    return within(sequences, demand.sequences, engine.identity->max_running) &&
+           within(static_cast<double>(engine.own_tokens), static_cast<double>(demand.kv_tokens),
+                  static_cast<double>(engine.identity->kv_tokens));
   };
   Engine* best = nullptr;
   for (auto& [name, engine] : engines_) {
-    if (!engine.identity) continue;
+    if (!engine.identity || !has_room(engine)) continue;
     if (!best || rank(engine) < rank(*best)) best = &engine;
   }
   return best;

@@ -38,6 +38,7 @@ class EngineSet {
     bool silent = false;        // not heard for too long
     int32_t own_sequences = 0;  // of this gateway, running now
     int32_t own_at_report = 0;  // the same when `load` was reported
+    int64_t own_tokens = 0;     // that those will hold in the KV cache, as far as can be told
   };
 
   Engine* Find(const std::string& name);
@@ -60,10 +61,18 @@ class EngineSet {
   Binding Bind(TimePoint now, Duration hold);
   const std::string& fingerprint() const { return fingerprint_; }  // the bound one, or empty
 
-  // The connected engine with the fewest sequences: other gateways' by the last report, plus our
-  // own now. Ties: less KV in use, then name. Engines that miss experts come after all others, then
-  // silent ones, and draining ones last. nullptr: none is connected.
-  Engine* LeastLoaded();
+  // What a request would take of an engine.
+  struct Demand {
+    int32_t sequences = 1;
+    int64_t kv_tokens = 0;
+    double share = 1;  // of an engine's room that requests of its class may fill
+  };
+  // The connected engine with the fewest sequences (other gateways' by the last report, plus our
+  // own now) among those that have room. Ties: less KV in use, then name.
+  // Engines that miss experts come after all others, then silent ones, and draining ones last. An
+  // engine without any sequence has room for everything. nullptr: none is connected, or none has
+  // room.
+  Engine* LeastLoaded(const Demand& demand);
 
   // What requests may be checked against: the smallest context and vocabulary of the connected
   // engines; nullopt: none is.

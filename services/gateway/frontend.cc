@@ -20,10 +20,8 @@ constexpr auto kTick = std::chrono::milliseconds(100);
 // themselves, and each has one task at a time.
 constexpr size_t kMaxClientTasks = 1 << 16;
 constexpr size_t kMaxTasks = 1 << 17;
-
-std::string CodeName(const absl::Status& status) {
-  return status.ok() ? "OK" : absl::StatusCodeToString(status.code());
-}
+// Requests whose prompts are being read and encoded, or wait for that.
+constexpr int32_t kMostInPreparation = 256;
 
 absl::Status NoEngine() {
   return rpc::WithDetails(
@@ -31,21 +29,17 @@ absl::Status NoEngine() {
       {.reason = "NO_ENGINE", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
 }
 
-int64_t UnixSeconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
-
-double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
-
 }  // namespace
 
 Frontend::Frontend(Options options, std::shared_ptr<const TextModel> model)
     : options_(std::move(options)),
       model_(std::move(model)),
       signer_(options_.cluster_secret),
-      tasks_(kMaxTasks) {
+      max_admitted_(options_.scheduler.max_running + options_.scheduler.max_waiting +
+                    kMostInPreparation),
+      tasks_(kMaxTasks),
+      scheduler_(options_.scheduler, &engines_, model_.get(), &signer_, options_.registry,
+                 options_.clock) {
   RefreshSnapshot();
   thread_ = std::thread([this] {
     SetThreadName("gateway-core");
@@ -62,13 +56,10 @@ Frontend::~Frontend() {
   thread_.join();
   for (auto& task : tasks_.PopAll()) task();
   for (auto& [name, engine] : engines_.all()) engine.link.reset();  // waits for its stream
-  for (auto& [key, entry] : entries_) {
-    entry.request->Fail(absl::UnavailableError("the gateway has stopped"));
-  }
 }
 
 absl::StatusOr<Admission> Frontend::Admit() {
-  if (places_->TryTake(options_.max_running)) {
+  if (places_->TryTake(max_admitted_)) {
     return Admission(nullptr, [places = places_](void*) { places->GiveBack(); });
   }
   if (draining_) {
@@ -77,8 +68,10 @@ absl::StatusOr<Admission> Frontend::Admit() {
         {.reason = "SHUTTING_DOWN", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
   }
   return rpc::WithDetails(
-      absl::ResourceExhaustedError(absl::StrCat(
-          "all ", options_.max_running, " places for running requests are taken; try again later")),
+      absl::ResourceExhaustedError(
+          absl::StrCat("all ", max_admitted_,
+                       " places for requests are taken (gateway.max_running, gateway.max_waiting); "
+                       "try again later")),
       {.reason = "TOO_MANY_REQUESTS", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
 }
 
@@ -95,46 +88,28 @@ absl::StatusOr<Generation> Frontend::Prepare(GenerationInput input, const FieldN
 uint64_t Frontend::Submit(Admission admission, Generation generation,
                           std::shared_ptr<GenerationSink> sink) {
   const uint64_t key = next_key_.fetch_add(1);
-  auto entry = std::make_shared<Entry>();
-  entry->admission = std::move(admission);
-  entry->request =
-      std::make_unique<RunningRequest>(std::move(generation), model_->tokenizer(), sink);
-  if (tasks_.size() >= kMaxClientTasks ||
-      !Post([this, key, entry] { StartRequest(key, std::move(*entry)); })) {
+  struct Job {
+    Admission admission;
+    Generation generation;
+  };
+  auto job = std::make_shared<Job>(Job{std::move(admission), std::move(generation)});
+  if (tasks_.size() >= kMaxClientTasks || !Post([this, key, job, sink] {
+        scheduler_.Submit(key, std::move(job->generation), std::move(job->admission), sink);
+      })) {
     const absl::Status why = absl::UnavailableError("the gateway is shutting down or overloaded");
-    RecordRequest(entry->request->generation().api, why);
+    RecordRequest(job->generation.api, why);
     sink->OnFailed(why);
   }
   return key;
 }
 
 void Frontend::Abandon(uint64_t key) {
-  Post([this, key] {
-    const auto found = entries_.find(key);
-    if (found == entries_.end()) return;
-    Entry& entry = found->second;
-    if (EngineSet::Engine* engine = engines_.Find(entry.engine)) {
-      for (int32_t i = 0; i < entry.request->generation().num_choices; ++i) {
-        engine->link->Cancel(entry.first_sequence + static_cast<uint64_t>(i));
-      }
-    }
-    Erase(key, absl::CancelledError("the client has gone"));
-  });
+  Post([this, key] { scheduler_.Abandon(key); });
 }
 
 void Frontend::CancelById(std::string request_id, std::function<void(absl::Status)> done) {
-  const bool posted = tasks_.size() < kMaxClientTasks && Post([this, request_id, done] {
-                        const auto found = keys_by_id_.find(request_id);
-                        if (found == keys_by_id_.end()) {
-                          done(absl::NotFoundError(
-                              absl::StrCat("no running request has the id \"", request_id, "\"")));
-                          return;
-                        }
-                        const uint64_t key = found->second;
-                        Apply(key, entries_.at(key).request->Cancel(options_.clock->Now()),
-                              absl::CancelledError("cancelled by id"));
-                        done(absl::OkStatus());
-                      });
+  const bool posted = tasks_.size() < kMaxClientTasks &&
+                      Post([this, request_id, done] { done(scheduler_.Cancel(request_id)); });
   if (!posted) done(absl::UnavailableError("the gateway is shutting down or overloaded"));
 }
 
@@ -153,13 +128,7 @@ int32_t Frontend::num_engines() const {
 }
 
 void Frontend::RecordRequest(const std::string& api, const absl::Status& status) {
-  options_.registry
-      ->GetCounter("conclave_requests_total", {{"api", api}, {"code", CodeName(status)}})
-      .Increment();
-  if (!status.ok()) {
-    options_.registry->GetCounter("conclave_errors_total", {{"code", CodeName(status)}})
-        .Increment();
-  }
+  gateway::RecordRequest(*options_.registry, api, status);
 }
 
 void Frontend::OnEngineConnected(const std::string& engine, const EngineIdentity& identity) {
@@ -205,7 +174,7 @@ void Frontend::OnEngineEvents(const std::string& engine, std::vector<SequenceEve
       known->last_event = options_.clock->Now();
       known->silent = false;
     }
-    for (const SequenceEvent& event : *shared) ApplyEvent(event);
+    for (const SequenceEvent& event : *shared) scheduler_.OnEvent(event);
     taken();
   });
   if (!posted) taken();  // stopping: the stream is read to its end
@@ -226,13 +195,13 @@ void Frontend::OnEngineLost(const std::string& engine, const absl::Status& why) 
     if (!refusal.empty() && refusal != known->refusal) LogError(refusal);
     known->refusal = refusal;
     BindEngines();  // first: whoever hears of the failure must not find the engine still there
-    FailAllOn(engine,
-              rpc::WithDetails(absl::UnavailableError(absl::StrCat("the connection to ", engine,
-                                                                   " was lost: ", why.message())),
-                               {.reason = "ENGINE_LOST",
-                                .metadata = {{"engine", engine}},
-                                .retry_after_ms = 1000,
-                                .fields = {}}));
+    scheduler_.FailAllOn(
+        engine, rpc::WithDetails(absl::UnavailableError(absl::StrCat("the connection to ", engine,
+                                                                     " was lost: ", why.message())),
+                                 {.reason = "ENGINE_LOST",
+                                  .metadata = {{"engine", engine}},
+                                  .retry_after_ms = 1000,
+                                  .fields = {}}));
   });
 }
 
@@ -250,163 +219,15 @@ void Frontend::Run() {
   }
 }
 
-void Frontend::StartRequest(uint64_t key, Entry entry) {
-  RunningRequest& request = *entry.request;
-  const Generation& generation = request.generation();
-  const auto refuse = [&](const absl::Status& status) {
-    request.Fail(status);
-    RecordRequest(generation.api, status);
-  };
-  if (keys_by_id_.count(generation.request_id)) {
-    refuse(absl::AlreadyExistsError(
-        absl::StrCat("request id \"", generation.request_id, "\" is in use by a running request")));
-    return;
-  }
-  EngineSet::Engine* const engine = engines_.LeastLoaded();
-  if (!engine) {
-    refuse(NoEngine());
-    return;
-  }
-  entry.engine = engine->name;
-  entry.first_sequence = next_sequence_;
-  next_sequence_ += static_cast<uint64_t>(generation.num_choices);
-  engine->own_sequences += generation.num_choices;
-  options_.registry->GetCounter("conclave_prompt_tokens_total")
-      .Increment(static_cast<double>(generation.prompt_ids.size()));
-
-  request.Start({.request_id = generation.request_id,
-                 .seed = generation.seed,
-                 .resume_token =
-                     signer_.Sign({.tenant = "",
-                                   .definition_hash = DefinitionHash(generation),
-                                   .seed = generation.seed,
-                                   .fingerprint = engine->identity->fingerprint,
-                                   .text_version = model_->tokenizer()->version(),
-                                   .expires_unix_s = UnixSeconds() + kResumeTokenLifetimeSeconds}),
-                 .model = generation.model,
-                 .system_fingerprint = engine->identity->system_fingerprint,
-                 .prompt_ids = generation.prompt_ids});
-  SequenceStart start{.sequence_id = 0,
-                      .prompt_ids = generation.prompt_ids,
-                      .generated_ids = {},
-                      .fingerprint = engine->identity->fingerprint,
-                      .seed = generation.seed,
-                      .choice_index = 0,
-                      .sampling = generation.sampling,
-                      .max_tokens = generation.max_tokens,
-                      .min_tokens = generation.min_tokens,
-                      .stop_ids = generation.stop_ids,
-                      .qos = generation.qos,
-                      .remaining_ms = 0,
-                      .traceparent = generation.traceparent,
-                      .request_id = generation.request_id};
-  if (generation.deadline) {
-    const Duration left = *generation.deadline - options_.clock->Now();
-    start.remaining_ms =
-        std::max<int64_t>(1, std::chrono::duration_cast<std::chrono::milliseconds>(left).count());
-  }
-  const uint64_t first = entry.first_sequence;
-  const int32_t num_choices = generation.num_choices;
-  keys_by_id_[generation.request_id] = key;
-  entries_.emplace(key, std::move(entry));
-  for (int32_t i = 0; i < num_choices; ++i) {
-    start.sequence_id = first + static_cast<uint64_t>(i);
-    start.choice_index = i;
-    keys_by_sequence_[start.sequence_id] = key;
-    engine->link->Start(start);
-  }
-}
-
-void Frontend::ApplyEvent(const SequenceEvent& event) {
-  const auto found = keys_by_sequence_.find(event.sequence_id);
-  if (found == keys_by_sequence_.end()) return;  // of a request that is over
-  const uint64_t key = found->second;
-  Entry& entry = entries_.at(key);
-  RunningRequest& request = *entry.request;
-  const auto choice = static_cast<int32_t>(event.sequence_id - entry.first_sequence);
-  const TimePoint now = options_.clock->Now();
-  if (const auto* tokens = std::get_if<SequenceTokens>(&event.what)) {
-    const bool first = !request.first_token_time().has_value();
-    const int64_t before = request.completion_tokens();
-    const RunningRequest::Actions actions = request.OnTokens(choice, *tokens, now);
-    const int64_t sent = request.completion_tokens() - before;
-    if (sent > 0) {
-      options_.registry->GetCounter("conclave_generated_tokens_total")
-          .Increment(static_cast<double>(sent));
-      if (first) {
-        options_.registry->GetHistogram("conclave_time_to_first_token_seconds")
-            .Observe(Seconds(now - request.generation().arrival));
-      }
-    }
-    Apply(key, actions, absl::OkStatus());
-  } else if (const auto* finished = std::get_if<SequenceFinished>(&event.what)) {
-    Apply(key, request.OnSequenceFinished(choice, *finished, now), absl::OkStatus());
-  } else {
-    const absl::Status& status = std::get<SequenceFailed>(event.what).status;
-    Apply(key, request.Fail(status), status);
-  }
-}
-
-void Frontend::Apply(uint64_t key, const RunningRequest::Actions& actions,
-                     const absl::Status& status) {
-  Entry& entry = entries_.at(key);
-  if (EngineSet::Engine* const engine = engines_.Find(entry.engine)) {
-    for (const int32_t choice : actions.cancel_choices) {
-      engine->link->Cancel(entry.first_sequence + static_cast<uint64_t>(choice));
-    }
-  }
-  if (actions.over) Erase(key, status);
-}
-
-void Frontend::Erase(uint64_t key, const absl::Status& status) {
-  const auto found = entries_.find(key);
-  Entry entry = std::move(found->second);
-  entries_.erase(found);
-  const Generation& generation = entry.request->generation();
-  keys_by_id_.erase(generation.request_id);
-  for (int32_t i = 0; i < generation.num_choices; ++i) {
-    keys_by_sequence_.erase(entry.first_sequence + static_cast<uint64_t>(i));
-  }
-  if (EngineSet::Engine* const engine = engines_.Find(entry.engine)) {
-    engine->own_sequences -= generation.num_choices;
-  }
-  RecordRequest(generation.api, status);
-  const Duration took = options_.clock->Now() - generation.arrival;
-  options_.registry->GetHistogram("conclave_request_seconds").Observe(Seconds(took));
-  for (const double seconds : entry.request->SecondsPerToken()) {
-    options_.registry->GetHistogram("conclave_time_per_output_token_seconds").Observe(seconds);
-  }
-  for (const FinishReason reason : entry.request->FinishReasons()) {
-    options_.registry
-        ->GetCounter("conclave_finished_choices_total", {{"reason", FinishReasonName(reason)}})
-        .Increment();
-  }
-  LogInfo("request ended",
-          {{"request_id", generation.request_id},
-           {"api", generation.api},
-           {"code", CodeName(status)},
-           {"engine", entry.engine},
-           {"prompt_tokens", generation.prompt_ids.size()},
-           {"completion_tokens", entry.request->completion_tokens()},
-           {"ms", std::chrono::duration_cast<std::chrono::milliseconds>(took).count()},
-           {"traceparent", generation.traceparent}});
-}
-
-void Frontend::FailAllOn(const std::string& engine, const absl::Status& status) {
-  std::vector<uint64_t> keys;
-  for (const auto& [key, entry] : entries_) {
-    if (entry.engine == engine) keys.push_back(key);
-  }
-  for (const uint64_t key : keys) Apply(key, entries_.at(key).request->Fail(status), status);
-}
-
 void Frontend::ApplyCluster(const placement::ClusterView& view) {
   for (const placement::EngineEndpoint& endpoint : view.engines) {
     if (endpoint.served_name != model_->name() || endpoint.address.empty()) continue;
     EngineSet::Engine* engine = engines_.Find(endpoint.name);
     if (engine && engine->address != endpoint.address) {
-      FailAllOn(endpoint.name,
-                absl::UnavailableError(absl::StrCat(endpoint.name, " has restarted elsewhere")));
+      engine->offered.reset();
+      engine->identity.reset();
+      scheduler_.FailAllOn(endpoint.name, absl::UnavailableError(absl::StrCat(
+                                              endpoint.name, " has restarted elsewhere")));
       engines_.Remove(endpoint.name);
       engine = nullptr;
     }
@@ -430,6 +251,7 @@ void Frontend::ApplyCluster(const placement::ClusterView& view) {
     if (!named && !engine.identity && engine.own_sequences == 0) gone.push_back(name);
   }
   for (const std::string& name : gone) engines_.Remove(name);
+  scheduler_.Dispatch();
   RefreshSnapshot();
 }
 
@@ -440,6 +262,7 @@ void Frontend::BindEngines() {
   for (const std::string& name : binding.refused) LogError(engines_.Find(name)->refusal);
   options_.registry->GetGauge("conclave_engines_used").Set(engines_.num_connected());
   options_.registry->GetGauge("conclave_engines_refused").Set(engines_.num_refused());
+  scheduler_.Dispatch();
   RefreshSnapshot();
 }
 
@@ -451,25 +274,7 @@ void Frontend::Tick() {
   }
   engines_.DestroyClosed();
   prompts_.Sweep();
-  std::vector<std::pair<uint64_t, absl::Status>> late;
-  std::vector<uint64_t> without_usage;
-  for (const auto& [key, entry] : entries_) {
-    const RunningRequest& request = *entry.request;
-    if (request.finish_time()) {
-      if (now - *request.finish_time() >= options_.usage_wait) without_usage.push_back(key);
-    } else if (request.generation().deadline && now >= *request.generation().deadline) {
-      late.emplace_back(key, absl::DeadlineExceededError("the request's time is over"));
-    } else if (!request.first_token_time() &&
-               now - request.generation().arrival >= options_.first_token_timeout) {
-      late.emplace_back(key, absl::DeadlineExceededError(absl::StrCat(
-                                 "no token within ", Seconds(options_.first_token_timeout),
-                                 " s (setting gateway.first_token_timeout_s)")));
-    }
-  }
-  for (const auto& [key, status] : late) Apply(key, entries_.at(key).request->Fail(status), status);
-  for (const uint64_t key : without_usage) {
-    Apply(key, entries_.at(key).request->StopWaitingForUsage(), absl::OkStatus());
-  }
+  scheduler_.Tick();
   options_.registry->GetGauge("conclave_requests_running").Set(static_cast<double>(num_running()));
   BindEngines();
 }

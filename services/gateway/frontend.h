@@ -24,8 +24,8 @@
 #include "services/gateway/engine_set.h"
 #include "services/gateway/generation_sink.h"
 #include "services/gateway/prompt_lane.h"
+#include "services/gateway/request_scheduler.h"
 #include "services/gateway/resume_token.h"
-#include "services/gateway/running_request.h"
 #include "services/gateway/text_model.h"
 #include "shared/base/bounded_queue.h"
 #include "shared/base/clock.h"
@@ -39,10 +39,7 @@ namespace conclave::gateway {
 class Frontend final : public EngineListener {
  public:
   struct Options {
-    int32_t max_running = 256;
-    Duration first_token_timeout = std::chrono::seconds(600);
-    Duration usage_wait =
-        std::chrono::seconds(1);  // for the engine's account of a choice that a stop string ended
+    RequestSchedulerOptions scheduler;
     Duration step_age_limit =
         std::chrono::seconds(5);  // an engine silent for longer does not make the gateway ready
     Duration fingerprint_hold =
@@ -59,7 +56,8 @@ class Frontend final : public EngineListener {
 
   // All of the following: any thread.
 
-  // RESOURCE_EXHAUSTED with a retry delay when max_running requests run, UNAVAILABLE when draining.
+  // RESOURCE_EXHAUSTED with a retry delay when as many requests run and wait as may, UNAVAILABLE
+  // when draining.
   // Taken before any work on a request.
   absl::StatusOr<Admission> Admit();
   // Canonicalize against the engines connected now; UNAVAILABLE with a retry delay when there is
@@ -107,12 +105,6 @@ class Frontend final : public EngineListener {
   void OnEngineLost(const std::string& engine, const absl::Status& why) override;
 
  private:
-  struct Entry {
-    std::unique_ptr<RunningRequest> request;
-    Admission admission;
-    std::string engine;
-    uint64_t first_sequence = 0;  // choice i runs as sequence first_sequence + i
-  };
   // What other threads may ask about, kept up to date by the core thread.
   struct Snapshot {
     std::optional<EngineIdentity> identity;
@@ -126,11 +118,6 @@ class Frontend final : public EngineListener {
   // `otherwise` when the thread is stopping.
   int32_t AskCore(std::function<int32_t()> question, int32_t otherwise);
   // The rest runs on the core thread.
-  void StartRequest(uint64_t key, Entry entry);
-  void ApplyEvent(const SequenceEvent& event);
-  void Apply(uint64_t key, const RunningRequest::Actions& actions, const absl::Status& status);
-  void Erase(uint64_t key, const absl::Status& status);
-  void FailAllOn(const std::string& engine, const absl::Status& status);
   void ApplyCluster(const placement::ClusterView& view);
   void Tick();
   // Decides which engines are used, says so, and refreshes the snapshot.
@@ -140,6 +127,8 @@ class Frontend final : public EngineListener {
   const Options options_;
   const std::shared_ptr<const TextModel> model_;
   const ResumeTokenSigner signer_;
+  // Requests that run, wait, or are in preparation.
+  const int32_t max_admitted_;
   const std::shared_ptr<Places> places_ = std::make_shared<Places>();
   std::atomic<uint64_t> next_key_{1};
   std::atomic<bool> draining_{false};
@@ -148,10 +137,7 @@ class Frontend final : public EngineListener {
 
   // Core thread only.
   EngineSet engines_;
-  std::unordered_map<uint64_t, Entry> entries_;
-  std::map<std::string, uint64_t> keys_by_id_;
-  std::unordered_map<uint64_t, uint64_t> keys_by_sequence_;
-  uint64_t next_sequence_ = 1;
+  RequestScheduler scheduler_;
 
   mutable Mutex mutex_;
   Snapshot snapshot_ GUARDED_BY(mutex_);

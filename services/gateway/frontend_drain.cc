@@ -34,11 +34,7 @@ Frontend::Drained Frontend::Drain(Duration grace) {
   if (places_->WaitUntilEmpty(grace)) return drained;
   const auto fail_all = [this] {
     const int32_t unfinished = places_->taken();
-    while (!entries_.empty()) {
-      const uint64_t key = entries_.begin()->first;
-      const absl::Status why = absl::UnavailableError("the gateway has shut down");
-      Apply(key, entries_.begin()->second.request->Fail(why), why);
-    }
+    scheduler_.FailAll(absl::UnavailableError("the gateway has shut down"));
     return unfinished;
   };
   drained.cut_off = AskCore(fail_all, places_->taken());

@@ -11,11 +11,11 @@
 #include <variant>
 #include <vector>
 
+#include "services/gateway/qos/qos_class.h"
 #include "shared/base/clock.h"
 
 namespace conclave::gateway {
 
-enum class QosClass : uint8_t { kInteractive, kRealtime, kBatch, kSheddable };
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled };
 
 // "stop", "length", "cancelled".
@@ -52,6 +52,14 @@ struct SamplingInput {
   std::optional<int64_t> num_choices;
 };
 
+// For whom a request runs. Without identities everybody is one tenant, whose name is empty.
+struct Tenant {
+  std::string name;
+  double weight = 1;                         // of its share among tenants that wait, > 0
+  QosClass top_class = QosClass::kRealtime;  // requests for a more urgent one run as this
+  int32_t max_running = 0;                   // requests at once; 0: no limit of its own
+};
+
 struct GenerationInput {
   std::string api;         // for metrics: "grpc", "chat", "completions"
   std::string request_id;  // empty: drawn
@@ -59,6 +67,7 @@ struct GenerationInput {
   PromptInput prompt;
   SamplingInput sampling;
   QosClass qos = QosClass::kInteractive;
+  Tenant tenant;
   std::string traceparent;  // as received
   std::optional<TimePoint> deadline;
   TimePoint arrival;
@@ -93,8 +102,9 @@ struct Generation {
   int64_t max_tokens = 0;  // > 0; prompt and output fit the context
   int64_t min_tokens = 0;
   std::vector<std::string> stop;
-  std::vector<int32_t> stop_ids;  // ascending; end-of-sequence ids included unless ignored
-  QosClass qos = QosClass::kInteractive;
+  std::vector<int32_t> stop_ids;          // ascending; end-of-sequence ids included unless ignored
+  QosClass qos = QosClass::kInteractive;  // no more urgent than the tenant may
+  Tenant tenant;
   std::string traceparent;  // W3C, or empty
   std::optional<TimePoint> deadline;
   TimePoint arrival;

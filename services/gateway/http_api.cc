@@ -184,6 +184,7 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
       input.model = parsed.model;
       input.prompt = std::move(parsed.prompts[i]);
       input.sampling = parsed.sampling;
+      input.qos = parsed.qos;
       input.traceparent = std::string(request.Header("traceparent"));
       input.deadline = job.deadline;
       input.arrival = job.arrival;

@@ -65,6 +65,22 @@ absl::StatusOr<std::shared_ptr<const gateway::TextModel>> LoadModel(const Common
       dir, options.served_name.empty() ? dir.filename().string() : options.served_name);
 }
 
+absl::StatusOr<gateway::RequestSchedulerOptions> SchedulerOptions(const GatewayOptions& options) {
+  gateway::RequestSchedulerOptions scheduler;
+  scheduler.max_running = options.max_running;
+  scheduler.max_waiting = options.max_waiting;
+  scheduler.first_token_timeout = std::chrono::seconds(options.first_token_timeout_s);
+  scheduler.queue.aging = std::chrono::seconds(options.queue_aging_s);
+  const auto weights =
+      gateway::ParseClassWeights(options.class_weights, scheduler.queue.class_weights);
+  if (!weights.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("gateway.class_weights: ", weights.status().message()));
+  }
+  scheduler.queue.class_weights = *weights;
+  return scheduler;
+}
+
 absl::Status Run(int argc, char** argv) {
   StopSignals signals;
   AllOptions options;
@@ -82,9 +98,7 @@ absl::Status Run(int argc, char** argv) {
   SteadyClock clock;
   metrics::Registry registry;
   Frontend::Options frontend_options;
-  frontend_options.max_running = options.gateway.max_running;
-  frontend_options.first_token_timeout =
-      std::chrono::seconds(options.gateway.first_token_timeout_s);
+  ASSIGN_OR_RETURN(frontend_options.scheduler, SchedulerOptions(options.gateway));
   frontend_options.cluster_secret = secret.bytes();
   const auto cluster = std::make_shared<rpc::ClusterId>(options.common.cluster_id);
   frontend_options.link_factory = [&](const std::string& engine, const std::string& address,

@@ -46,6 +46,7 @@ constexpr FieldRule kFields[] = {
     {"stop_token_ids", kBoth, kServed, "", ""},
     {"ignore_eos", kBoth, kServed, "", ""},
     {"pace", kBoth, kServed, "", ""},
+    {"qos", kBoth, kServed, "", ""},
     {"return_token_ids", kBoth, kServed, "", ""},
     {"add_generation_prompt", kChat, kServed, "", ""},
     {"chat_template_kwargs", kChat, kServed, "", ""},

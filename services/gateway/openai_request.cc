@@ -5,6 +5,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "services/gateway/chat_messages.h"
+#include "services/gateway/excerpt.h"
 #include "services/gateway/json_fields.h"
 #include "shared/base/status_macros.h"
 #include "shared/rpc/status.h"
@@ -154,6 +155,20 @@ absl::Status ParseSampling(const json& body, OpenAiRequest* request) {
   return ParseLogprobs(body, request);
 }
 
+absl::Status ParseQos(const json& body, QosClass* qos) {
+  std::string name;
+  RETURN_IF_ERROR(ReadField(body, "qos", &name));
+  if (name.empty()) return absl::OkStatus();
+  const std::optional<QosClass> known = QosClassOf(name);
+  if (!known) {
+    return InvalidField("qos", absl::StrCat("expected realtime, interactive, batch or sheddable, "
+                                            "found \"",
+                                            Excerpt(name, 100), "\""));
+  }
+  *qos = *known;
+  return absl::OkStatus();
+}
+
 absl::Status ParseStream(const json& body, OpenAiRequest* request) {
   RETURN_IF_ERROR(ReadField(body, "stream", &request->stream));
   RETURN_IF_ERROR(ReadField(body, "return_token_ids", &request->return_token_ids));
@@ -292,6 +307,7 @@ absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(const json& body, Endpoint endp
   request.field_names = OpenAiFieldNames(endpoint);
   RETURN_IF_ERROR(CheckOpenAiFields(body, endpoint, &request.unknown_fields));
   RETURN_IF_ERROR(ReadField(body, "model", &request.model));
+  RETURN_IF_ERROR(ParseQos(body, &request.qos));
   RETURN_IF_ERROR(ParseStream(body, &request));
   RETURN_IF_ERROR(ParseSampling(body, &request));
   if (endpoint == Endpoint::kChat) {

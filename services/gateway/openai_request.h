@@ -22,6 +22,7 @@ struct OpenAiRequest {
   std::string model;
   std::vector<PromptInput> prompts;  // one for a chat
   SamplingInput sampling;
+  QosClass qos = QosClass::kInteractive;
   bool stream = false;
   bool include_usage = false;
   bool return_token_ids = false;

@@ -8,6 +8,7 @@ namespace {
 using Names = std::array<std::string_view, 2>;
 
 constexpr std::span<const std::string_view> kNoLabels;
+constexpr std::array<std::string_view, 1> kClass = {"class"};
 constexpr std::array<std::string_view, 1> kCode = {"code"};
 constexpr std::array<std::string_view, 1> kPhase = {"phase"};
 constexpr std::array<std::string_view, 1> kReason = {"reason"};
@@ -45,6 +46,12 @@ constexpr MetricInfo kCatalogue[] = {
      "Requests finished, by API (grpc, chat, completions, tokenize) and gRPC status code."},
     {"conclave_requests_running", kGauge, "1", "gateway", kNoLabels, kNoBuckets,
      "Requests in flight."},
+    {"conclave_gateway_queue_requests", kGauge, "1", "gateway", kClass, kNoBuckets,
+     "Requests that wait for a place on an engine, by QoS class."},
+    {"conclave_gateway_queue_oldest_seconds", kGauge, "seconds", "gateway", kClass, kNoBuckets,
+     "Longest wait of those requests, by QoS class."},
+    {"conclave_gateway_queue_wait_seconds", kHistogram, "seconds", "gateway", kClass,
+     kRequestSeconds, "From a request's arrival to its start on an engine, by QoS class."},
     {"conclave_engines_used", kGauge, "1", "gateway", kNoLabels, kNoBuckets,
      "Engines connected and given requests."},
     {"conclave_engines_refused", kGauge, "1", "gateway", kNoLabels, kNoBuckets,

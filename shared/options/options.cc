@@ -88,6 +88,8 @@ absl::Status GatewayOptions::Validate() const {
   RETURN_IF_ERROR(BadHost("gateway.advertise", advertise));
   RETURN_IF_ERROR(OutOfRange<int64_t>("gateway.max_body", max_body.bytes, 1024, int64_t{1} << 30));
   RETURN_IF_ERROR(OutOfRange("gateway.max_running", max_running, 1, 1'000'000));
+  RETURN_IF_ERROR(OutOfRange("gateway.max_waiting", max_waiting, 0, 1'000'000));
+  RETURN_IF_ERROR(OutOfRange("gateway.queue_aging_s", queue_aging_s, 0, 86'400));
   return OutOfRange("gateway.first_token_timeout_s", first_token_timeout_s, 1, 86'400);
 }
 
@@ -207,7 +209,12 @@ void AllOptions::Bind(Settings& s) {
   s.Add("gateway", "allowed_hosts", &gateway.allowed_hosts,
         "names that a Host header may have besides this host's own, comma-separated");
   s.Add("gateway", "max_body", &gateway.max_body, "largest HTTP body or gRPC message, bytes");
-  s.Add("gateway", "max_running", &gateway.max_running, "requests at once, more are refused");
+  s.Add("gateway", "max_running", &gateway.max_running, "requests on engines at once, more wait");
+  s.Add("gateway", "max_waiting", &gateway.max_waiting, "requests that wait, more are refused");
+  s.Add("gateway", "class_weights", &gateway.class_weights,
+        "shares of the QoS classes when requests of several wait");
+  s.Add("gateway", "queue_aging_s", &gateway.queue_aging_s,
+        "wait after which a request counts as one of the class above, s; 0: never");
   s.Add("gateway", "first_token_timeout_s", &gateway.first_token_timeout_s,
         "longest wait for a first token, s");
 

@@ -43,7 +43,14 @@ struct GatewayOptions {
   std::string allowed_hosts;  // names besides loopback and the bound address that a Host header may
                               // have, separated by commas
   ByteSize max_body{4 << 20};  // largest HTTP body or gRPC message accepted
-  int32_t max_running = 256;   // requests in flight before new ones are refused with retry-after
+  int32_t max_running = 256;   // requests on engines at once
+  int32_t max_waiting = 1024;  // requests that wait for a place, before new ones are refused with
+                               // retry-after
+  std::string class_weights =
+      "realtime=64,interactive=16,batch=4,sheddable=1";  // shares of QoS
+                                                         // classes that wait
+  int32_t queue_aging_s = 20;  // a request that waits so long counts as one of the class above; 0:
+                               // never
   int32_t first_token_timeout_s = 600;  // a request that waits longer for its first token fails
 
   absl::Status Validate() const;

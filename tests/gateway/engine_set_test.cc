@@ -33,11 +33,11 @@ EngineSet::Engine& AddConnected(EngineSet* set, const std::string& name, int64_t
 
 TEST(EngineSetTest, ChoosesTheConnectedEngineWithTheLeastLoad) {
   EngineSet set;
-  EXPECT_EQ(set.LeastLoaded(), nullptr);
+  EXPECT_EQ(set.LeastLoaded({}), nullptr);
   AddConnected(&set, "a").load = {.running = 3, .waiting = 1};
   AddConnected(&set, "b").load = {.running = 2, .waiting = 0};
   set.Add("c", "c:1", std::make_unique<NoLink>());  // not connected
-  EXPECT_EQ(set.LeastLoaded()->name, "b");
+  EXPECT_EQ(set.LeastLoaded({})->name, "b");
 }
 
 TEST(EngineSetTest, CountsItsOwnSequencesAtOnceAndOnlyOnce) {
@@ -45,26 +45,26 @@ TEST(EngineSetTest, CountsItsOwnSequencesAtOnceAndOnlyOnce) {
   EngineSet::Engine& a = AddConnected(&set, "a");
   EngineSet::Engine& b = AddConnected(&set, "b");
   a.own_sequences = 2;  // since the last report
-  EXPECT_EQ(set.LeastLoaded()->name, "b");
+  EXPECT_EQ(set.LeastLoaded({})->name, "b");
   b.own_sequences = 3;
-  EXPECT_EQ(set.LeastLoaded()->name, "a");
+  EXPECT_EQ(set.LeastLoaded({})->name, "a");
   // The next report includes our own.
   a.load.running = 2;
   a.own_at_report = 2;
   b.load.running = 3;
   b.own_at_report = 3;
-  EXPECT_EQ(set.LeastLoaded()->name, "a");
+  EXPECT_EQ(set.LeastLoaded({})->name, "a");
   a.load.running = 6;  // four of them another gateway's
-  EXPECT_EQ(set.LeastLoaded()->name, "b");
+  EXPECT_EQ(set.LeastLoaded({})->name, "b");
 }
 
 TEST(EngineSetTest, BreaksTiesByCacheAndAvoidsDrainingEngines) {
   EngineSet set;
   AddConnected(&set, "a").load = {.running = 1, .waiting = 0, .kv_used_ratio = 0.9};
   AddConnected(&set, "b").load = {.running = 1, .waiting = 0, .kv_used_ratio = 0.1};
-  EXPECT_EQ(set.LeastLoaded()->name, "b");
+  EXPECT_EQ(set.LeastLoaded({})->name, "b");
   set.Find("b")->load.draining = true;
-  EXPECT_EQ(set.LeastLoaded()->name, "a");
+  EXPECT_EQ(set.LeastLoaded({})->name, "a");
 }
 
 TEST(EngineSetTest, RequestsMustFitEveryEngine) {
@@ -105,7 +105,7 @@ TEST(EngineSetTest, UsesOnlyEnginesOfTheFingerprintThatCameFirst) {
   EXPECT_TRUE(set.Bind(clock.Now(), kHold).refused.empty()) << "said twice";
   set.Find("b")->own_sequences = 5;
   set.Find("d")->own_sequences = 6;
-  EXPECT_EQ(set.LeastLoaded()->name, "b");  // and not an idle one of the other fingerprint
+  EXPECT_EQ(set.LeastLoaded({})->name, "b");  // and not an idle one of the other fingerprint
 }
 
 TEST(EngineSetTest, HoldsTheFingerprintWhileItsEnginesRestart) {
@@ -118,11 +118,11 @@ TEST(EngineSetTest, HoldsTheFingerprintWhileItsEnginesRestart) {
   set.Find("a")->identity.reset();
   clock.Advance(kHold - Duration(1));
   set.Bind(clock.Now(), kHold);
-  EXPECT_EQ(set.LeastLoaded(), nullptr) << "another model answers under the same name";
+  EXPECT_EQ(set.LeastLoaded({}), nullptr) << "another model answers under the same name";
   set.Find("a")->offered = set.Find("b")->offered;
   set.Find("a")->offered->fingerprint = "old";
   set.Bind(clock.Now(), kHold);
-  EXPECT_EQ(set.LeastLoaded()->name, "a");
+  EXPECT_EQ(set.LeastLoaded({})->name, "a");
 }
 
 TEST(EngineSetTest, BindsWhatMostEnginesHaveWhenTheOldFingerprintIsGone) {

@@ -42,6 +42,7 @@ class GatewayRig {
   using ScriptFunction = std::function<Script(const v1::StartSequence&)>;
   struct Options {
     int32_t max_running = 256;
+    int32_t max_waiting = 1024;
     int num_engines = 1;
     size_t max_body_bytes = 4 << 20;
     Duration heartbeat_period = std::chrono::seconds(10);
@@ -56,8 +57,9 @@ class GatewayRig {
     const auto model = TextModel::Load(CONCLAVE_SOURCE_DIR "/models/tales", "tales");
     EXPECT_TRUE(model.ok()) << model.status();
     Frontend::Options frontend;
-    frontend.max_running = options_.max_running;
-    frontend.first_token_timeout = options_.first_token_timeout;
+    frontend.scheduler.max_running = options_.max_running;
+    frontend.scheduler.max_waiting = options_.max_waiting;
+    frontend.scheduler.first_token_timeout = options_.first_token_timeout;
     frontend.fingerprint_hold = options_.fingerprint_hold;
     frontend.step_age_limit = options_.step_age_limit;
     frontend.cluster_secret = "a secret for tests";

@@ -50,7 +50,7 @@ TEST_F(HttpLifecycleTest, CommentsKeepAWaitingStreamAlive) {
 }
 
 TEST_F(HttpLifecycleTest, RefusesMoreRequestsThanPlaces) {
-  Start({.max_running = 1});
+  Start({.max_running = 1, .max_waiting = 0});
   Hang("The wolf");
   RawClient client(rig_->http_address());
   client.Send(GatewayRig::PostText(kChat, Chat({{"stream", true}}).dump()));

@@ -22,11 +22,10 @@ void FairQueue::Push(WaitingRequest request) {
 }
 
 std::optional<WaitingRequest> FairQueue::Pop(
-    TimePoint now, const std::function<bool(QosClass, const std::string&)>& may_start) {
-  Age(now);
+    TimePoint now, const std::function<bool(const WaitingRequest&)>& may_start) {
   std::vector<Class*> order;
   for (Class& each : classes_) {
-    if (!each.waiting.empty()) order.push_back(&each);
+    if (each.size > 0) order.push_back(&each);
   }
   std::stable_sort(order.begin(), order.end(), [](const Class* a, const Class* b) {
     return a->virtual_time < b->virtual_time;
@@ -35,11 +34,12 @@ std::optional<WaitingRequest> FairQueue::Pop(
     for (const auto& [virtual_time, name] : in->backlogged) {
       Tenant& tenant = in->tenants.at(name);
       Item* const first = *tenant.waiting.begin();
-      if (!may_start(first->request.qos, name)) continue;
+      if (!may_start(first->request)) continue;
       present_ = std::max(present_, in->virtual_time);
       in->present = std::max(in->present, tenant.virtual_time);
       const double cost = first->request.cost;
       in->virtual_time += cost / options_.class_weights[static_cast<size_t>(in - classes_.data())];
+      tenant.served = now;
       SetVirtualTime(*in, std::string(name), tenant,
                      tenant.virtual_time + cost / first->request.weight);
       return TakeOut(first);
@@ -54,14 +54,36 @@ std::optional<WaitingRequest> FairQueue::Remove(uint64_t key) {
   return TakeOut(found->second.get());
 }
 
-std::optional<WaitingRequest> FairQueue::Evict(QosClass qos) {
-  for (size_t i = kNumQosClasses; i-- > IndexOf(qos) + 1;) {
-    const Class& in = classes_[i];
-    if (in.backlogged.empty()) continue;
-    const Tenant& furthest = in.tenants.at(in.backlogged.rbegin()->second);
-    return TakeOut(*furthest.waiting.rbegin());
+std::optional<WaitingRequest> FairQueue::Evict() {
+  for (size_t i = kNumQosClasses; i-- > 0;) {
+    const Tenant* most = nullptr;
+    for (const auto& [virtual_time, name] : classes_[i].backlogged) {
+      const Tenant& tenant = classes_[i].tenants.at(name);
+      if (!most || tenant.cost > most->cost) most = &tenant;
+    }
+    if (most) return TakeOut(*most->waiting.rbegin());
   }
   return std::nullopt;
+}
+
+void FairQueue::Age(TimePoint now) {
+  if (options_.aging <= Duration(0)) return;
+  for (size_t i = 1; i < kNumQosClasses; ++i) {
+    std::vector<Item*> starved;
+    for (const auto& [virtual_time, name] : classes_[i].backlogged) {
+      Tenant& tenant = classes_[i].tenants.at(name);
+      Item* const first = *tenant.waiting.begin();
+      if (now - std::max(first->in_class_since, tenant.served) < options_.aging) continue;
+      tenant.served = now;
+      starved.push_back(first);
+    }
+    for (Item* const item : starved) {
+      Leave(item);
+      item->request.counts_as = static_cast<QosClass>(i - 1);
+      item->in_class_since = now;
+      Enter(item);
+    }
+  }
 }
 
 void FairQueue::Settle(const WaitingRequest& request, double tokens) {
@@ -93,7 +115,7 @@ Duration FairQueue::OldestWait(QosClass qos, TimePoint now) const {
 
 void FairQueue::Enter(Item* item) {
   Class& in = ClassOf(*item);
-  if (in.waiting.empty()) in.virtual_time = std::max(in.virtual_time, present_);
+  if (in.size == 0) in.virtual_time = std::max(in.virtual_time, present_);
   const std::string& name = item->request.tenant;
   const auto [found, fresh] = in.tenants.try_emplace(name);
   Tenant& tenant = found->second;
@@ -103,7 +125,8 @@ void FairQueue::Enter(Item* item) {
     in.backlogged.emplace(tenant.virtual_time, name);
   }
   tenant.waiting.insert(item);
-  in.waiting.insert(item);
+  tenant.cost += item->request.cost / item->request.weight;
+  ++in.size;
   in.cost += item->request.cost;
 }
 
@@ -112,8 +135,10 @@ void FairQueue::Leave(Item* item) {
   const std::string& name = item->request.tenant;
   Tenant& tenant = in.tenants.at(name);
   tenant.waiting.erase(item);
-  in.waiting.erase(item);
-  in.cost = in.waiting.empty() ? 0 : in.cost - item->request.cost;
+  tenant.cost =
+      tenant.waiting.empty() ? 0 : tenant.cost - item->request.cost / item->request.weight;
+  --in.size;
+  in.cost = in.size == 0 ? 0 : in.cost - item->request.cost;
   if (tenant.waiting.empty()) {
     in.backlogged.erase({tenant.virtual_time, name});
     in.idle.emplace(tenant.virtual_time, name);
@@ -128,21 +153,6 @@ WaitingRequest FairQueue::TakeOut(Item* item) {
   WaitingRequest request = std::move(item->request);
   items_.erase(request.key);
   return request;
-}
-
-void FairQueue::Age(TimePoint now) {
-  if (options_.aging <= Duration(0)) return;
-  for (size_t i = kNumQosClasses; i-- > 1;) {
-    Class& in = classes_[i];
-    while (!in.waiting.empty()) {
-      Item* const oldest = *in.waiting.begin();
-      if (now - oldest->in_class_since < options_.aging) break;
-      Leave(oldest);
-      oldest->request.counts_as = static_cast<QosClass>(i - 1);
-      oldest->in_class_since += options_.aging;
-      Enter(oldest);
-    }
-  }
 }
 
 void FairQueue::SetVirtualTime(Class& in, const std::string& name, Tenant& tenant, double value) {

@@ -8,8 +8,9 @@
 // had nothing to wait for starts again at the present virtual time: idling saves nothing up.
 //
 // Requests of one tenant and class go by their deadline; one without counts as due `patience`
-// after its arrival. One that has waited `aging` counts as one of the class above from then on, and
-// so forth.
+// after its arrival. When a tenant has waited in a class for `aging` without being served, its
+// first request counts as one of the class above from then on, and so forth: no class starves,
+// and a tenant that only waits behind its own requests gains nothing.
 //
 // Pure; owned by the core thread.
 #pragma once
@@ -52,15 +53,18 @@ class FairQueue {
 
   // Precondition: the key does not wait.
   void Push(WaitingRequest request);
-  // Takes out the next one that `may_start`; nullopt when none of those waiting may. `may_start` is
-  // asked once for each tenant of a class at most, with the class that was asked for.
-  std::optional<WaitingRequest> Pop(
-      TimePoint now, const std::function<bool(QosClass qos, const std::string& tenant)>& may_start);
+  // Takes out the next one that `may_start`; nullopt when none of those waiting may. Asked are, in
+  // the order of service, the first one of each tenant in each class.
+  std::optional<WaitingRequest> Pop(TimePoint now,
+                                    const std::function<bool(const WaitingRequest&)>& may_start);
   // Takes out one that is not wanted any more; nullopt: it does not wait.
   std::optional<WaitingRequest> Remove(uint64_t key);
-  // Takes out the one that would be served last among those of a class below `qos`; nullopt: none
-  // is. For a full queue.
-  std::optional<WaitingRequest> Evict(QosClass qos);
+  // Makes room in a full queue: takes out the last request of the tenant that has most waiting for
+  // its weight, in the lowest class that has any (longest queue drop: who sends too much loses its
+  // own). nullopt: the queue is empty.
+  std::optional<WaitingRequest> Evict();
+  // Moves up what has starved; several times a second.
+  void Age(TimePoint now);
   // Corrects what a request that was popped has cost: `tokens` more than it was expected to (or
   // fewer, if negative).
   void Settle(const WaitingRequest& request, double tokens);
@@ -85,14 +89,10 @@ class FairQueue {
       return std::pair(a->due, a->arrival_number) < std::pair(b->due, b->arrival_number);
     }
   };
-  struct LongerInClass {
-    bool operator()(const Item* a, const Item* b) const {
-      return std::pair(a->in_class_since, a->arrival_number) <
-             std::pair(b->in_class_since, b->arrival_number);
-    }
-  };
   struct Tenant {
     double virtual_time = 0;
+    double cost = 0;   // of all that wait, divided by the weight
+    TimePoint served;  // last
     std::set<Item*, EarlierDue> waiting;
   };
   // Tenants in the order of their virtual time.
@@ -101,17 +101,16 @@ class FairQueue {
     double virtual_time = 0;
     double present = 0;  // where the tenant served last began
     double cost = 0;     // of all that wait
+    int64_t size = 0;
     std::unordered_map<std::string, Tenant> tenants;
     Order backlogged;  // tenants that wait
     Order idle;        // the others, as long as they are ahead of the present
-    std::set<Item*, LongerInClass> waiting;
   };
 
   Class& ClassOf(const Item& item) { return classes_[IndexOf(item.request.counts_as)]; }
   void Enter(Item* item);
   void Leave(Item* item);
   WaitingRequest TakeOut(Item* item);
-  void Age(TimePoint now);
   static void SetVirtualTime(Class& in, const std::string& name, Tenant& tenant, double value);
   static void ForgetIdle(Class& in);
 

@@ -13,7 +13,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-bool Always(QosClass, const std::string&) { return true; }
+bool Always(const WaitingRequest&) { return true; }
 
 class FairQueueTest : public testing::Test {
  protected:
@@ -55,7 +55,7 @@ TEST_F(FairQueueTest, IsEmptyAtFirst) {
   EXPECT_EQ(queue.size(), 0);
   EXPECT_EQ(queue.OldestWait(QosClass::kBatch, clock_.Now()), Duration(0));
   EXPECT_FALSE(queue.Remove(1));
-  EXPECT_FALSE(queue.Evict(QosClass::kRealtime));
+  EXPECT_FALSE(queue.Evict());
 }
 
 TEST_F(FairQueueTest, SharesByWeightWhateverATenantSends) {
@@ -138,7 +138,7 @@ TEST_F(FairQueueTest, ServesATenantsEarliestDeadlineFirst) {
   }
 }
 
-TEST_F(FairQueueTest, WhoWaitsLongMovesUp) {
+TEST_F(FairQueueTest, AStarvedTenantMovesUp) {
   FairQueue queue({.class_weights = {1e3, 1e2, 1, 1e-3}, .aging = seconds(10)});
   for (int i = 0; i < 200; ++i) Push(queue, QosClass::kRealtime, "r");
   Push(queue, QosClass::kSheddable, "s");
@@ -147,6 +147,7 @@ TEST_F(FairQueueTest, WhoWaitsLongMovesUp) {
   const uint64_t old = Push(queue, QosClass::kSheddable, "old");
   EXPECT_EQ(Serve(queue, 100, ByClass)["sheddable"], 0);
   clock_.Advance(seconds(10));
+  queue.Age(clock_.Now());
   std::optional<WaitingRequest> next = queue.Pop(clock_.Now(), Always);
   if (next->key != old) next = queue.Pop(clock_.Now(), Always);
   EXPECT_EQ(next->key, old);
@@ -157,15 +158,28 @@ TEST_F(FairQueueTest, WhoWaitsLongMovesUp) {
 TEST_F(FairQueueTest, MovesUpAStepAfterEachPeriod) {
   FairQueue queue({.aging = seconds(10)});
   Push(queue, QosClass::kBatch, "t");
-  const auto refuse = [](QosClass, const std::string&) { return false; };
-  clock_.Advance(seconds(19));
-  EXPECT_FALSE(queue.Pop(clock_.Now(), refuse));
+  clock_.Advance(seconds(9));
+  queue.Age(clock_.Now());
+  EXPECT_EQ(queue.CostUpTo(QosClass::kInteractive), 0);
+  clock_.Advance(seconds(1));
+  queue.Age(clock_.Now());
   EXPECT_EQ(queue.CostUpTo(QosClass::kRealtime), 0);
   EXPECT_EQ(queue.CostUpTo(QosClass::kInteractive), 1);
-  clock_.Advance(seconds(1));
-  EXPECT_FALSE(queue.Pop(clock_.Now(), refuse));
+  clock_.Advance(seconds(10));
+  queue.Age(clock_.Now());
   EXPECT_EQ(queue.CostUpTo(QosClass::kRealtime), 1);
   EXPECT_EQ(queue.size(QosClass::kBatch), 1);
+}
+
+TEST_F(FairQueueTest, WaitingBehindOnesOwnRequestsIsNoReasonToMoveUp) {
+  FairQueue queue({.aging = seconds(10)});
+  for (int i = 0; i < 100; ++i) Push(queue, QosClass::kBatch, "t");
+  for (int i = 0; i < 50; ++i) {
+    queue.Pop(clock_.Now(), Always);
+    clock_.Advance(seconds(1));
+    queue.Age(clock_.Now());
+  }
+  EXPECT_EQ(queue.CostUpTo(QosClass::kInteractive), 0);
 }
 
 TEST_F(FairQueueTest, PassesOverTenantsAndClassesThatMayNotStart) {
@@ -174,9 +188,9 @@ TEST_F(FairQueueTest, PassesOverTenantsAndClassesThatMayNotStart) {
   const uint64_t free = Push(queue, QosClass::kRealtime, "free");
   Push(queue, QosClass::kBatch, "free");
   int asked = 0;
-  const auto may = [&](QosClass qos, const std::string& tenant) {
+  const auto may = [&](const WaitingRequest& request) {
     ++asked;
-    return qos == QosClass::kRealtime && tenant == "free";
+    return request.qos == QosClass::kRealtime && request.tenant == "free";
   };
   EXPECT_EQ(queue.Pop(clock_.Now(), may)->key, free);
   asked = 0;
@@ -187,15 +201,23 @@ TEST_F(FairQueueTest, PassesOverTenantsAndClassesThatMayNotStart) {
 
 TEST_F(FairQueueTest, EvictsTheLastOfTheLowestClass) {
   FairQueue queue({});
-  Push(queue, QosClass::kSheddable, "t", 1, 1, seconds(1));
+  const uint64_t first = Push(queue, QosClass::kSheddable, "t", 1, 1, seconds(1));
   const uint64_t last = Push(queue, QosClass::kSheddable, "t", 1, 1, seconds(2));
   const uint64_t batch = Push(queue, QosClass::kBatch, "t");
-  EXPECT_FALSE(queue.Evict(QosClass::kSheddable));
-  EXPECT_EQ(queue.Evict(QosClass::kInteractive)->key, last);
-  queue.Evict(QosClass::kInteractive);
-  EXPECT_EQ(queue.Evict(QosClass::kInteractive)->key, batch);
-  EXPECT_FALSE(queue.Evict(QosClass::kInteractive));
+  for (const uint64_t key : {last, first, batch}) EXPECT_EQ(queue.Evict()->key, key);
+  EXPECT_FALSE(queue.Evict());
   EXPECT_EQ(queue.size(), 0);
+}
+
+TEST_F(FairQueueTest, EvictsFromWhoHasMostForItsWeight) {
+  FairQueue queue({});
+  Push(queue, QosClass::kBatch, "heavy", 30, 4);
+  const uint64_t victim = Push(queue, QosClass::kBatch, "loud", 5);
+  const uint64_t next = Push(queue, QosClass::kBatch, "loud", 5, 1, seconds(1));
+  Push(queue, QosClass::kBatch, "quiet", 1);
+  EXPECT_EQ(queue.Evict()->key, victim);
+  EXPECT_EQ(queue.Evict()->tenant, "heavy");
+  EXPECT_EQ(queue.Evict()->key, next);
 }
 
 TEST_F(FairQueueTest, CountsWhatWaits) {
@@ -239,7 +261,7 @@ RC_GTEST_PROP(FairQueueProperty, KeepsAllAndSharesFairly, ()) {
   const int steps = *rc::gen::inRange(10, 200);
   for (int i = 0; i < steps; ++i) {
     const std::optional<WaitingRequest> next =
-        queue.Pop(clock.Now(), [](QosClass, const std::string&) { return true; });
+        queue.Pop(clock.Now(), [](const WaitingRequest&) { return true; });
     RC_ASSERT(next.has_value());
     RC_ASSERT(waiting.erase(next->key) == 1U);
     const int tenant = std::stoi(next->tenant);

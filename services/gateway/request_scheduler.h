@@ -1,0 +1,126 @@
+// The requests of a gateway, from their submission to their end: which wait, which run on which
+// engine, and what each event means for whom.
+//
+// Pure but for its sinks and links; owned by the core thread (frontend.h), which tells it what
+// happens. A request waits here, in the fair queue, until an engine has room for it: an engine's
+// own queue knows classes and deadlines, but no tenants.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+
+#include "absl/status/status.h"
+#include "services/gateway/admission.h"
+#include "services/gateway/engine_set.h"
+#include "services/gateway/generation.h"
+#include "services/gateway/generation_sink.h"
+#include "services/gateway/qos/fair_queue.h"
+#include "services/gateway/qos/wait_estimate.h"
+#include "services/gateway/resume_token.h"
+#include "services/gateway/running_request.h"
+#include "services/gateway/text_model.h"
+#include "shared/base/clock.h"
+#include "shared/metrics/registry.h"
+
+namespace conclave::gateway {
+
+struct RequestSchedulerOptions {
+  int32_t max_running = 256;   // requests on engines at once
+  int32_t max_waiting = 1024;  // requests in the queue; a further one is refused, or pushes out one
+                               // of a lower class, or of a tenant that has more waiting
+  // Of max_running and of each engine's room, what requests of a class may fill: the rest is for
+  // the classes above, so that an urgent request does not wait for a place.
+  PerClass<double> class_shares = {1, 0.95, 0.85, 0.7};
+  FairQueueOptions queue = {};
+  Duration first_token_timeout = std::chrono::seconds(600);
+  // How long an ended request waits for the engine's account of a choice that a stop string ended.
+  Duration usage_wait = std::chrono::seconds(1);
+  // How long requests wait in the queue while no engine is connected.
+  Duration engine_wait = std::chrono::seconds(2);
+};
+
+class RequestScheduler {
+ public:
+  // All but the options outlive this.
+  RequestScheduler(RequestSchedulerOptions options, EngineSet* engines, const TextModel* model,
+                   const ResumeTokenSigner* signer, metrics::Registry* registry,
+                   const Clock* clock);
+  // What is left gets UNAVAILABLE.
+  ~RequestScheduler();
+
+  // `key`: the caller's, unique. Everything that goes wrong goes to the sink: ALREADY_EXISTS for
+  // the id of a request that is not over, UNAVAILABLE without an engine, RESOURCE_EXHAUSTED with a
+  // retry delay when the queue is full or the deadline cannot be met.
+  void Submit(uint64_t key, Generation generation, Admission admission,
+              std::shared_ptr<GenerationSink> sink);
+  // Nobody wants the answer any more: forgets the request without another word to its sink.
+  void Abandon(uint64_t key);
+  // Ends a request's choices with reason kCancelled. NOT_FOUND: no such request.
+  absl::Status Cancel(const std::string& request_id);
+
+  void OnEvent(const SequenceEvent& event);
+  // An engine is gone.
+  void FailAllOn(const std::string& engine, const absl::Status& status);
+  // The end: nothing is started any more. Returns how many there were.
+  int64_t FailAll(const absl::Status& status);
+  // Starts what may start now: to be called when an engine has come, or has more room.
+  void Dispatch();
+  // About ten times a second: deadlines, and what nothing else would wake.
+  void Tick();
+
+  int64_t num_waiting() const { return queue_.size(); }
+  int32_t num_running() const { return num_running_; }
+
+ private:
+  struct Entry {
+    std::unique_ptr<RunningRequest> request;
+    Admission admission;
+    std::string engine;                   // empty: it waits
+    uint64_t first_sequence = 0;          // choice i runs as sequence first_sequence + i
+    std::optional<WaitingRequest> place;  // what the queue was told it would cost, once it runs
+    int64_t kv_tokens = 0;                // counted in its engine's own_tokens
+    TimePoint started;                    // on its engine
+  };
+
+  void Refuse(Entry& entry, const absl::Status& status);
+  absl::Status MayWait(uint64_t key, const Generation& generation);
+  void Start(uint64_t key, Entry& entry, EngineSet::Engine& engine);
+  void Apply(uint64_t key, const RunningRequest::Actions& actions, const absl::Status& status);
+  void Erase(uint64_t key, const absl::Status& status);
+  void LeaveEngine(const Entry& entry);
+  void RecordEnd(const Entry& entry, const absl::Status& status);
+  EngineSet::Demand DemandOf(const Generation& generation) const;
+  int64_t ExpectedAnswer(const Generation& generation) const;
+  // Tokens that it is expected to take: the prompt once, and all choices' answers.
+  double CostOf(const Generation& generation) const {
+    return static_cast<double>(static_cast<int64_t>(generation.prompt_ids.size()) +
+                               ExpectedAnswer(generation));
+  }
+
+  const RequestSchedulerOptions options_;
+  EngineSet& engines_;
+  const TextModel& model_;
+  const ResumeTokenSigner& signer_;
+  metrics::Registry& registry_;
+  const Clock& clock_;
+
+  FairQueue queue_;
+  WaitEstimate estimate_;
+  std::unordered_map<uint64_t, Entry> entries_;
+  std::map<std::string, uint64_t> keys_by_id_;
+  std::unordered_map<uint64_t, uint64_t> keys_by_sequence_;
+  std::unordered_map<std::string, int32_t> running_by_tenant_;
+  uint64_t next_sequence_ = 1;
+  int32_t num_running_ = 0;
+  std::optional<TimePoint> without_engine_since_;
+  bool stopped_ = false;  // nothing is started any more
+};
+
+// Counts a request that has ended, whether it came as far as the scheduler or not.
+void RecordRequest(metrics::Registry& registry, const std::string& api, const absl::Status& status);
+
+}  // namespace conclave::gateway
