@@ -186,11 +186,11 @@ std::string DrawRequestId() {
   return absl::BytesToHexString(bytes);
 }
 
-absl::StatusOr<Generation> Canonicalize(GenerationInput input, const TextModel& model,
-                                        const EngineLimits& limits, const FieldNames& names,
-                                        const text::Interrupt* interrupt) {
+absl::StatusOr<CheckedRequest> CheckRequest(GenerationInput input, const TextModel& model,
+                                            const EngineLimits& limits, const FieldNames& names) {
   RETURN_IF_ERROR(CheckModelName(input.model, model));
-  Generation generation;
+  CheckedRequest checked;
+  Generation& generation = checked.generation;
   ASSIGN_OR_RETURN(generation.request_id, CheckRequestId(std::move(input.request_id), names));
   const SamplingInput& asked = input.sampling;
   RETURN_IF_ERROR(CheckSampling(asked, names));
@@ -214,32 +214,12 @@ absl::StatusOr<Generation> Canonicalize(GenerationInput input, const TextModel& 
     RETURN_IF_ERROR(
         CheckIds(names.prompt, {tokens->ids.begin(), tokens->ids.end()}, limits.vocab_size));
   }
-  absl::StatusOr<std::vector<int32_t>> ids =
-      model.Encode(input.prompt, {.max_ids = limits.context_tokens - 1, .interrupt = interrupt});
-  if (!ids.ok()) {
-    if (const std::optional<int64_t> at_least = text::AtLeastIds(ids.status())) {
-      return ContextExceeded(names.prompt, *at_least, /*at_least=*/true, limits.context_tokens);
-    }
-    if (absl::IsInternal(ids.status()) || absl::IsCancelled(ids.status()) ||
-        absl::IsDeadlineExceeded(ids.status())) {
-      return ids.status();
-    }
-    // What else is wrong with a prompt is the client's to change, whatever the text library calls
-    // it.
-    return InvalidField(names.prompt, std::string(ids.status().message()));
-  }
-  generation.prompt_ids = *std::move(ids);
-  const auto prompt_tokens = static_cast<int64_t>(generation.prompt_ids.size());
-  if (prompt_tokens == 0) return InvalidField(names.prompt, "is empty: give at least one token");
-  if (prompt_tokens >= limits.context_tokens) {
-    return ContextExceeded(names.prompt, prompt_tokens, /*at_least=*/false, limits.context_tokens);
-  }
-
-  const int64_t room = limits.context_tokens - prompt_tokens;
-  const int64_t default_max =
-      model.defaults().max_new_tokens.value_or(input.api_max_tokens.value_or(room));
-  generation.max_tokens = std::min(asked.max_tokens.value_or(default_max), room);
-  generation.min_tokens = std::min(asked.min_tokens.value_or(0), generation.max_tokens);
+  const std::optional<int64_t> max_tokens = asked.max_tokens ? asked.max_tokens
+                                            : model.defaults().max_new_tokens
+                                                ? model.defaults().max_new_tokens
+                                                : input.api_max_tokens;
+  generation.max_tokens = max_tokens.value_or(INT64_MAX);
+  generation.min_tokens = asked.min_tokens.value_or(0);
   generation.stop = asked.stop;
   generation.stop_ids.assign(asked.stop_ids.begin(), asked.stop_ids.end());
   if (!asked.ignore_eos) {
@@ -256,9 +236,46 @@ absl::StatusOr<Generation> Canonicalize(GenerationInput input, const TextModel& 
   generation.qos = std::max(input.qos, input.tenant.top_class);
   generation.tenant = std::move(input.tenant);
   generation.traceparent = ValidTraceparent(input.traceparent);
+  generation.cache = input.cache;
   generation.deadline = input.deadline;
   generation.arrival = input.arrival;
-  return generation;
+  checked.prompt = std::move(input.prompt);
+  checked.seeded = asked.seed.has_value();
+  return checked;
+}
+
+absl::Status SetPrompt(std::vector<int32_t> ids, const EngineLimits& limits,
+                       const FieldNames& names, Generation* generation) {
+  const auto prompt_tokens = static_cast<int64_t>(ids.size());
+  if (prompt_tokens == 0) return InvalidField(names.prompt, "is empty: give at least one token");
+  if (prompt_tokens >= limits.context_tokens) {
+    return ContextExceeded(names.prompt, prompt_tokens, /*at_least=*/false, limits.context_tokens);
+  }
+  generation->prompt_ids = std::move(ids);
+  generation->max_tokens = std::min(generation->max_tokens, limits.context_tokens - prompt_tokens);
+  generation->min_tokens = std::min(generation->min_tokens, generation->max_tokens);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Generation> EncodePrompt(CheckedRequest checked, const TextModel& model,
+                                        const EngineLimits& limits, const FieldNames& names,
+                                        const text::Interrupt* interrupt) {
+  absl::StatusOr<std::vector<int32_t>> ids =
+      model.Encode(checked.prompt, {.max_ids = limits.context_tokens - 1, .interrupt = interrupt});
+  if (!ids.ok()) {
+    if (const std::optional<int64_t> at_least = text::AtLeastIds(ids.status())) {
+      return ContextExceeded(names.prompt, *at_least, /*at_least=*/true, limits.context_tokens);
+    }
+    if (absl::IsInternal(ids.status()) || absl::IsCancelled(ids.status()) ||
+        absl::IsDeadlineExceeded(ids.status())) {
+      return ids.status();
+    }
+    // What else is wrong with a prompt is the client's to change, whatever the text library calls
+    // it.
+    return InvalidField(names.prompt, std::string(ids.status().message()));
+  }
+  RETURN_IF_ERROR(SetPrompt(*std::move(ids), limits, names, &checked.generation));
+  return std::move(checked.generation);
 }
 
 }  // namespace conclave::gateway

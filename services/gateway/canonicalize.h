@@ -1,6 +1,6 @@
 // The one way from what a client asked for to the canonical request: checks every value, fills in
 // every default (request, then the checkpoint's generation_config.json, then OpenAI's), and turns
-// the prompt into ids.
+// the prompt into ids. In two steps, because the response cache needs the first one only.
 //
 // Pure but for the drawn seed and id; called on transport threads.
 #pragma once
@@ -42,14 +42,19 @@ struct EngineLimits {
   int32_t vocab_size = 0;
 };
 
-// INVALID_ARGUMENT with the field as a violation; NOT_FOUND (reason MODEL_NOT_FOUND) for another
-// model; INVALID_ARGUMENT (reason CONTEXT_LENGTH_EXCEEDED) with both numbers for a prompt that
-// leaves no room for a token.
-// CANCELLED or DEADLINE_EXCEEDED when `interrupt`, which may be null, came while the prompt was
-// encoded.
-absl::StatusOr<Generation> Canonicalize(GenerationInput input, const TextModel& model,
+// Everything but the prompt's ids. INVALID_ARGUMENT with the field as a violation; NOT_FOUND
+// (reason MODEL_NOT_FOUND) for another model.
+absl::StatusOr<CheckedRequest> CheckRequest(GenerationInput input, const TextModel& model,
+                                            const EngineLimits& limits, const FieldNames& names);
+// The rest. INVALID_ARGUMENT for a prompt that cannot be encoded, or (reason
+// CONTEXT_LENGTH_EXCEEDED, with both numbers) leaves no room for a token. CANCELLED or
+// DEADLINE_EXCEEDED when `interrupt`, which may be null, came meanwhile.
+absl::StatusOr<Generation> EncodePrompt(CheckedRequest checked, const TextModel& model,
                                         const EngineLimits& limits, const FieldNames& names,
                                         const text::Interrupt* interrupt);
+// For ids that are known already.
+absl::Status SetPrompt(std::vector<int32_t> ids, const EngineLimits& limits,
+                       const FieldNames& names, Generation* generation);
 
 // NOT_FOUND (reason MODEL_NOT_FOUND) unless `name` is empty or the served one.
 absl::Status CheckModelName(const std::string& name, const TextModel& model);

@@ -68,10 +68,9 @@ class EngineSet {
     double share = 1;  // of an engine's room that requests of its class may fill
   };
   // The connected engine with the fewest sequences (other gateways' by the last report, plus our
-  // own now) among those that have room. Ties: less KV in use, then name.
-  // Engines that miss experts come after all others, then silent ones, and draining ones last. An
-  // engine without any sequence has room for everything. nullptr: none is connected, or none has
-  // room.
+  // own now) among those that have room. Ties: less KV in use, then name. Engines that miss experts
+  // come after all others, then silent ones, and draining ones last. An engine without any sequence
+  // has room for everything. nullptr: none is connected, or none has room.
   Engine* LeastLoaded(const Demand& demand);
 
   // What requests may be checked against: the smallest context and vocabulary of the connected

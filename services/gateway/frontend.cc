@@ -5,6 +5,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "services/gateway/cache/cache_key.h"
+#include "services/gateway/request_record.h"
+#include "services/gateway/shared_answer.h"
 #include "shared/base/log.h"
 #include "shared/base/status_macros.h"
 #include "shared/base/thread_name.h"
@@ -38,8 +41,11 @@ Frontend::Frontend(Options options, std::shared_ptr<const TextModel> model)
       max_admitted_(options_.scheduler.max_running + options_.scheduler.max_waiting +
                     kMostInPreparation),
       tasks_(kMaxTasks),
-      scheduler_(options_.scheduler, &engines_, model_.get(), &signer_, options_.registry,
-                 options_.clock) {
+      cache_(options_.cache.capacity_bytes > 0
+                 ? std::make_unique<ResponseCache>(options_.cache, options_.clock)
+                 : nullptr),
+      scheduler_(options_.scheduler, &engines_, model_.get(), &signer_, cache_.get(),
+                 options_.registry, options_.clock) {
   RefreshSnapshot();
   thread_ = std::thread([this] {
     SetThreadName("gateway-core");
@@ -80,14 +86,40 @@ absl::StatusOr<Generation> Frontend::Prepare(GenerationInput input, const FieldN
   RETURN_IF_ERROR(CheckModelName(input.model, *model_));
   const std::optional<EngineIdentity> engine = identity();
   if (!engine) return NoEngine();
-  return Canonicalize(std::move(input), *model_,
-                      {.context_tokens = engine->context_tokens, .vocab_size = engine->vocab_size},
-                      names, interrupt);
+  const EngineLimits limits = {.context_tokens = engine->context_tokens,
+                               .vocab_size = engine->vocab_size};
+  ASSIGN_OR_RETURN(CheckedRequest checked, CheckRequest(std::move(input), *model_, limits, names));
+  const bool depends_on_time =
+      std::holds_alternative<ChatPromptInput>(checked.prompt) && model_->chat_depends_on_time();
+  if (!cache_ || !IsCacheable(checked) || depends_on_time) {
+    return EncodePrompt(std::move(checked), *model_, limits, names, interrupt);
+  }
+  const CacheKey key = CacheKeyOf(
+      checked,
+      {.fingerprint = engine->fingerprint,
+       .text_version = model_->tokenizer()->version(),
+       .context_tokens = engine->context_tokens,
+       .tenant = checked.generation.tenant.shares_cache ? "" : checked.generation.tenant.name});
+  checked.generation.cache_key = key;
+  if (checked.generation.cache != CacheMode::kRefresh) {
+    if (std::shared_ptr<const RecordedGeneration> answer = cache_->Find(key)) {
+      Generation generation = std::move(checked.generation);
+      RETURN_IF_ERROR(SetPrompt(answer->prompt_ids, limits, names, &generation));
+      if (!checked.seeded) generation.seed = answer->seed;
+      generation.answer = std::move(answer);
+      return generation;
+    }
+  }
+  return EncodePrompt(std::move(checked), *model_, limits, names, interrupt);
 }
 
 uint64_t Frontend::Submit(Admission admission, Generation generation,
                           std::shared_ptr<GenerationSink> sink) {
   const uint64_t key = next_key_.fetch_add(1);
+  if (generation.answer) {
+    ReplayAnswer(std::move(admission), generation, *sink);
+    return key;
+  }
   struct Job {
     Admission admission;
     Generation generation;
@@ -101,6 +133,24 @@ uint64_t Frontend::Submit(Admission admission, Generation generation,
     sink->OnFailed(why);
   }
   return key;
+}
+
+void Frontend::ReplayAnswer(Admission admission, const Generation& generation,
+                            GenerationSink& sink) {
+  const RecordedGeneration& answer = *generation.answer;
+  const std::optional<EngineIdentity> engine = identity();
+  // Before the end is sent: nobody who has the answer is counted as running.
+  admission.reset();
+  options_.registry->GetCounter("conclave_prompt_tokens_total")
+      .Increment(static_cast<double>(generation.prompt_ids.size()));
+  options_.registry->GetCounter("conclave_generated_tokens_total")
+      .Increment(static_cast<double>(answer.usage.completion_tokens));
+  RecordEnd(*options_.registry, RequestRecord::Of(generation, CacheStatus::kHit), absl::OkStatus(),
+            answer.usage.completion_tokens, "", options_.clock->Now());
+  Replay(answer,
+         StartOf(generation, engine ? engine->fingerprint : "", answer.system_fingerprint,
+                 CacheStatus::kHit, *model_, signer_),
+         sink);
 }
 
 void Frontend::Abandon(uint64_t key) {
@@ -128,7 +178,7 @@ int32_t Frontend::num_engines() const {
 }
 
 void Frontend::RecordRequest(const std::string& api, const absl::Status& status) {
-  gateway::RecordRequest(*options_.registry, api, status);
+  CountRequest(*options_.registry, api, status);
 }
 
 void Frontend::OnEngineConnected(const std::string& engine, const EngineIdentity& identity) {
@@ -275,6 +325,13 @@ void Frontend::Tick() {
   engines_.DestroyClosed();
   prompts_.Sweep();
   scheduler_.Tick();
+  if (cache_) {
+    const ResponseCache::Counts counts = cache_->counts();
+    options_.registry->GetGauge("conclave_cache_bytes").Set(static_cast<double>(counts.bytes));
+    options_.registry->GetGauge("conclave_cache_answers").Set(static_cast<double>(counts.entries));
+    options_.registry->GetGauge("conclave_cache_evicted_answers")
+        .Set(static_cast<double>(counts.evicted));
+  }
   options_.registry->GetGauge("conclave_requests_running").Set(static_cast<double>(num_running()));
   BindEngines();
 }

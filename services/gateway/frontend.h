@@ -39,7 +39,8 @@ namespace conclave::gateway {
 class Frontend final : public EngineListener {
  public:
   struct Options {
-    RequestSchedulerOptions scheduler;
+    RequestSchedulerOptions scheduler = {};
+    ResponseCacheOptions cache = {};  // capacity 0: no cache
     Duration step_age_limit =
         std::chrono::seconds(5);  // an engine silent for longer does not make the gateway ready
     Duration fingerprint_hold =
@@ -117,6 +118,8 @@ class Frontend final : public EngineListener {
   // Runs `question` on the core thread, after everything posted before, and waits for its answer;
   // `otherwise` when the thread is stopping.
   int32_t AskCore(std::function<int32_t()> question, int32_t otherwise);
+  // Any thread.
+  void ReplayAnswer(Admission admission, const Generation& generation, GenerationSink& sink);
   // The rest runs on the core thread.
   void ApplyCluster(const placement::ClusterView& view);
   void Tick();
@@ -137,6 +140,7 @@ class Frontend final : public EngineListener {
 
   // Core thread only.
   EngineSet engines_;
+  const std::unique_ptr<ResponseCache> cache_;  // null: none. Any thread
   RequestScheduler scheduler_;
 
   mutable Mutex mutex_;

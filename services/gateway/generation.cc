@@ -1,43 +1,22 @@
 #include "services/gateway/generation.h"
 
-#include <openssl/sha.h>
-
-#include <type_traits>
+#include "services/gateway/hash_encoder.h"
 
 namespace conclave::gateway {
 
-namespace {
-
-// Values of fixed width, little-endian, and counted sequences: no two definitions share an
-// encoding.
-class Encoder {
- public:
-  template <typename T>
-    requires std::is_arithmetic_v<T>
-  void Add(T value) {
-    bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
+const char* CacheStatusName(CacheStatus status) {
+  switch (status) {
+    case CacheStatus::kNone:
+      return "";
+    case CacheStatus::kMiss:
+      return "miss";
+    case CacheStatus::kHit:
+      return "hit";
+    case CacheStatus::kJoined:
+      return "joined";
   }
-  void Add(const std::string& text) {
-    Add(static_cast<uint64_t>(text.size()));
-    bytes_ += text;
-  }
-  template <typename T>
-  void Add(const std::vector<T>& values) {
-    Add(static_cast<uint64_t>(values.size()));
-    for (const T& value : values) Add(value);
-  }
-  std::string Sha256() const {
-    std::string digest(SHA256_DIGEST_LENGTH, '\0');
-    SHA256(reinterpret_cast<const unsigned char*>(bytes_.data()), bytes_.size(),
-           reinterpret_cast<unsigned char*>(digest.data()));
-    return digest;
-  }
-
- private:
-  std::string bytes_;
-};
-
-}  // namespace
+  return "";
+}
 
 const char* FinishReasonName(FinishReason reason) {
   switch (reason) {
@@ -51,11 +30,8 @@ const char* FinishReasonName(FinishReason reason) {
   return "unknown";
 }
 
-std::string DefinitionHash(const Generation& generation) {
+void AddDefinition(const Generation& generation, HashEncoder& encoder) {
   const Sampling& sampling = generation.sampling;
-  Encoder encoder;
-  encoder.Add(std::string("conclave generation 1"));
-  encoder.Add(generation.prompt_ids);
   encoder.Add(sampling.temperature);
   encoder.Add(sampling.top_p);
   encoder.Add(sampling.top_k);
@@ -73,7 +49,15 @@ std::string DefinitionHash(const Generation& generation) {
   encoder.Add(generation.min_tokens);
   encoder.Add(generation.stop);
   encoder.Add(generation.stop_ids);
-  return encoder.Sha256();
+}
+
+std::string DefinitionHash(const Generation& generation) {
+  HashEncoder encoder;
+  encoder.Add("conclave generation 1");
+  encoder.Add(generation.prompt_ids);
+  AddDefinition(generation, encoder);
+  const auto digest = encoder.Sha256();
+  return std::string(digest.begin(), digest.end());
 }
 
 }  // namespace conclave::gateway

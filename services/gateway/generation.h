@@ -4,7 +4,9 @@
 // Plain values, no transport and no protobuf.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -16,8 +18,17 @@
 
 namespace conclave::gateway {
 
+// What a request wants of the response cache: what suits it; an answer even to a question without a
+// seed; a fresh answer, which is kept; nothing.
+enum class CacheMode : uint8_t { kAuto, kUse, kRefresh, kOff };
+// What it got: nothing to do with the cache, a fresh answer, a kept one, a share in one that was
+// being made.
+enum class CacheStatus : uint8_t { kNone, kMiss, kHit, kJoined };
+using CacheKey = std::array<uint8_t, 32>;  // SHA-256; cache/cache_key.h
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled };
 
+// "", "miss", "hit", "joined".
+const char* CacheStatusName(CacheStatus status);
 // "stop", "length", "cancelled".
 const char* FinishReasonName(FinishReason reason);
 
@@ -52,12 +63,16 @@ struct SamplingInput {
   std::optional<int64_t> num_choices;
 };
 
+class HashEncoder;
+struct RecordedGeneration;
+
 // For whom a request runs. Without identities everybody is one tenant, whose name is empty.
 struct Tenant {
   std::string name;
   double weight = 1;                         // of its share among tenants that wait, > 0
   QosClass top_class = QosClass::kRealtime;  // requests for a more urgent one run as this
   int32_t max_running = 0;                   // requests at once; 0: no limit of its own
+  bool shares_cache = false;                 // takes kept answers of other such tenants
 };
 
 struct GenerationInput {
@@ -68,6 +83,7 @@ struct GenerationInput {
   SamplingInput sampling;
   QosClass qos = QosClass::kInteractive;
   Tenant tenant;
+  CacheMode cache = CacheMode::kAuto;
   std::string traceparent;  // as received
   std::optional<TimePoint> deadline;
   TimePoint arrival;
@@ -105,13 +121,26 @@ struct Generation {
   std::vector<int32_t> stop_ids;          // ascending; end-of-sequence ids included unless ignored
   QosClass qos = QosClass::kInteractive;  // no more urgent than the tenant may
   Tenant tenant;
-  std::string traceparent;  // W3C, or empty
+  CacheMode cache = CacheMode::kAuto;
+  std::optional<CacheKey> cache_key;                 // where its answer is kept, if it may be
+  std::shared_ptr<const RecordedGeneration> answer;  // the kept one: nothing is to be computed
+  std::string traceparent;                           // W3C, or empty
   std::optional<TimePoint> deadline;
   TimePoint arrival;
+};
+
+// A canonical request but for its prompt's ids: everything is checked and filled in, and
+// `generation.max_tokens` is INT64_MAX where only the context bounds it.
+struct CheckedRequest {
+  Generation generation;
+  PromptInput prompt;
+  bool seeded = false;  // by the client
 };
 
 // SHA-256 (32 bytes) over everything in `generation` that decides its output but the seed and the
 // model: prompt ids, sampling, limits, stops, number of choices. A resumed request must repeat it.
 std::string DefinitionHash(const Generation& generation);
+// The same values but the prompt's ids, for other hashes.
+void AddDefinition(const Generation& generation, HashEncoder& encoder);
 
 }  // namespace conclave::gateway

@@ -31,6 +31,7 @@ struct Started {
   std::string model;
   std::string system_fingerprint;
   std::vector<int32_t> prompt_ids;
+  CacheStatus cache = CacheStatus::kNone;
 };
 
 struct ChoiceTokens {

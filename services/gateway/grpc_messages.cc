@@ -36,6 +36,37 @@ absl::StatusOr<QosClass> FromProto(v1::QosClass qos) {
   }
 }
 
+absl::StatusOr<CacheMode> FromProto(v1::CacheMode mode) {
+  switch (mode) {
+    case v1::CACHE_MODE_UNSPECIFIED:
+      return CacheMode::kAuto;
+    case v1::CACHE_MODE_USE:
+      return CacheMode::kUse;
+    case v1::CACHE_MODE_REFRESH:
+      return CacheMode::kRefresh;
+    case v1::CACHE_MODE_OFF:
+      return CacheMode::kOff;
+    default:
+      return rpc::InvalidField("cache", absl::StrCat("expected a CacheMode from 0 to ",
+                                                     static_cast<int>(v1::CacheMode_MAX),
+                                                     ", found ", static_cast<int>(mode)));
+  }
+}
+
+v1::CacheStatus ToProto(CacheStatus status) {
+  switch (status) {
+    case CacheStatus::kNone:
+      return v1::CACHE_STATUS_UNSPECIFIED;
+    case CacheStatus::kMiss:
+      return v1::CACHE_STATUS_MISS;
+    case CacheStatus::kHit:
+      return v1::CACHE_STATUS_HIT;
+    case CacheStatus::kJoined:
+      return v1::CACHE_STATUS_JOINED;
+  }
+  return v1::CACHE_STATUS_UNSPECIFIED;
+}
+
 SamplingInput FromProto(const v1::SamplingParameters& message) {
   SamplingInput sampling;
   CopyIf(message.has_temperature(), message.temperature(), &sampling.temperature);
@@ -114,6 +145,7 @@ absl::StatusOr<GenerationInput> FromProto(const v1::GenerateRequest& request) {
   }
   input.sampling = FromProto(request.sampling());
   ASSIGN_OR_RETURN(input.qos, FromProto(request.qos()));
+  ASSIGN_OR_RETURN(input.cache, FromProto(request.cache()));
   return input;
 }
 
@@ -125,6 +157,7 @@ void ToProto(const Started& started, v1::Started* message) {
   message->set_fingerprint(started.system_fingerprint);
   message->set_prompt_tokens(static_cast<int64_t>(started.prompt_ids.size()));
   message->mutable_prompt_ids()->Assign(started.prompt_ids.begin(), started.prompt_ids.end());
+  message->set_cache(ToProto(started.cache));
 }
 
 void ToProto(const ChoiceTokens& tokens, const text::Tokenizer& tokenizer,

@@ -185,6 +185,7 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
       input.prompt = std::move(parsed.prompts[i]);
       input.sampling = parsed.sampling;
       input.qos = parsed.qos;
+      input.cache = parsed.cache;
       input.traceparent = std::string(request.Header("traceparent"));
       input.deadline = job.deadline;
       input.arrival = job.arrival;

@@ -99,6 +99,8 @@ absl::Status Run(int argc, char** argv) {
   metrics::Registry registry;
   Frontend::Options frontend_options;
   ASSIGN_OR_RETURN(frontend_options.scheduler, SchedulerOptions(options.gateway));
+  frontend_options.cache.capacity_bytes = static_cast<size_t>(options.gateway.cache_memory.bytes);
+  frontend_options.cache.ttl = std::chrono::seconds(options.gateway.cache_ttl_s);
   frontend_options.cluster_secret = secret.bytes();
   const auto cluster = std::make_shared<rpc::ClusterId>(options.common.cluster_id);
   frontend_options.link_factory = [&](const std::string& engine, const std::string& address,

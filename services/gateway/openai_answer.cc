@@ -99,6 +99,10 @@ void OpenAiAnswer::Fail(const absl::Status& status) {
 
 void OpenAiAnswer::OnStarted(const Started& started) {
   MutexLock lock(mutex_);
+  // Of several prompts, what the least cached one says.
+  if (head_.model.empty() || cache_ == CacheStatus::kHit || started.cache == CacheStatus::kMiss) {
+    cache_ = started.cache;
+  }
   if (!head_.model.empty()) return;  // a further prompt of the same answer
   head_.model = started.model;
   head_.system_fingerprint = started.system_fingerprint;
@@ -181,10 +185,12 @@ void OpenAiAnswer::Complete() {
   }
   body["usage"] = UsageJson(usage_);
   AddOrigin(&body);
+  http::Headers headers = {{"x-request-id", options_.request_id}};
+  if (cache_ != CacheStatus::kNone) headers.emplace_back("x-cache", CacheStatusName(cache_));
   exchange_->Respond({.status = 200,
                       .content_type = "application/json",
                       .body = Dump(body),
-                      .headers = {{"x-request-id", options_.request_id}}});
+                      .headers = std::move(headers)});
 }
 
 void OpenAiAnswer::AddOrigin(OrderedJson* json) {
@@ -213,6 +219,9 @@ void OpenAiAnswer::SendChunk(OrderedJson choice) {
 }
 
 void OpenAiAnswer::SendEvent(const OrderedJson& data) {
+  if (next_event_id_ == 0 && cache_ != CacheStatus::kNone) {
+    exchange_->AddStreamHeader("x-cache", CacheStatusName(cache_));
+  }
   exchange_->Write(SseEvent(next_event_id_++, data));  // of no effect once the client has gone
 }
 

@@ -82,6 +82,7 @@ class OpenAiAnswer : public std::enable_shared_from_this<OpenAiAnswer> {
   Usage usage_ GUARDED_BY(mutex_);
   int32_t prompts_done_ GUARDED_BY(mutex_) = 0;
   int64_t next_event_id_ GUARDED_BY(mutex_) = 0;
+  CacheStatus cache_ GUARDED_BY(mutex_) = CacheStatus::kNone;  // of all prompts together
   bool origin_sent_ GUARDED_BY(mutex_) = false;
   bool over_ GUARDED_BY(mutex_) = false;
 };

@@ -47,6 +47,7 @@ constexpr FieldRule kFields[] = {
     {"ignore_eos", kBoth, kServed, "", ""},
     {"pace", kBoth, kServed, "", ""},
     {"qos", kBoth, kServed, "", ""},
+    {"cache", kBoth, kServed, "", ""},
     {"return_token_ids", kBoth, kServed, "", ""},
     {"add_generation_prompt", kChat, kServed, "", ""},
     {"chat_template_kwargs", kChat, kServed, "", ""},

@@ -169,6 +169,23 @@ absl::Status ParseQos(const json& body, QosClass* qos) {
   return absl::OkStatus();
 }
 
+absl::Status ParseCache(const json& body, CacheMode* mode) {
+  std::string name;
+  RETURN_IF_ERROR(ReadField(body, "cache", &name));
+  if (name.empty()) return absl::OkStatus();
+  if (name == "use") {
+    *mode = CacheMode::kUse;
+  } else if (name == "refresh") {
+    *mode = CacheMode::kRefresh;
+  } else if (name == "off") {
+    *mode = CacheMode::kOff;
+  } else {
+    return InvalidField(
+        "cache", absl::StrCat("expected use, refresh or off, found \"", Excerpt(name, 100), "\""));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ParseStream(const json& body, OpenAiRequest* request) {
   RETURN_IF_ERROR(ReadField(body, "stream", &request->stream));
   RETURN_IF_ERROR(ReadField(body, "return_token_ids", &request->return_token_ids));
@@ -308,6 +325,7 @@ absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(const json& body, Endpoint endp
   RETURN_IF_ERROR(CheckOpenAiFields(body, endpoint, &request.unknown_fields));
   RETURN_IF_ERROR(ReadField(body, "model", &request.model));
   RETURN_IF_ERROR(ParseQos(body, &request.qos));
+  RETURN_IF_ERROR(ParseCache(body, &request.cache));
   RETURN_IF_ERROR(ParseStream(body, &request));
   RETURN_IF_ERROR(ParseSampling(body, &request));
   if (endpoint == Endpoint::kChat) {

@@ -23,6 +23,7 @@ struct OpenAiRequest {
   std::vector<PromptInput> prompts;  // one for a chat
   SamplingInput sampling;
   QosClass qos = QosClass::kInteractive;
+  CacheMode cache = CacheMode::kAuto;
   bool stream = false;
   bool include_usage = false;
   bool return_token_ids = false;

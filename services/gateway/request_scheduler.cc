@@ -13,20 +13,10 @@ namespace conclave::gateway {
 
 namespace {
 
-std::string CodeName(const absl::Status& status) {
-  return status.ok() ? "OK" : absl::StatusCodeToString(status.code());
-}
-
 absl::Status NoEngine() {
   return rpc::WithDetails(
       absl::UnavailableError("no engine is connected; /readyz says what is missing"),
       {.reason = "NO_ENGINE", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
-}
-
-int64_t UnixSeconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
 }
 
 double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
@@ -42,62 +32,49 @@ int64_t RetryAfterMs(std::optional<Duration> wait) {
 
 }  // namespace
 
-void RecordRequest(metrics::Registry& registry, const std::string& api,
-                   const absl::Status& status) {
-  registry.GetCounter("conclave_requests_total", {{"api", api}, {"code", CodeName(status)}})
-      .Increment();
-  if (!status.ok()) {
-    registry.GetCounter("conclave_errors_total", {{"code", CodeName(status)}}).Increment();
-  }
-}
-
 RequestScheduler::RequestScheduler(RequestSchedulerOptions options, EngineSet* engines,
                                    const TextModel* model, const ResumeTokenSigner* signer,
-                                   metrics::Registry* registry, const Clock* clock)
+                                   ResponseCache* cache, metrics::Registry* registry,
+                                   const Clock* clock)
     : options_(options),
       engines_(*engines),
       model_(*model),
       signer_(*signer),
+      cache_(cache),
       registry_(*registry),
       clock_(*clock),
       queue_(options.queue) {}
 
 RequestScheduler::~RequestScheduler() {
-  for (auto& [key, entry] : entries_) {
-    entry.request->Fail(absl::UnavailableError("the gateway has stopped"));
+  for (auto& [key, run] : runs_) {
+    run.request->Fail(absl::UnavailableError("the gateway has stopped"));
   }
 }
 
-void RequestScheduler::Submit(uint64_t key, Generation asked, Admission admission,
+void RequestScheduler::Submit(uint64_t key, Generation generation, Admission admission,
                               std::shared_ptr<GenerationSink> sink) {
-  Entry entry;
-  entry.admission = std::move(admission);
-  entry.request =
-      std::make_unique<RunningRequest>(std::move(asked), model_.tokenizer(), std::move(sink));
-  const Generation& generation = entry.request->generation();
-  if (keys_by_id_.count(generation.request_id)) {
-    Refuse(entry, absl::AlreadyExistsError(absl::StrCat("request id \"", generation.request_id,
-                                                        "\" is in use by a running request")));
+  const auto refuse = [&](const absl::Status& status) {
+    CountRequest(registry_, generation.api, status);
+    sink->OnFailed(status);
+  };
+  if (listeners_by_id_.count(generation.request_id)) {
+    refuse(absl::AlreadyExistsError(
+        absl::StrCat("request id \"", generation.request_id, "\" is in use by a running request")));
     return;
   }
   const std::optional<EngineIdentity> identity = engines_.CommonIdentity();
   if (!identity) {
-    Refuse(entry, NoEngine());
+    refuse(NoEngine());
     return;
   }
-  keys_by_id_[generation.request_id] = key;
-  const Started started{
-      .request_id = generation.request_id,
-      .seed = generation.seed,
-      .resume_token = signer_.Sign({.tenant = generation.tenant.name,
-                                    .definition_hash = DefinitionHash(generation),
-                                    .seed = generation.seed,
-                                    .fingerprint = identity->fingerprint,
-                                    .text_version = model_.tokenizer()->version(),
-                                    .expires_unix_s = UnixSeconds() + kResumeTokenLifetimeSeconds}),
-      .model = generation.model,
-      .system_fingerprint = identity->system_fingerprint,
-      .prompt_ids = generation.prompt_ids};
+  if (const std::optional<uint64_t> run = RunToJoin(generation)) {
+    Attach(key, *run, generation, std::move(admission), std::move(sink), CacheStatus::kJoined);
+    return;
+  }
+  const bool record = cache_ && generation.cache_key;
+  Run fresh;
+  fresh.answer = std::make_shared<SharedAnswer>(generation.num_choices, record);
+  fresh.request = std::make_unique<RunningRequest>(generation, model_.tokenizer(), fresh.answer);
   queue_.Push({.key = key,
                .qos = generation.qos,
                .tenant = generation.tenant.name,
@@ -105,26 +82,59 @@ void RequestScheduler::Submit(uint64_t key, Generation asked, Admission admissio
                .cost = CostOf(generation),
                .arrival = generation.arrival,
                .deadline = generation.deadline});
-  Entry& waiting = entries_.emplace(key, std::move(entry)).first->second;
+  Run& run = runs_.emplace(key, std::move(fresh)).first->second;
   Dispatch();
-  if (waiting.engine.empty()) {
-    const absl::Status refusal = MayWait(key, waiting.request->generation());
+  if (run.engine.empty()) {
+    const absl::Status refusal = MayWait(key, generation);
     if (!refusal.ok()) {
-      Apply(key, waiting.request->Fail(refusal), refusal);
+      EndRun(key, refusal);
+      refuse(refusal);
       return;
     }
   }
-  waiting.request->Start(started);
+  if (record) runs_by_cache_key_[*generation.cache_key] = key;
+  Attach(key, key, generation, std::move(admission), std::move(sink),
+         record ? CacheStatus::kMiss : CacheStatus::kNone);
+}
+
+std::optional<uint64_t> RequestScheduler::RunToJoin(const Generation& generation) const {
+  if (!cache_ || !generation.cache_key || generation.cache == CacheMode::kRefresh) {
+    return std::nullopt;
+  }
+  const auto found = runs_by_cache_key_.find(*generation.cache_key);
+  if (found == runs_by_cache_key_.end()) return std::nullopt;
+  const RunningRequest& request = *runs_.at(found->second).request;
+  const Generation& running = request.generation();
+  const bool as_urgent = running.qos <= generation.qos;
+  const bool as_fast = running.sampling.pace == generation.sampling.pace;
+  const bool lasts =
+      !running.deadline || (generation.deadline && *running.deadline >= *generation.deadline);
+  if (request.finish_time() || !as_urgent || !as_fast || !lasts) return std::nullopt;
+  return found->second;
+}
+
+void RequestScheduler::Attach(uint64_t key, uint64_t run_key, const Generation& generation,
+                              Admission admission, std::shared_ptr<GenerationSink> sink,
+                              CacheStatus cache) {
+  Run& run = runs_.at(run_key);
+  // What the run draws is what all its listeners get.
+  Generation shared = generation;
+  shared.seed = run.request->generation().seed;
+  const std::optional<EngineIdentity> identity = engines_.CommonIdentity();
+  const Started started =
+      StartOf(shared, identity->fingerprint, identity->system_fingerprint, cache, model_, signer_);
+  run.listeners.push_back(key);
+  listeners_by_id_[generation.request_id] = key;
+  listeners_.emplace(key, Listener{.run = run_key,
+                                   .record = RequestRecord::Of(generation, cache),
+                                   .deadline = generation.deadline,
+                                   .admission = std::move(admission)});
+  if (run_key == key) run.answer->OnStarted(started);
+  run.answer->Attach(key, std::move(sink), started);
   registry_.GetCounter("conclave_prompt_tokens_total")
       .Increment(static_cast<double>(started.prompt_ids.size()));
 }
 
-void RequestScheduler::Refuse(Entry& entry, const absl::Status& status) {
-  entry.request->Fail(status);
-  RecordRequest(registry_, entry.request->generation().api, status);
-}
-
-// OK, or why the queue is no place for a request that was just put into it.
 absl::Status RequestScheduler::MayWait(uint64_t key, const Generation& generation) {
   const std::optional<Duration> wait = estimate_.UntilFirstToken(
       std::max(0.0, queue_.CostUpTo(generation.qos) - CostOf(generation)));
@@ -149,34 +159,35 @@ absl::Status RequestScheduler::MayWait(uint64_t key, const Generation& generatio
        .fields = {}});
   const uint64_t victim = queue_.Evict()->key;
   if (victim == key) return full;
-  Apply(victim, entries_.at(victim).request->Fail(full), full);
+  Apply(victim, runs_.at(victim).request->Fail(full), full);
   return absl::OkStatus();
 }
 
 void RequestScheduler::Abandon(uint64_t key) {
-  const auto found = entries_.find(key);
-  if (found == entries_.end()) return;
-  const Entry& entry = found->second;
-  if (EngineSet::Engine* engine = engines_.Find(entry.engine)) {
-    for (int32_t i = 0; i < entry.request->generation().num_choices; ++i) {
-      engine->link->Cancel(entry.first_sequence + static_cast<uint64_t>(i));
-    }
-  }
-  Erase(key, absl::CancelledError("the client has gone"));
+  const auto found = listeners_.find(key);
+  if (found == listeners_.end()) return;
+  runs_.at(found->second.run).answer->Detach(key);
+  EndListener(key, absl::CancelledError("the client has gone"));
 }
 
 absl::Status RequestScheduler::Cancel(const std::string& request_id) {
-  const auto found = keys_by_id_.find(request_id);
-  if (found == keys_by_id_.end()) {
+  const auto found = listeners_by_id_.find(request_id);
+  if (found == listeners_by_id_.end()) {
     return absl::NotFoundError(absl::StrCat("no running request has the id \"", request_id, "\""));
   }
   const uint64_t key = found->second;
-  RunningRequest& request = *entries_.at(key).request;
+  const uint64_t run_key = listeners_.at(key).run;
+  Run& run = runs_.at(run_key);
   const absl::Status why = absl::CancelledError("cancelled by id");
-  RunningRequest::Actions actions = request.Cancel(clock_.Now());
-  // Of a request that waits no engine has anything to account for.
-  if (entries_.at(key).engine.empty()) actions = request.StopWaitingForUsage();
-  Apply(key, actions, why);
+  if (run.listeners.size() > 1) {
+    run.answer->Cancel(key);
+    EndListener(key, why);
+    return absl::OkStatus();
+  }
+  RunningRequest::Actions actions = run.request->Cancel(clock_.Now());
+  // Of a run that waits no engine has anything to account for.
+  if (run.engine.empty()) actions = run.request->StopWaitingForUsage();
+  Apply(run_key, actions, why);
   return absl::OkStatus();
 }
 
@@ -185,7 +196,7 @@ void RequestScheduler::Dispatch() {
   const TimePoint now = clock_.Now();
   EngineSet::Engine* engine = nullptr;
   const auto may_start = [&](const WaitingRequest& waiting) {
-    const Generation& generation = entries_.at(waiting.key).request->generation();
+    const Generation& generation = runs_.at(waiting.key).request->generation();
     const double room = options_.max_running * options_.class_shares[IndexOf(waiting.qos)];
     if (num_running_ > 0 && num_running_ + 1 > room) return false;
     const auto running = running_by_tenant_.find(waiting.tenant);
@@ -195,22 +206,22 @@ void RequestScheduler::Dispatch() {
     return engine != nullptr;
   };
   while (std::optional<WaitingRequest> next = queue_.Pop(now, may_start)) {
-    Entry& entry = entries_.at(next->key);
+    Run& run = runs_.at(next->key);
     registry_
         .GetHistogram("conclave_gateway_queue_wait_seconds", {{"class", QosClassName(next->qos)}})
         .Observe(Seconds(now - next->arrival));
-    entry.place = std::move(next);
-    Start(entry.place->key, entry, *engine);
+    run.place = std::move(next);
+    Start(run.place->key, run, *engine);
   }
 }
 
-void RequestScheduler::Start(uint64_t key, Entry& entry, EngineSet::Engine& engine) {
-  const Generation& generation = entry.request->generation();
+void RequestScheduler::Start(uint64_t key, Run& run, EngineSet::Engine& engine) {
+  const Generation& generation = run.request->generation();
   const EngineSet::Demand demand = DemandOf(generation);
-  entry.engine = engine.name;
-  entry.first_sequence = next_sequence_;
-  entry.kv_tokens = demand.kv_tokens;
-  entry.started = clock_.Now();
+  run.engine = engine.name;
+  run.first_sequence = next_sequence_;
+  run.kv_tokens = demand.kv_tokens;
+  run.started = clock_.Now();
   next_sequence_ += static_cast<uint64_t>(generation.num_choices);
   engine.own_sequences += generation.num_choices;
   engine.own_tokens += demand.kv_tokens;
@@ -235,20 +246,20 @@ void RequestScheduler::Start(uint64_t key, Entry& entry, EngineSet::Engine& engi
     start.remaining_ms = std::max<int64_t>(1, Milliseconds(*generation.deadline - clock_.Now()));
   }
   for (int32_t i = 0; i < generation.num_choices; ++i) {
-    start.sequence_id = entry.first_sequence + static_cast<uint64_t>(i);
+    start.sequence_id = run.first_sequence + static_cast<uint64_t>(i);
     start.choice_index = i;
-    keys_by_sequence_[start.sequence_id] = key;
+    runs_by_sequence_[start.sequence_id] = key;
     engine.link->Start(start);
   }
 }
 
 void RequestScheduler::OnEvent(const SequenceEvent& event) {
-  const auto found = keys_by_sequence_.find(event.sequence_id);
-  if (found == keys_by_sequence_.end()) return;  // of a request that is over
+  const auto found = runs_by_sequence_.find(event.sequence_id);
+  if (found == runs_by_sequence_.end()) return;  // of a request that is over
   const uint64_t key = found->second;
-  Entry& entry = entries_.at(key);
-  RunningRequest& request = *entry.request;
-  const auto choice = static_cast<int32_t>(event.sequence_id - entry.first_sequence);
+  Run& run = runs_.at(key);
+  RunningRequest& request = *run.request;
+  const auto choice = static_cast<int32_t>(event.sequence_id - run.first_sequence);
   const TimePoint now = clock_.Now();
   if (const auto* tokens = std::get_if<SequenceTokens>(&event.what)) {
     const bool first = !request.first_token_time().has_value();
@@ -259,7 +270,7 @@ void RequestScheduler::OnEvent(const SequenceEvent& event) {
       registry_.GetCounter("conclave_generated_tokens_total").Increment(static_cast<double>(sent));
       estimate_.Computed(static_cast<double>(sent));
       if (first) {
-        estimate_.FirstToken(now - entry.started);
+        estimate_.FirstToken(now - run.started);
         estimate_.Computed(static_cast<double>(request.generation().prompt_ids.size()));
         registry_.GetHistogram("conclave_time_to_first_token_seconds")
             .Observe(Seconds(now - request.generation().arrival));
@@ -276,54 +287,44 @@ void RequestScheduler::OnEvent(const SequenceEvent& event) {
 
 void RequestScheduler::FailAllOn(const std::string& engine, const absl::Status& status) {
   std::vector<uint64_t> keys;
-  for (const auto& [key, entry] : entries_) {
-    if (entry.engine == engine) keys.push_back(key);
+  for (const auto& [key, run] : runs_) {
+    if (run.engine == engine) keys.push_back(key);
   }
-  for (const uint64_t key : keys) Apply(key, entries_.at(key).request->Fail(status), status);
+  for (const uint64_t key : keys) Apply(key, runs_.at(key).request->Fail(status), status);
 }
 
-int64_t RequestScheduler::FailAll(const absl::Status& status) {
+void RequestScheduler::FailAll(const absl::Status& status) {
   stopped_ = true;
-  const auto count = static_cast<int64_t>(entries_.size());
-  while (!entries_.empty()) {
-    const uint64_t key = entries_.begin()->first;
-    Apply(key, entries_.begin()->second.request->Fail(status), status);
+  while (!runs_.empty()) {
+    const uint64_t key = runs_.begin()->first;
+    Apply(key, runs_.begin()->second.request->Fail(status), status);
   }
-  return count;
 }
 
 void RequestScheduler::Tick() {
   const TimePoint now = clock_.Now();
   std::vector<std::pair<uint64_t, absl::Status>> late;
-  std::vector<uint64_t> without_usage;
-  for (const auto& [key, entry] : entries_) {
-    const RunningRequest& request = *entry.request;
-    if (request.finish_time()) {
-      if (now - *request.finish_time() >= options_.usage_wait) without_usage.push_back(key);
-    } else if (request.generation().deadline && now >= *request.generation().deadline) {
+  for (const auto& [key, listener] : listeners_) {
+    const RunningRequest& request = *runs_.at(listener.run).request;
+    if (request.finish_time()) continue;
+    if (listener.deadline && now >= *listener.deadline) {
       late.emplace_back(key, absl::DeadlineExceededError("the request's time is over"));
     } else if (!request.first_token_time() &&
-               now - request.generation().arrival >= options_.first_token_timeout) {
+               now - listener.record.arrival >= options_.first_token_timeout) {
       late.emplace_back(key, absl::DeadlineExceededError(absl::StrCat(
                                  "no token within ", Seconds(options_.first_token_timeout),
                                  " s (setting gateway.first_token_timeout_s)")));
     }
   }
-  if (engines_.num_connected() > 0) {
-    without_engine_since_.reset();
-  } else if (!without_engine_since_) {
-    without_engine_since_ = now;
-  } else if (now - *without_engine_since_ >= options_.engine_wait) {
-    for (const auto& [key, entry] : entries_) {
-      if (entry.engine.empty() && !entry.request->finish_time()) late.emplace_back(key, NoEngine());
-    }
-  }
-  for (const auto& [key, status] : late) {
-    const auto found = entries_.find(key);  // some are named twice
-    if (found != entries_.end()) Apply(key, found->second.request->Fail(status), status);
+  for (const auto& [key, status] : late) FailListener(key, status);
+  FailWithoutEngine(now);
+  std::vector<uint64_t> without_usage;
+  for (const auto& [key, run] : runs_) {
+    const std::optional<TimePoint> finish = run.request->finish_time();
+    if (finish && now - *finish >= options_.usage_wait) without_usage.push_back(key);
   }
   for (const uint64_t key : without_usage) {
-    Apply(key, entries_.at(key).request->StopWaitingForUsage(), absl::OkStatus());
+    Apply(key, runs_.at(key).request->StopWaitingForUsage(), absl::OkStatus());
   }
   estimate_.Tick(now, queue_.size() > 0);
   queue_.Age(now);
@@ -336,73 +337,110 @@ void RequestScheduler::Tick() {
   }
 }
 
-void RequestScheduler::Apply(uint64_t key, const RunningRequest::Actions& actions,
+void RequestScheduler::FailWithoutEngine(TimePoint now) {
+  if (engines_.num_connected() > 0) {
+    without_engine_since_.reset();
+    return;
+  }
+  if (!without_engine_since_) without_engine_since_ = now;
+  if (now - *without_engine_since_ < options_.engine_wait) return;
+  std::vector<uint64_t> waiting;
+  for (const auto& [key, run] : runs_) {
+    if (run.engine.empty()) waiting.push_back(key);
+  }
+  for (const uint64_t key : waiting)
+    Apply(key, runs_.at(key).request->Fail(NoEngine()), NoEngine());
+}
+
+void RequestScheduler::Apply(uint64_t run_key, const RunningRequest::Actions& actions,
                              const absl::Status& status) {
-  Entry& entry = entries_.at(key);
-  if (EngineSet::Engine* const engine = engines_.Find(entry.engine)) {
+  const Run& run = runs_.at(run_key);
+  if (EngineSet::Engine* const engine = engines_.Find(run.engine)) {
     for (const int32_t choice : actions.cancel_choices) {
-      engine->link->Cancel(entry.first_sequence + static_cast<uint64_t>(choice));
+      engine->link->Cancel(run.first_sequence + static_cast<uint64_t>(choice));
     }
   }
-  if (actions.over) Erase(key, status);
+  if (actions.over) EndRun(run_key, status);
 }
 
-void RequestScheduler::Erase(uint64_t key, const absl::Status& status) {
-  const auto found = entries_.find(key);
-  const Entry entry = std::move(found->second);
-  entries_.erase(found);
-  keys_by_id_.erase(entry.request->generation().request_id);
-  if (entry.engine.empty()) {
-    queue_.Remove(key);
-  } else {
-    LeaveEngine(entry);
+void RequestScheduler::EndRun(uint64_t run_key, const absl::Status& status) {
+  const auto found = runs_.find(run_key);
+  const Run run = std::move(found->second);
+  runs_.erase(found);
+  const Generation& generation = run.request->generation();
+  if (generation.cache_key) {
+    const auto kept = runs_by_cache_key_.find(*generation.cache_key);
+    if (kept != runs_by_cache_key_.end() && kept->second == run_key) runs_by_cache_key_.erase(kept);
+    if (auto answer = run.answer->recorded(); answer && status.ok()) {
+      cache_->Put(*generation.cache_key, std::move(answer));
+    }
   }
-  RecordEnd(entry, status);
-  if (!entry.engine.empty()) Dispatch();
+  for (const uint64_t key : run.listeners) TakeListener(key, run, status);
+  if (run.engine.empty()) {
+    queue_.Remove(run_key);
+    return;
+  }
+  LeaveEngine(run);
+  for (const double seconds : run.request->SecondsPerToken()) {
+    registry_.GetHistogram("conclave_time_per_output_token_seconds").Observe(seconds);
+  }
+  for (const FinishReason reason : run.request->FinishReasons()) {
+    registry_.GetCounter("conclave_finished_choices_total", {{"reason", FinishReasonName(reason)}})
+        .Increment();
+  }
+  Dispatch();
 }
 
-void RequestScheduler::LeaveEngine(const Entry& entry) {
-  const Generation& generation = entry.request->generation();
+void RequestScheduler::LeaveEngine(const Run& run) {
+  const Generation& generation = run.request->generation();
   for (int32_t i = 0; i < generation.num_choices; ++i) {
-    keys_by_sequence_.erase(entry.first_sequence + static_cast<uint64_t>(i));
+    runs_by_sequence_.erase(run.first_sequence + static_cast<uint64_t>(i));
   }
-  if (EngineSet::Engine* const engine = engines_.Find(entry.engine)) {
+  if (EngineSet::Engine* const engine = engines_.Find(run.engine)) {
     engine->own_sequences -= generation.num_choices;
-    engine->own_tokens -= entry.kv_tokens;
+    engine->own_tokens -= run.kv_tokens;
   }
   --num_running_;
   const auto running = running_by_tenant_.find(generation.tenant.name);
   if (--running->second == 0) running_by_tenant_.erase(running);
-  const auto answered = static_cast<double>(entry.request->completion_tokens());
+  const auto answered = static_cast<double>(run.request->completion_tokens());
   const double prompt =
-      entry.request->first_token_time() ? static_cast<double>(generation.prompt_ids.size()) : 0;
-  queue_.Settle(*entry.place, prompt + answered - entry.place->cost);
-  if (entry.request->finish_time()) estimate_.Answered(answered / generation.num_choices);
+      run.request->first_token_time() ? static_cast<double>(generation.prompt_ids.size()) : 0;
+  queue_.Settle(*run.place, prompt + answered - run.place->cost);
+  if (run.request->finish_time()) estimate_.Answered(answered / generation.num_choices);
 }
 
-void RequestScheduler::RecordEnd(const Entry& entry, const absl::Status& status) {
-  const RunningRequest& request = *entry.request;
-  const Generation& generation = request.generation();
-  RecordRequest(registry_, generation.api, status);
-  const Duration took = clock_.Now() - generation.arrival;
-  registry_.GetHistogram("conclave_request_seconds").Observe(Seconds(took));
-  for (const double seconds : request.SecondsPerToken()) {
-    registry_.GetHistogram("conclave_time_per_output_token_seconds").Observe(seconds);
+void RequestScheduler::TakeListener(uint64_t key, const Run& run, const absl::Status& status) {
+  const auto found = listeners_.find(key);
+  RecordEnd(registry_, found->second.record, status, run.request->completion_tokens(), run.engine,
+            clock_.Now());
+  listeners_by_id_.erase(found->second.record.request_id);
+  listeners_.erase(found);
+}
+
+void RequestScheduler::EndListener(uint64_t key, const absl::Status& status) {
+  const uint64_t run_key = listeners_.at(key).run;
+  Run& run = runs_.at(run_key);
+  std::erase(run.listeners, key);
+  TakeListener(key, run, status);
+  if (!run.listeners.empty()) return;
+  if (EngineSet::Engine* const engine = engines_.Find(run.engine)) {
+    for (int32_t i = 0; i < run.request->generation().num_choices; ++i) {
+      engine->link->Cancel(run.first_sequence + static_cast<uint64_t>(i));
+    }
   }
-  for (const FinishReason reason : request.FinishReasons()) {
-    registry_.GetCounter("conclave_finished_choices_total", {{"reason", FinishReasonName(reason)}})
-        .Increment();
+  EndRun(run_key, status);
+}
+
+void RequestScheduler::FailListener(uint64_t key, const absl::Status& status) {
+  const uint64_t run_key = listeners_.at(key).run;
+  Run& run = runs_.at(run_key);
+  if (run.listeners.size() == 1) {
+    Apply(run_key, run.request->Fail(status), status);
+    return;
   }
-  LogInfo("request ended", {{"request_id", generation.request_id},
-                            {"api", generation.api},
-                            {"code", CodeName(status)},
-                            {"tenant", generation.tenant.name},
-                            {"class", QosClassName(generation.qos)},
-                            {"engine", entry.engine},
-                            {"prompt_tokens", generation.prompt_ids.size()},
-                            {"completion_tokens", request.completion_tokens()},
-                            {"ms", Milliseconds(took)},
-                            {"traceparent", generation.traceparent}});
+  run.answer->Fail(key, status);
+  EndListener(key, status);
 }
 
 EngineSet::Demand RequestScheduler::DemandOf(const Generation& generation) const {

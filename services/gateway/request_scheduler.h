@@ -12,16 +12,20 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "services/gateway/admission.h"
+#include "services/gateway/cache/response_cache.h"
 #include "services/gateway/engine_set.h"
 #include "services/gateway/generation.h"
 #include "services/gateway/generation_sink.h"
 #include "services/gateway/qos/fair_queue.h"
 #include "services/gateway/qos/wait_estimate.h"
+#include "services/gateway/request_record.h"
 #include "services/gateway/resume_token.h"
 #include "services/gateway/running_request.h"
+#include "services/gateway/shared_answer.h"
 #include "services/gateway/text_model.h"
 #include "shared/base/clock.h"
 #include "shared/metrics/registry.h"
@@ -45,10 +49,10 @@ struct RequestSchedulerOptions {
 
 class RequestScheduler {
  public:
-  // All but the options outlive this.
+  // All but the options outlive this. `cache` may be null.
   RequestScheduler(RequestSchedulerOptions options, EngineSet* engines, const TextModel* model,
-                   const ResumeTokenSigner* signer, metrics::Registry* registry,
-                   const Clock* clock);
+                   const ResumeTokenSigner* signer, ResponseCache* cache,
+                   metrics::Registry* registry, const Clock* clock);
   // What is left gets UNAVAILABLE.
   ~RequestScheduler();
 
@@ -65,8 +69,8 @@ class RequestScheduler {
   void OnEvent(const SequenceEvent& event);
   // An engine is gone.
   void FailAllOn(const std::string& engine, const absl::Status& status);
-  // The end: nothing is started any more. Returns how many there were.
-  int64_t FailAll(const absl::Status& status);
+  // The end: nothing is started any more.
+  void FailAll(const absl::Status& status);
   // Starts what may start now: to be called when an engine has come, or has more room.
   void Dispatch();
   // About ten times a second: deadlines, and what nothing else would wake.
@@ -76,23 +80,43 @@ class RequestScheduler {
   int32_t num_running() const { return num_running_; }
 
  private:
-  struct Entry {
+  // What is computed, once, for all who asked for it. Its key is that of its first request.
+  struct Run {
     std::unique_ptr<RunningRequest> request;
-    Admission admission;
+    std::shared_ptr<SharedAnswer> answer;
+    std::vector<uint64_t> listeners;      // keys of their requests
     std::string engine;                   // empty: it waits
     uint64_t first_sequence = 0;          // choice i runs as sequence first_sequence + i
     std::optional<WaitingRequest> place;  // what the queue was told it would cost, once it runs
     int64_t kv_tokens = 0;                // counted in its engine's own_tokens
     TimePoint started;                    // on its engine
   };
+  // A client's request.
+  struct Listener {
+    uint64_t run = 0;
+    RequestRecord record;
+    std::optional<TimePoint> deadline;
+    Admission admission;
+  };
 
-  void Refuse(Entry& entry, const absl::Status& status);
+  // A run that a request may share; nullopt: none.
+  std::optional<uint64_t> RunToJoin(const Generation& generation) const;
+  void Attach(uint64_t key, uint64_t run_key, const Generation& generation, Admission admission,
+              std::shared_ptr<GenerationSink> sink, CacheStatus cache);
+  // OK, or why the queue is no place for the run that was just put into it.
   absl::Status MayWait(uint64_t key, const Generation& generation);
-  void Start(uint64_t key, Entry& entry, EngineSet::Engine& engine);
-  void Apply(uint64_t key, const RunningRequest::Actions& actions, const absl::Status& status);
-  void Erase(uint64_t key, const absl::Status& status);
-  void LeaveEngine(const Entry& entry);
-  void RecordEnd(const Entry& entry, const absl::Status& status);
+  void Start(uint64_t key, Run& run, EngineSet::Engine& engine);
+  void Apply(uint64_t run_key, const RunningRequest::Actions& actions, const absl::Status& status);
+  // Ends a run, and the requests that still listen to it.
+  void EndRun(uint64_t run_key, const absl::Status& status);
+  void LeaveEngine(const Run& run);
+  // Ends one request of a run, whose answer forgets it; the run as well if it was the last.
+  void EndListener(uint64_t key, const absl::Status& status);
+  // Fails one request, or the run if nobody else listens.
+  void FailListener(uint64_t key, const absl::Status& status);
+  // Requests that have waited too long for any engine.
+  void FailWithoutEngine(TimePoint now);
+  void TakeListener(uint64_t key, const Run& run, const absl::Status& status);
   EngineSet::Demand DemandOf(const Generation& generation) const;
   int64_t ExpectedAnswer(const Generation& generation) const;
   // Tokens that it is expected to take: the prompt once, and all choices' answers.
@@ -105,22 +129,22 @@ class RequestScheduler {
   EngineSet& engines_;
   const TextModel& model_;
   const ResumeTokenSigner& signer_;
+  ResponseCache* const cache_;
   metrics::Registry& registry_;
   const Clock& clock_;
 
   FairQueue queue_;
   WaitEstimate estimate_;
-  std::unordered_map<uint64_t, Entry> entries_;
-  std::map<std::string, uint64_t> keys_by_id_;
-  std::unordered_map<uint64_t, uint64_t> keys_by_sequence_;
+  std::unordered_map<uint64_t, Run> runs_;
+  std::unordered_map<uint64_t, Listener> listeners_;
+  std::map<std::string, uint64_t> listeners_by_id_;
+  std::map<CacheKey, uint64_t> runs_by_cache_key_;
+  std::unordered_map<uint64_t, uint64_t> runs_by_sequence_;
   std::unordered_map<std::string, int32_t> running_by_tenant_;
   uint64_t next_sequence_ = 1;
   int32_t num_running_ = 0;
   std::optional<TimePoint> without_engine_since_;
   bool stopped_ = false;  // nothing is started any more
 };
-
-// Counts a request that has ended, whether it came as far as the scheduler or not.
-void RecordRequest(metrics::Registry& registry, const std::string& api, const absl::Status& status);
 
 }  // namespace conclave::gateway

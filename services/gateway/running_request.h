@@ -38,9 +38,6 @@ class RunningRequest {
   Actions StopWaitingForUsage();
 
   const Generation& generation() const { return generation_; }
-  GenerationSink& sink() { return *sink_; }
-  // Sends the first event.
-  void Start(const Started& started) { sink_->OnStarted(started); }
 
   int64_t completion_tokens() const;
   std::optional<TimePoint> first_token_time() const { return first_token_time_; }

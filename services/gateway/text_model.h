@@ -24,6 +24,8 @@ class TextModel {
 
   const std::string& name() const { return name_; }
   const std::shared_ptr<const text::Tokenizer>& tokenizer() const { return tokenizer_; }
+  // See ChatTemplate::depends_on_time.
+  bool chat_depends_on_time() const { return chat_template_->depends_on_time(); }
   const text::ModelDefaults& defaults() const { return defaults_; }
 
   // The prompt's ids. Errors as Tokenizer::Encode and ChatTemplate::Render. Token prompts are

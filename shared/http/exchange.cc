@@ -18,6 +18,10 @@ Exchange::~Exchange() {
 }
 
 void Exchange::Respond(Response response) { outgoing_->Respond(std::move(response)); }
+void Exchange::AddStreamHeader(std::string name, std::string value) {
+  outgoing_->AddStreamHeader(std::move(name), std::move(value));
+}
+
 void Exchange::BeginStream(StreamHead head) { outgoing_->BeginStream(std::move(head)); }
 bool Exchange::Write(std::string_view bytes) { return outgoing_->Write(bytes); }
 void Exchange::EndStream() { outgoing_->End(); }

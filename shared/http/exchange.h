@@ -44,6 +44,8 @@ class Exchange {
   // Announces a streamed answer of status 200. Nothing is sent before the first Write or heartbeat,
   // so that an early failure can still have its own status (Respond).
   void BeginStream(StreamHead head);
+  // A further header of an announced stream; of no effect once something was sent.
+  void AddStreamHeader(std::string name, std::string value);
   // Queues bytes. False when nobody will read them any more: the client has gone, or more than the
   // server's limit was unread.
   bool Write(std::string_view bytes);

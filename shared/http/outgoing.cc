@@ -31,6 +31,11 @@ void Outgoing::BeginStream(StreamHead head) {
   wake_();
 }
 
+void Outgoing::AddStreamHeader(std::string name, std::string value) {
+  MutexLock lock(mutex_);
+  if (head_) head_->headers.emplace_back(std::move(name), std::move(value));
+}
+
 bool Outgoing::Write(std::string_view bytes) {
   {
     MutexLock lock(mutex_);

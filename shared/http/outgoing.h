@@ -21,6 +21,7 @@ class Outgoing {
 
   void Respond(Response response) EXCLUDES(mutex_);
   void BeginStream(StreamHead head) EXCLUDES(mutex_);
+  void AddStreamHeader(std::string name, std::string value) EXCLUDES(mutex_);
   bool Write(std::string_view bytes) EXCLUDES(mutex_);
   void End() EXCLUDES(mutex_);
   // The handler lets go. Unless the answer has ended: a client that has gone gets nothing more,

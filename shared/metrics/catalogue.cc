@@ -12,6 +12,7 @@ constexpr std::array<std::string_view, 1> kClass = {"class"};
 constexpr std::array<std::string_view, 1> kCode = {"code"};
 constexpr std::array<std::string_view, 1> kPhase = {"phase"};
 constexpr std::array<std::string_view, 1> kReason = {"reason"};
+constexpr std::array<std::string_view, 1> kResult = {"result"};
 constexpr std::array<std::string_view, 1> kState = {"state"};
 constexpr std::array<std::string_view, 1> kWorker = {"worker"};
 constexpr std::array<std::string_view, 1> kKind = {"kind"};
@@ -52,6 +53,13 @@ constexpr MetricInfo kCatalogue[] = {
      "Longest wait of those requests, by QoS class."},
     {"conclave_gateway_queue_wait_seconds", kHistogram, "seconds", "gateway", kClass,
      kRequestSeconds, "From a request's arrival to its start on an engine, by QoS class."},
+    {"conclave_cache_requests_total", kCounter, "1", "gateway", kResult, kNoBuckets,
+     "Requests that the response cache had a part in, by result (hit, miss, joined)."},
+    {"conclave_cache_bytes", kGauge, "bytes", "gateway", kNoLabels, kNoBuckets,
+     "Memory of the kept answers."},
+    {"conclave_cache_answers", kGauge, "1", "gateway", kNoLabels, kNoBuckets, "Kept answers."},
+    {"conclave_cache_evicted_answers", kGauge, "1", "gateway", kNoLabels, kNoBuckets,
+     "Answers that had to make room for others since the start."},
     {"conclave_engines_used", kGauge, "1", "gateway", kNoLabels, kNoBuckets,
      "Engines connected and given requests."},
     {"conclave_engines_refused", kGauge, "1", "gateway", kNoLabels, kNoBuckets,

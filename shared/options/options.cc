@@ -89,6 +89,9 @@ absl::Status GatewayOptions::Validate() const {
   RETURN_IF_ERROR(OutOfRange<int64_t>("gateway.max_body", max_body.bytes, 1024, int64_t{1} << 30));
   RETURN_IF_ERROR(OutOfRange("gateway.max_running", max_running, 1, 1'000'000));
   RETURN_IF_ERROR(OutOfRange("gateway.max_waiting", max_waiting, 0, 1'000'000));
+  RETURN_IF_ERROR(
+      OutOfRange<int64_t>("gateway.cache_memory", cache_memory.bytes, 0, int64_t{1} << 40));
+  RETURN_IF_ERROR(OutOfRange("gateway.cache_ttl_s", cache_ttl_s, 1, 31'536'000));
   RETURN_IF_ERROR(OutOfRange("gateway.queue_aging_s", queue_aging_s, 0, 86'400));
   return OutOfRange("gateway.first_token_timeout_s", first_token_timeout_s, 1, 86'400);
 }
@@ -215,6 +218,8 @@ void AllOptions::Bind(Settings& s) {
         "shares of the QoS classes when requests of several wait");
   s.Add("gateway", "queue_aging_s", &gateway.queue_aging_s,
         "wait after which a request counts as one of the class above, s; 0: never");
+  s.Add("gateway", "cache_memory", &gateway.cache_memory, "kept answers, bytes; 0: none");
+  s.Add("gateway", "cache_ttl_s", &gateway.cache_ttl_s, "how long an answer is kept, s");
   s.Add("gateway", "first_token_timeout_s", &gateway.first_token_timeout_s,
         "longest wait for a first token, s");
 

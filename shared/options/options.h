@@ -51,6 +51,8 @@ struct GatewayOptions {
                                                          // classes that wait
   int32_t queue_aging_s = 20;  // a request that waits so long counts as one of the class above; 0:
                                // never
+  ByteSize cache_memory{64 << 20};      // kept answers; 0: none are kept
+  int32_t cache_ttl_s = 3600;           // how long an answer is kept
   int32_t first_token_timeout_s = 600;  // a request that waits longer for its first token fails
 
   absl::Status Validate() const;

@@ -24,6 +24,7 @@ absl::StatusOr<std::shared_ptr<const ChatTemplate>> ChatTemplate::Load(
                      return bridge::new_templates(kMaxTemplateBytes, kMaxRenderedBytes);
                    }));
   std::vector<std::string> names;
+  bool depends_on_time = false;
   for (const NamedTemplate& each : files.templates) {
     const absl::Status added =
         Call([&] { rust->add(ByteSlice(each.name), ByteSlice(each.source)); });
@@ -32,11 +33,13 @@ absl::StatusOr<std::shared_ptr<const ChatTemplate>> ChatTemplate::Load(
                                                      "\": ", added.message()));
     }
     names.push_back(each.name);
+    depends_on_time = depends_on_time || each.source.find("strftime_now") != std::string::npos;
   }
   std::shared_ptr<ChatTemplate> result(
       new ChatTemplate(std::move(tokenizer), std::make_unique<internal::ChatTemplateHandle>(
                                                  internal::ChatTemplateHandle{std::move(rust)})));
   result->names_ = std::move(names);
+  result->depends_on_time_ = depends_on_time;
   return result;
 }
 

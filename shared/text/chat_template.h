@@ -64,6 +64,8 @@ class ChatTemplate {
   bool available() const { return !names_.empty(); }
   // "default" if there is only one.
   const std::vector<std::string>& names() const { return names_; }
+  // True if the same messages may give another prompt tomorrow.
+  bool depends_on_time() const { return depends_on_time_; }
 
   // FAILED_PRECONDITION: the model has no template (use completions). INVALID_ARGUMENT: malformed
   // JSON, an unknown template name, what the template says by raise_exception, any other error of
@@ -79,6 +81,7 @@ class ChatTemplate {
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<internal::ChatTemplateHandle> handle_;
   std::vector<std::string> names_;
+  bool depends_on_time_ = false;
 };
 
 }  // namespace conclave::text

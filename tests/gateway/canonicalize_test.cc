@@ -30,7 +30,10 @@ class CanonicalizeTest : public testing::Test {
     return input;
   }
   static absl::StatusOr<Generation> Run(GenerationInput input) {
-    return Canonicalize(std::move(input), *model_, kLimits, FieldNames(), nullptr);
+    absl::StatusOr<CheckedRequest> checked =
+        CheckRequest(std::move(input), *model_, kLimits, FieldNames());
+    if (!checked.ok()) return checked.status();
+    return EncodePrompt(*std::move(checked), *model_, kLimits, FieldNames(), nullptr);
   }
   // The field that the error names.
   static std::string RefusedField(const SamplingInput& sampling) {

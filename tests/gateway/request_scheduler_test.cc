@@ -23,13 +23,18 @@ struct Heard {
   bool done = false;
   std::optional<absl::Status> failed;
   std::optional<TimePoint> first_token;
+  CacheStatus cache = CacheStatus::kNone;
+  int64_t engine_us = 0;
 };
 
 class HearingSink final : public GenerationSink {
  public:
   HearingSink(std::shared_ptr<Heard> heard, const Clock* clock)
       : heard_(std::move(heard)), clock_(clock) {}
-  void OnStarted(const Started&) override { heard_->started = true; }
+  void OnStarted(const Started& started) override {
+    heard_->started = true;
+    heard_->cache = started.cache;
+  }
   void OnTokens(const ChoiceTokens& tokens) override {
     EXPECT_TRUE(heard_->started);
     heard_->tokens += static_cast<int64_t>(tokens.ids.size());
@@ -38,7 +43,10 @@ class HearingSink final : public GenerationSink {
   void OnFinished(const ChoiceFinished& finished) override {
     heard_->finished.push_back(finished.reason);
   }
-  void OnDone(const Usage&) override { heard_->done = true; }
+  void OnDone(const Usage& usage) override {
+    heard_->done = true;
+    heard_->engine_us = usage.engine_us;
+  }
   void OnFailed(const absl::Status& status) override { heard_->failed = status; }
 
  private:
@@ -58,7 +66,7 @@ class RequestSchedulerTest : public testing::Test {
   void Start(RequestSchedulerOptions options, int32_t engine_sequences = 0, int64_t kv_tokens = 0) {
     engine_.Join(&engines_, "engine-0", engine_sequences, kv_tokens);
     scheduler_ = std::make_unique<RequestScheduler>(options, &engines_, model_.get(), &signer_,
-                                                    &registry_, &clock_);
+                                                    &cache_, &registry_, &clock_);
   }
 
   struct Ask {
@@ -69,6 +77,8 @@ class RequestSchedulerTest : public testing::Test {
     int32_t choices = 1;
     std::optional<Duration> timeout = std::nullopt;
     std::string id = "";
+    int cache_key = 0;  // of the answer; 0: it is not kept
+    double pace = 0;
   };
   std::shared_ptr<Heard> Submit(const Ask& ask) {
     Generation generation;
@@ -81,6 +91,11 @@ class RequestSchedulerTest : public testing::Test {
     generation.qos = ask.qos;
     if (ask.tenant) generation.tenant = *ask.tenant;
     generation.arrival = clock_.Now();
+    generation.sampling.pace = ask.pace;
+    if (ask.cache_key != 0) {
+      generation.cache_key.emplace();
+      generation.cache_key->fill(static_cast<uint8_t>(ask.cache_key));
+    }
     if (ask.timeout) generation.deadline = clock_.Now() + *ask.timeout;
     auto heard = std::make_shared<Heard>();
     last_key_ = next_key_++;
@@ -103,6 +118,7 @@ class RequestSchedulerTest : public testing::Test {
   SimulatedClock clock_;
   metrics::Registry registry_;
   ResumeTokenSigner signer_{"secret"};
+  ResponseCache cache_{{}, &clock_};
   EngineSet engines_;
   SimulatedEngine engine_;
   std::unique_ptr<RequestScheduler> scheduler_;
@@ -287,9 +303,84 @@ TEST_F(RequestSchedulerTest, FailsEverythingAtTheEnd) {
   Start({.max_running = 1});
   const auto running = Submit({});
   const auto waiting = Submit({});
-  EXPECT_EQ(scheduler_->FailAll(absl::UnavailableError("the end")), 2);
+  scheduler_->FailAll(absl::UnavailableError("the end"));
   EXPECT_TRUE(running->failed && waiting->failed);
   EXPECT_EQ(engine_.started.size(), 1U);
+}
+
+TEST_F(RequestSchedulerTest, EqualRequestsShareOneRun) {
+  Start({});
+  const auto first = Submit({.answer = 3, .cache_key = 1});
+  Step();
+  const auto second = Submit({.answer = 3, .cache_key = 1});
+  const auto other = Submit({.answer = 3, .cache_key = 2});
+  const auto apart = Submit({.answer = 3});
+  EXPECT_EQ(engine_.started.size(), 3U);
+  EXPECT_EQ(second->tokens, 1) << "what there was when it came";
+  Finish();
+  for (const auto& heard : {first, second, other, apart}) {
+    EXPECT_EQ(heard->tokens, 3);
+    EXPECT_TRUE(heard->done);
+  }
+  EXPECT_EQ(first->cache, CacheStatus::kMiss);
+  EXPECT_EQ(second->cache, CacheStatus::kJoined);
+  EXPECT_EQ(apart->cache, CacheStatus::kNone);
+  EXPECT_GT(first->engine_us, 0);
+  EXPECT_EQ(second->engine_us, 0) << "the work is charged once";
+  CacheKey key;
+  key.fill(1);
+  const auto kept = cache_.Find(key);
+  ASSERT_NE(kept, nullptr);
+  EXPECT_EQ(kept->choices[0].ids, (std::vector<int32_t>{5, 5, 5}));
+  EXPECT_EQ(kept->usage.completion_tokens, 3);
+  // The next one starts anew: the cache is asked before the scheduler.
+  EXPECT_EQ(Submit({.cache_key = 1})->cache, CacheStatus::kMiss);
+}
+
+TEST_F(RequestSchedulerTest, EachOfThoseWhoShareMayLeave) {
+  Start({});
+  const auto first = Submit({.answer = 3, .id = "first", .cache_key = 1});
+  const uint64_t first_key = last_key_;
+  const auto second = Submit({.answer = 3, .id = "second", .cache_key = 1});
+  const auto third = Submit({.answer = 3, .timeout = seconds(1), .id = "third", .cache_key = 1});
+  Step();
+  scheduler_->Abandon(first_key);
+  EXPECT_TRUE(scheduler_->Cancel("second").ok());
+  EXPECT_EQ(second->finished, std::vector<FinishReason>{FinishReason::kCancelled});
+  EXPECT_TRUE(second->done);
+  EXPECT_TRUE(engine_.cancelled.empty());
+  Step();
+  EXPECT_EQ(first->tokens, 1);
+  EXPECT_EQ(second->tokens, 1);
+  EXPECT_EQ(third->tokens, 2);
+  clock_.Advance(seconds(1));
+  scheduler_->Tick();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(*third->failed));
+  EXPECT_EQ(engine_.cancelled.size(), 1U) << "nobody listens any more";
+  EXPECT_EQ(scheduler_->num_running(), 0);
+  EXPECT_EQ(cache_.counts().entries, 0);
+}
+
+TEST_F(RequestSchedulerTest, SharesNoRunThatSuitsItLess) {
+  Start({});
+  Submit({.qos = QosClass::kBatch, .answer = 9, .cache_key = 1});
+  EXPECT_EQ(Submit({.qos = QosClass::kRealtime, .cache_key = 1})->cache, CacheStatus::kMiss);
+  Submit({.answer = 9, .cache_key = 2, .pace = 1});
+  EXPECT_EQ(Submit({.cache_key = 2})->cache, CacheStatus::kMiss);
+  Submit({.answer = 9, .timeout = seconds(5), .cache_key = 3});
+  EXPECT_EQ(Submit({.cache_key = 3})->cache, CacheStatus::kMiss);
+  Submit({.answer = 9, .timeout = seconds(5), .cache_key = 4});
+  EXPECT_EQ(Submit({.timeout = seconds(4), .cache_key = 4})->cache, CacheStatus::kJoined);
+}
+
+TEST_F(RequestSchedulerTest, AFailedRunFailsAllWhoShareIt) {
+  Start({});
+  const auto first = Submit({.cache_key = 1});
+  const auto second = Submit({.cache_key = 1});
+  scheduler_->FailAllOn("engine-0", absl::UnavailableError("lost"));
+  EXPECT_TRUE(first->failed && second->failed);
+  EXPECT_EQ(cache_.counts().entries, 0);
+  EXPECT_EQ(Submit({.cache_key = 1})->cache, CacheStatus::kMiss);
 }
 
 // Two tenants, one sending twenty times as much: the tokens given while both wait.

@@ -50,7 +50,8 @@ class SimulatedEngine {
           {id, SequenceTokens{.token_index = sequence.given, .ids = {5}, .logprobs = {}}});
       if (++sequence.given < sequence.start.max_tokens) continue;
       events.push_back(
-          {id, SequenceFinished{.reason = FinishReason::kLength, .stop_id = std::nullopt}});
+          {id, SequenceFinished{
+                   .reason = FinishReason::kLength, .stop_id = std::nullopt, .engine_us = 100}});
       running_.erase(id);
     }
     return events;

@@ -39,11 +39,11 @@ size_t BytesOf(const std::vector<T>& values) {
 }  // namespace
 
 size_t RecordedGeneration::bytes() const {
-  size_t total = sizeof *this + fingerprint.capacity() + system_fingerprint.capacity() +
-                 BytesOf(prompt_ids) + BytesOf(choices);
+  size_t total =
+      sizeof *this + system_fingerprint.capacity() + BytesOf(prompt_ids) + BytesOf(choices);
   for (const RecordedChoice& choice : choices) {
     total += BytesOf(choice.ids) + choice.text.capacity() + BytesOf(choice.logprobs) +
-             choice.stop.capacity() + BytesOf(choice.counted_ids);
+             choice.stop.capacity() + choice.last_text.capacity() + BytesOf(choice.counted_ids);
     for (const PositionLogprobs& position : choice.logprobs) total += BytesOf(position.top);
   }
   return total;

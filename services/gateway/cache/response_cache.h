@@ -10,7 +10,6 @@
 // Thread-safe: the keys are spread over parts with a lock each.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -21,23 +20,21 @@
 
 namespace conclave::gateway {
 
-// SHA-256.
-using CacheKey = std::array<uint8_t, 32>;
-
 // One choice's answer, as the sink heard it.
 struct RecordedChoice {
   std::vector<int32_t> ids;  // of its token events
-  std::string text;          // all that was visible, what was held back included
-  std::vector<PositionLogprobs> logprobs;
+  std::string text;
+  std::vector<PositionLogprobs> logprobs;  // one an id, or none
   FinishReason reason = FinishReason::kStop;
   std::string stop;
+  std::string last_text;             // what was held back until the end
   std::vector<int32_t> counted_ids;  // all that count: `ids`, and the stop id
 };
 
 // A whole answer. Immutable once it is in the cache.
 struct RecordedGeneration {
   uint64_t seed = 0;
-  std::string fingerprint, system_fingerprint;
+  std::string system_fingerprint;
   std::vector<int32_t> prompt_ids;
   std::vector<RecordedChoice> choices;
   Usage usage;

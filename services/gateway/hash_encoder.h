@@ -1,0 +1,45 @@
+// An unambiguous encoding of values to be hashed: fixed widths, little-endian, sequences with their
+// count. No two different lists of values share an encoding.
+#pragma once
+
+#include <openssl/sha.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+namespace conclave::gateway {
+
+class HashEncoder {
+ public:
+  template <typename T>
+    requires std::is_arithmetic_v<T> || std::is_enum_v<T>
+  void Add(T value) {
+    bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
+  }
+  void Add(std::string_view text) {
+    Add(static_cast<uint64_t>(text.size()));
+    bytes_ += text;
+  }
+  void Add(const std::string& text) { Add(std::string_view(text)); }
+  void Add(const char* text) { Add(std::string_view(text)); }
+  template <typename T>
+  void Add(const std::vector<T>& values) {
+    Add(static_cast<uint64_t>(values.size()));
+    for (const T& value : values) Add(value);
+  }
+
+  std::array<uint8_t, SHA256_DIGEST_LENGTH> Sha256() const {
+    std::array<uint8_t, SHA256_DIGEST_LENGTH> digest;
+    SHA256(reinterpret_cast<const unsigned char*>(bytes_.data()), bytes_.size(), digest.data());
+    return digest;
+  }
+
+ private:
+  std::string bytes_;
+};
+
+}  // namespace conclave::gateway

@@ -1,0 +1,85 @@
+#include "services/gateway/request_record.h"
+
+#include <chrono>
+
+#include "shared/base/log.h"
+
+namespace conclave::gateway {
+
+namespace {
+
+std::string CodeName(const absl::Status& status) {
+  return status.ok() ? "OK" : absl::StatusCodeToString(status.code());
+}
+
+int64_t UnixSeconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+RequestRecord RequestRecord::Of(const Generation& generation, CacheStatus cache) {
+  return {.request_id = generation.request_id,
+          .api = generation.api,
+          .tenant = generation.tenant.name,
+          .qos = generation.qos,
+          .cache = cache,
+          .prompt_tokens = static_cast<int64_t>(generation.prompt_ids.size()),
+          .traceparent = generation.traceparent,
+          .arrival = generation.arrival};
+}
+
+void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const absl::Status& status,
+               int64_t completion_tokens, const std::string& engine, TimePoint now) {
+  CountRequest(registry, record.api, status);
+  const Duration took = now - record.arrival;
+  registry.GetHistogram("conclave_request_seconds")
+      .Observe(std::chrono::duration<double>(took).count());
+  if (record.cache != CacheStatus::kNone) {
+    registry
+        .GetCounter("conclave_cache_requests_total", {{"result", CacheStatusName(record.cache)}})
+        .Increment();
+  }
+  LogInfo("request ended",
+          {{"request_id", record.request_id},
+           {"api", record.api},
+           {"code", CodeName(status)},
+           {"tenant", record.tenant},
+           {"class", QosClassName(record.qos)},
+           {"cache", CacheStatusName(record.cache)},
+           {"engine", engine},
+           {"prompt_tokens", record.prompt_tokens},
+           {"completion_tokens", completion_tokens},
+           {"ms", std::chrono::duration_cast<std::chrono::milliseconds>(took).count()},
+           {"traceparent", record.traceparent}});
+}
+
+void CountRequest(metrics::Registry& registry, const std::string& api, const absl::Status& status) {
+  registry.GetCounter("conclave_requests_total", {{"api", api}, {"code", CodeName(status)}})
+      .Increment();
+  if (!status.ok()) {
+    registry.GetCounter("conclave_errors_total", {{"code", CodeName(status)}}).Increment();
+  }
+}
+
+Started StartOf(const Generation& generation, const std::string& fingerprint,
+                const std::string& system_fingerprint, CacheStatus cache, const TextModel& model,
+                const ResumeTokenSigner& signer) {
+  return {
+      .request_id = generation.request_id,
+      .seed = generation.seed,
+      .resume_token = signer.Sign({.tenant = generation.tenant.name,
+                                   .definition_hash = DefinitionHash(generation),
+                                   .seed = generation.seed,
+                                   .fingerprint = fingerprint,
+                                   .text_version = model.tokenizer()->version(),
+                                   .expires_unix_s = UnixSeconds() + kResumeTokenLifetimeSeconds}),
+      .model = generation.model,
+      .system_fingerprint = system_fingerprint,
+      .prompt_ids = generation.prompt_ids,
+      .cache = cache};
+}
+
+}  // namespace conclave::gateway

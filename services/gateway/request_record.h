@@ -1,0 +1,39 @@
+// What the log and the metrics say about a request.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "services/gateway/generation.h"
+#include "services/gateway/generation_sink.h"
+#include "services/gateway/resume_token.h"
+#include "services/gateway/text_model.h"
+#include "shared/metrics/registry.h"
+
+namespace conclave::gateway {
+
+struct RequestRecord {
+  std::string request_id;
+  std::string api;
+  std::string tenant;
+  QosClass qos = QosClass::kInteractive;
+  CacheStatus cache = CacheStatus::kNone;
+  int64_t prompt_tokens = 0;
+  std::string traceparent;
+  TimePoint arrival;
+
+  static RequestRecord Of(const Generation& generation, CacheStatus cache);
+};
+
+// A request has ended. `engine`: empty where none had a part in it.
+void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const absl::Status& status,
+               int64_t completion_tokens, const std::string& engine, TimePoint now);
+// Counts a request that has ended, however far it came.
+void CountRequest(metrics::Registry& registry, const std::string& api, const absl::Status& status);
+
+// How a request's answer begins.
+Started StartOf(const Generation& generation, const std::string& fingerprint,
+                const std::string& system_fingerprint, CacheStatus cache, const TextModel& model,
+                const ResumeTokenSigner& signer);
+
+}  // namespace conclave::gateway

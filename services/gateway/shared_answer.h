@@ -1,0 +1,63 @@
+// One generation's answer on its way to everybody who asked for it: a listener gets all of it,
+// whenever it comes, and may leave without disturbing the others.
+//
+// Used on the gateway's core thread only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "services/gateway/cache/response_cache.h"
+#include "services/gateway/generation_sink.h"
+
+namespace conclave::gateway {
+
+class SharedAnswer final : public GenerationSink {
+ public:
+  // `record`: keeps what passes, for listeners that come later and for the cache. Without it there
+  // may be one listener, before the first event.
+  SharedAnswer(int32_t num_choices, bool record);
+
+  // Sends what there is so far, after `started`.
+  void Attach(uint64_t listener, std::shared_ptr<GenerationSink> sink, const Started& started);
+  // Forgets a listener without another word.
+  void Detach(uint64_t listener);
+  // The listener's choices that still run end with reason kCancelled; then as Detach.
+  void Cancel(uint64_t listener);
+  // The listener is told, then forgotten.
+  void Fail(uint64_t listener, const absl::Status& status);
+
+  void OnStarted(const Started& started) override;
+  void OnTokens(const ChoiceTokens& tokens) override;
+  void OnFinished(const ChoiceFinished& finished) override;
+  void OnDone(const Usage& usage) override;
+  void OnFailed(const absl::Status& status) override;
+
+  // What was recorded, once OnDone has come and no choice was cancelled; else nullptr.
+  std::shared_ptr<const RecordedGeneration> recorded() const;
+
+ private:
+  struct Listener {
+    uint64_t key = 0;
+    std::shared_ptr<GenerationSink> sink;
+    bool first = false;  // it is charged for the engine's work
+  };
+  struct Choice {
+    RecordedChoice recorded;
+    bool finished = false;
+  };
+
+  std::vector<Listener>::iterator Find(uint64_t listener);
+
+  const bool record_;
+  std::vector<Listener> listeners_;
+  RecordedGeneration head_;  // without its choices
+  std::vector<Choice> choices_;
+  bool done_ = false;
+};
+
+// Tells `sink` a kept answer from its beginning to its end.
+void Replay(const RecordedGeneration& answer, const Started& started, GenerationSink& sink);
+
+}  // namespace conclave::gateway
