@@ -72,8 +72,14 @@ void RequestScheduler::Submit(uint64_t key, Generation generation, Admission adm
     return;
   }
   const bool record = cache_ && generation.cache_key;
+  SharedAnswer::Keep keep;
+  if (record) {
+    keep = [this, at = *generation.cache_key](std::shared_ptr<const RecordedGeneration> answer) {
+      cache_->Put(at, std::move(answer));
+    };
+  }
   Run fresh;
-  fresh.answer = std::make_shared<SharedAnswer>(generation.num_choices, record);
+  fresh.answer = std::make_shared<SharedAnswer>(generation.num_choices, std::move(keep));
   fresh.request = std::make_unique<RunningRequest>(generation, model_.tokenizer(), fresh.answer);
   queue_.Push({.key = key,
                .qos = generation.qos,
@@ -109,7 +115,9 @@ std::optional<uint64_t> RequestScheduler::RunToJoin(const Generation& generation
   const bool as_fast = running.sampling.pace == generation.sampling.pace;
   const bool lasts =
       !running.deadline || (generation.deadline && *running.deadline >= *generation.deadline);
-  if (request.finish_time() || !as_urgent || !as_fast || !lasts) return std::nullopt;
+  const std::vector<FinishReason> ends = request.FinishReasons();
+  const bool whole = std::find(ends.begin(), ends.end(), FinishReason::kCancelled) == ends.end();
+  if (!whole || !as_urgent || !as_fast || !lasts) return std::nullopt;
   return found->second;
 }
 
@@ -371,9 +379,6 @@ void RequestScheduler::EndRun(uint64_t run_key, const absl::Status& status) {
   if (generation.cache_key) {
     const auto kept = runs_by_cache_key_.find(*generation.cache_key);
     if (kept != runs_by_cache_key_.end() && kept->second == run_key) runs_by_cache_key_.erase(kept);
-    if (auto answer = run.answer->recorded(); answer && status.ok()) {
-      cache_->Put(*generation.cache_key, std::move(answer));
-    }
   }
   for (const uint64_t key : run.listeners) TakeListener(key, run, status);
   if (run.engine.empty()) {

@@ -33,8 +33,8 @@ void SendFinish(int32_t index, const RecordedChoice& choice, GenerationSink& sin
 
 }  // namespace
 
-SharedAnswer::SharedAnswer(int32_t num_choices, bool record)
-    : record_(record), choices_(static_cast<size_t>(num_choices)) {}
+SharedAnswer::SharedAnswer(int32_t num_choices, Keep keep)
+    : keep_(std::move(keep)), choices_(static_cast<size_t>(num_choices)) {}
 
 void SharedAnswer::Attach(uint64_t listener, std::shared_ptr<GenerationSink> sink,
                           const Started& started) {
@@ -80,7 +80,7 @@ void SharedAnswer::OnStarted(const Started& started) {
 }
 
 void SharedAnswer::OnTokens(const ChoiceTokens& tokens) {
-  if (record_) {
+  if (keep_) {
     RecordedChoice& choice = choices_[static_cast<size_t>(tokens.choice_index)].recorded;
     choice.ids.insert(choice.ids.end(), tokens.ids.begin(), tokens.ids.end());
     choice.text += tokens.text;
@@ -93,7 +93,7 @@ void SharedAnswer::OnFinished(const ChoiceFinished& finished) {
   Choice& choice = choices_[static_cast<size_t>(finished.choice_index)];
   choice.finished = true;
   choice.recorded.reason = finished.reason;
-  if (record_) {
+  if (keep_) {
     choice.recorded.stop = finished.stop;
     choice.recorded.last_text = finished.text;
     choice.recorded.counted_ids = finished.ids;
@@ -102,8 +102,12 @@ void SharedAnswer::OnFinished(const ChoiceFinished& finished) {
 }
 
 void SharedAnswer::OnDone(const Usage& usage) {
-  done_ = true;
   head_.usage = WithoutCost(usage);
+  if (keep_ && whole()) {
+    auto answer = std::make_shared<RecordedGeneration>(head_);
+    for (const Choice& choice : choices_) answer->choices.push_back(choice.recorded);
+    keep_(std::move(answer));
+  }
   for (const Listener& listener : listeners_) {
     listener.sink->OnDone(listener.first ? usage : head_.usage);
   }
@@ -113,14 +117,10 @@ void SharedAnswer::OnFailed(const absl::Status& status) {
   for (const Listener& listener : listeners_) listener.sink->OnFailed(status);
 }
 
-std::shared_ptr<const RecordedGeneration> SharedAnswer::recorded() const {
-  const bool whole = std::all_of(choices_.begin(), choices_.end(), [](const Choice& choice) {
+bool SharedAnswer::whole() const {
+  return std::all_of(choices_.begin(), choices_.end(), [](const Choice& choice) {
     return choice.finished && choice.recorded.reason != FinishReason::kCancelled;
   });
-  if (!record_ || !done_ || !whole) return nullptr;
-  auto answer = std::make_shared<RecordedGeneration>(head_);
-  for (const Choice& choice : choices_) answer->choices.push_back(choice.recorded);
-  return answer;
 }
 
 std::vector<SharedAnswer::Listener>::iterator SharedAnswer::Find(uint64_t listener) {

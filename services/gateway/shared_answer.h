@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -15,9 +16,12 @@ namespace conclave::gateway {
 
 class SharedAnswer final : public GenerationSink {
  public:
-  // `record`: keeps what passes, for listeners that come later and for the cache. Without it there
-  // may be one listener, before the first event.
-  SharedAnswer(int32_t num_choices, bool record);
+  using Keep = std::function<void(std::shared_ptr<const RecordedGeneration>)>;
+
+  // With `keep`, what passes is recorded, for listeners that come later; a whole answer (no choice
+  // was cancelled) is given to `keep` before any listener hears of its end. Without it there may be
+  // one listener, before the first event.
+  SharedAnswer(int32_t num_choices, Keep keep);
 
   // Sends what there is so far, after `started`.
   void Attach(uint64_t listener, std::shared_ptr<GenerationSink> sink, const Started& started);
@@ -34,9 +38,6 @@ class SharedAnswer final : public GenerationSink {
   void OnDone(const Usage& usage) override;
   void OnFailed(const absl::Status& status) override;
 
-  // What was recorded, once OnDone has come and no choice was cancelled; else nullptr.
-  std::shared_ptr<const RecordedGeneration> recorded() const;
-
  private:
   struct Listener {
     uint64_t key = 0;
@@ -48,13 +49,13 @@ class SharedAnswer final : public GenerationSink {
     bool finished = false;
   };
 
+  bool whole() const;
   std::vector<Listener>::iterator Find(uint64_t listener);
 
-  const bool record_;
+  const Keep keep_;
   std::vector<Listener> listeners_;
   RecordedGeneration head_;  // without its choices
   std::vector<Choice> choices_;
-  bool done_ = false;
 };
 
 // Tells `sink` a kept answer from its beginning to its end.

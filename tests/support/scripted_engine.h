@@ -15,6 +15,7 @@
 
 #include "conclave/v1/engine.grpc.pb.h"
 #include "shared/base/bounded_queue.h"
+#include "shared/base/clock.h"
 #include "shared/base/mutex.h"
 
 namespace conclave::testing_support {
@@ -38,6 +39,9 @@ class ScriptedEngine final : public v1::EngineService::Service {
   const std::string& address() const { return address_; }
   // What arrived, in order; nullopt after ten seconds without any.
   std::optional<v1::StartSequence> NextStart() { return starts_.PopFor(std::chrono::seconds(10)); }
+  // The same without a wait.
+  std::optional<v1::StartSequence> StartedNow() { return starts_.PopFor(Duration(0)); }
+  std::optional<uint64_t> CancelledNow() { return cancels_.PopFor(Duration(0)); }
   std::optional<uint64_t> NextCancel() { return cancels_.PopFor(std::chrono::seconds(10)); }
   // What it says to reach after its hello, on streams that are opened from now on.
   void SetReach(v1::EngineReach reach) EXCLUDES(mutex_);
