@@ -51,6 +51,9 @@ v1::GenerateRequest ToProto(const GenerationRequest& request) {
   for (const std::string& stop : from.stop) to.add_stop(stop);
   to.set_ignore_eos(from.ignore_eos);
   if (from.pace) to.set_pace(*from.pace);
+  // Who asks here wants to see the model at work: a digest that came from a cache would prove
+  // nothing, and a benchmark would measure it.
+  proto.set_cache(v1::CACHE_MODE_OFF);
   return proto;
 }
 

@@ -52,7 +52,8 @@ class Cluster:
     def __init__(self, *flags, workers=2, engines=1, model=MODEL, env=None):
         self.folder = tempfile.TemporaryDirectory(prefix="conclave-system-")
         self.state_dir = pathlib.Path(self.folder.name) / "state"
-        self.env = environment(env)
+        # Kept answers would hide what engines and workers do.
+        self.env = environment({"CONCLAVE_GATEWAY_CACHE_MEMORY": "0", **(env or {})})
         # Far from the default ports and, most likely, from those of a test beside; --auto-ports does the rest.
         self.flags = ["--model", str(model), "--workers", str(workers), "--engines", str(engines),
                       "--base-port", str(random.randrange(10000, 30000, 50)), "--auto-ports", *flags]

@@ -194,6 +194,27 @@ class Serving(ClusterTest):
         self.assertIn(self.cluster.http_address, checks["ports"]["found"])
 
 
+class Caching(unittest.TestCase):
+    def test_an_equal_request_gets_the_kept_answer(self):
+        with Cluster(env={"CONCLAVE_GATEWAY_CACHE_MEMORY": "16MiB"}) as cluster:
+            def ask(**more):
+                connection = cluster.connection()
+                connection.request("POST", "/v1/chat/completions", json.dumps({
+                    "messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0,
+                    "max_tokens": 20, **more}), {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                return response.getheader("x-cache"), json.loads(response.read())["choices"]
+            first = ask()
+            self.assertEqual(first[0], "miss")
+            self.assertEqual(ask(), ("hit", first[1]))
+            self.assertEqual(ask(cache="off"), (None, first[1]))
+            # The command line asks the model.
+            self.assertEqual(cluster.run("What is the capital of France?", "--temperature", "0", "--max-tokens", "20")["text"],
+                             first[1][0]["message"]["content"])
+            _, metrics = cluster.get("/metrics")
+            self.assertIn('conclave_cache_requests_total{result="hit"} 1\n', metrics)
+
+
 class Stopping(unittest.TestCase):
     def test_down_ends_all_and_says_so(self):
         with Cluster() as cluster:
