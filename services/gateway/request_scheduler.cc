@@ -25,6 +25,9 @@ int64_t Milliseconds(Duration duration) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(duration).count();
 }
 
+// Who share an answer are all served by one thread; the next equal request starts a run of its own.
+constexpr size_t kMostListeners = 64;
+
 // When to come again, to a client that is refused because others wait.
 int64_t RetryAfterMs(std::optional<Duration> wait) {
   return std::max<int64_t>(1000, wait ? Milliseconds(*wait) : 0);
@@ -109,7 +112,9 @@ std::optional<uint64_t> RequestScheduler::RunToJoin(const Generation& generation
   }
   const auto found = runs_by_cache_key_.find(*generation.cache_key);
   if (found == runs_by_cache_key_.end()) return std::nullopt;
-  const RunningRequest& request = *runs_.at(found->second).request;
+  const Run& run = runs_.at(found->second);
+  if (!run.answer->recording() || run.listeners.size() >= kMostListeners) return std::nullopt;
+  const RunningRequest& request = *run.request;
   const Generation& running = request.generation();
   const bool as_urgent = running.qos <= generation.qos;
   const bool as_fast = running.sampling.pace == generation.sampling.pace;
@@ -125,9 +130,9 @@ void RequestScheduler::Attach(uint64_t key, uint64_t run_key, const Generation& 
                               Admission admission, std::shared_ptr<GenerationSink> sink,
                               CacheStatus cache) {
   Run& run = runs_.at(run_key);
-  // What the run draws is what all its listeners get.
+  // What the run draws is what all its listeners get; a greedy one draws nothing.
   Generation shared = generation;
-  shared.seed = run.request->generation().seed;
+  if (generation.sampling.temperature != 0) shared.seed = run.request->generation().seed;
   const std::optional<EngineIdentity> identity = engines_.CommonIdentity();
   const Started started =
       StartOf(shared, identity->fingerprint, identity->system_fingerprint, cache, model_, signer_);
@@ -205,12 +210,12 @@ void RequestScheduler::Dispatch() {
   EngineSet::Engine* engine = nullptr;
   const auto may_start = [&](const WaitingRequest& waiting) {
     const Generation& generation = runs_.at(waiting.key).request->generation();
-    const double room = options_.max_running * options_.class_shares[IndexOf(waiting.qos)];
-    if (num_running_ > 0 && num_running_ + 1 > room) return false;
+    // By the class it has come to count as: a request that has moved up must not stop those there.
+    if (num_running_ > 0 && num_running_ >= PlacesFor(waiting.counts_as)) return false;
     const auto running = running_by_tenant_.find(waiting.tenant);
     const int32_t most = generation.tenant.max_running;
     if (most > 0 && running != running_by_tenant_.end() && running->second >= most) return false;
-    engine = engines_.LeastLoaded(DemandOf(generation));
+    engine = engines_.LeastLoaded(DemandOf(generation, waiting.counts_as));
     return engine != nullptr;
   };
   while (std::optional<WaitingRequest> next = queue_.Pop(now, may_start)) {
@@ -225,7 +230,7 @@ void RequestScheduler::Dispatch() {
 
 void RequestScheduler::Start(uint64_t key, Run& run, EngineSet::Engine& engine) {
   const Generation& generation = run.request->generation();
-  const EngineSet::Demand demand = DemandOf(generation);
+  const EngineSet::Demand demand = DemandOf(generation, run.place->counts_as);
   run.engine = engine.name;
   run.first_sequence = next_sequence_;
   run.kv_tokens = demand.kv_tokens;
@@ -448,11 +453,16 @@ void RequestScheduler::FailListener(uint64_t key, const absl::Status& status) {
   EndListener(key, status);
 }
 
-EngineSet::Demand RequestScheduler::DemandOf(const Generation& generation) const {
+int32_t RequestScheduler::PlacesFor(QosClass qos) const {
+  const double kept = options_.max_running * (1 - options_.class_shares[IndexOf(qos)]);
+  return options_.max_running - static_cast<int32_t>(kept);
+}
+
+EngineSet::Demand RequestScheduler::DemandOf(const Generation& generation, QosClass qos) const {
   return {.sequences = generation.num_choices,
           .kv_tokens = generation.num_choices * static_cast<int64_t>(generation.prompt_ids.size()) +
                        ExpectedAnswer(generation),
-          .share = options_.class_shares[IndexOf(generation.qos)]};
+          .share = options_.class_shares[IndexOf(qos)]};
 }
 
 // Of all choices together.

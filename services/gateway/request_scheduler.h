@@ -117,7 +117,9 @@ class RequestScheduler {
   // Requests that have waited too long for any engine.
   void FailWithoutEngine(TimePoint now);
   void TakeListener(uint64_t key, const Run& run, const absl::Status& status);
-  EngineSet::Demand DemandOf(const Generation& generation) const;
+  // Of max_running, what a class may fill.
+  int32_t PlacesFor(QosClass qos) const;
+  EngineSet::Demand DemandOf(const Generation& generation, QosClass qos) const;
   int64_t ExpectedAnswer(const Generation& generation) const;
   // Tokens that it is expected to take: the prompt once, and all choices' answers.
   double CostOf(const Generation& generation) const {

@@ -80,11 +80,16 @@ void SharedAnswer::OnStarted(const Started& started) {
 }
 
 void SharedAnswer::OnTokens(const ChoiceTokens& tokens) {
+  RecordedChoice& choice = choices_[static_cast<size_t>(tokens.choice_index)].recorded;
+  choice.ids.insert(choice.ids.end(), tokens.ids.begin(), tokens.ids.end());
   if (keep_) {
-    RecordedChoice& choice = choices_[static_cast<size_t>(tokens.choice_index)].recorded;
-    choice.ids.insert(choice.ids.end(), tokens.ids.begin(), tokens.ids.end());
     choice.text += tokens.text;
     choice.logprobs.insert(choice.logprobs.end(), tokens.logprobs.begin(), tokens.logprobs.end());
+    recorded_bytes_ += tokens.ids.size() * sizeof(int32_t) + tokens.text.size();
+    for (const PositionLogprobs& position : tokens.logprobs) {
+      recorded_bytes_ += sizeof position + position.top.size() * sizeof position.top[0];
+    }
+    if (recorded_bytes_ > kMostKeptBytes) StopRecording();
   }
   for (const Listener& listener : listeners_) listener.sink->OnTokens(tokens);
 }
@@ -93,12 +98,20 @@ void SharedAnswer::OnFinished(const ChoiceFinished& finished) {
   Choice& choice = choices_[static_cast<size_t>(finished.choice_index)];
   choice.finished = true;
   choice.recorded.reason = finished.reason;
+  choice.recorded.counted_ids = finished.ids;
   if (keep_) {
     choice.recorded.stop = finished.stop;
     choice.recorded.last_text = finished.text;
-    choice.recorded.counted_ids = finished.ids;
   }
   for (const Listener& listener : listeners_) listener.sink->OnFinished(finished);
+}
+
+void SharedAnswer::StopRecording() {
+  keep_ = nullptr;
+  for (Choice& choice : choices_) {
+    choice.recorded.text.clear();
+    choice.recorded.logprobs = {};
+  }
 }
 
 void SharedAnswer::OnDone(const Usage& usage) {

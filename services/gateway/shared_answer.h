@@ -18,11 +18,12 @@ class SharedAnswer final : public GenerationSink {
  public:
   using Keep = std::function<void(std::shared_ptr<const RecordedGeneration>)>;
 
-  // With `keep`, what passes is recorded, for listeners that come later; a whole answer (no choice
-  // was cancelled) is given to `keep` before any listener hears of its end. Without it there may be
-  // one listener, before the first event.
+  // With `keep`, what passes is recorded, for listeners that come later, until it is larger than
+  // kMostKeptBytes; a whole answer (no choice was cancelled) is given to `keep` before any listener
+  // hears of its end. Further listeners may come while it is recorded.
   SharedAnswer(int32_t num_choices, Keep keep);
 
+  bool recording() const { return keep_ != nullptr; }
   // Sends what there is so far, after `started`.
   void Attach(uint64_t listener, std::shared_ptr<GenerationSink> sink, const Started& started);
   // Forgets a listener without another word.
@@ -50,9 +51,11 @@ class SharedAnswer final : public GenerationSink {
   };
 
   bool whole() const;
+  void StopRecording();
   std::vector<Listener>::iterator Find(uint64_t listener);
 
-  const Keep keep_;
+  Keep keep_;  // null: nothing is recorded, or not any more
+  size_t recorded_bytes_ = 0;
   std::vector<Listener> listeners_;
   RecordedGeneration head_;  // without its choices
   std::vector<Choice> choices_;

@@ -159,9 +159,33 @@ TEST_F(RequestSchedulerTest, KeepsPlacesForTheClassesAbove) {
   for (int i = 0; i < 20; ++i) Submit({.qos = QosClass::kSheddable});
   EXPECT_EQ(scheduler_->num_running(), 7);
   for (int i = 0; i < 20; ++i) Submit({.qos = QosClass::kBatch});
-  EXPECT_EQ(scheduler_->num_running(), 8);
+  EXPECT_EQ(scheduler_->num_running(), 9);
   for (int i = 0; i < 20; ++i) Submit({.qos = QosClass::kRealtime});
   EXPECT_EQ(scheduler_->num_running(), 10);
+}
+
+TEST_F(RequestSchedulerTest, ARequestThatHasMovedUpStopsNobodyThere) {
+  Start({.max_running = 10, .queue = {.aging = seconds(2)}});
+  for (int i = 0; i < 8; ++i) Submit({.answer = 1000});
+  const auto old = Submit({.qos = QosClass::kSheddable, .answer = 1000});
+  EXPECT_EQ(scheduler_->num_running(), 8);
+  for (int i = 0; i < 5; ++i) {
+    clock_.Advance(seconds(2));
+    scheduler_->Tick();
+  }
+  EXPECT_EQ(scheduler_->num_running(), 9) << "the old one runs in a place of the class above";
+  EXPECT_TRUE(Submit({.qos = QosClass::kRealtime})->started);
+  EXPECT_EQ(scheduler_->num_running(), 10);
+  EXPECT_FALSE(old->failed);
+}
+
+TEST_F(RequestSchedulerTest, AnAnswerThatGrowsTooLargeIsNotShared) {
+  Start({});
+  Submit({.prompt = 1, .answer = 4000, .choices = 32, .cache_key = 1});
+  EXPECT_EQ(Submit({.cache_key = 1})->cache, CacheStatus::kJoined);
+  for (int i = 0; i < 3000; ++i) Step();
+  EXPECT_EQ(Submit({.cache_key = 1})->cache, CacheStatus::kMiss);
+  Finish();
 }
 
 TEST_F(RequestSchedulerTest, HeedsTheRoomOfEachEngine) {

@@ -1,5 +1,9 @@
 #include "services/gateway/cache/cache_key.h"
 
+#include <algorithm>
+#include <utility>
+
+#include "services/gateway/cache/response_cache.h"
 #include "services/gateway/hash_encoder.h"
 
 namespace conclave::gateway {
@@ -46,6 +50,18 @@ CacheKey CacheKeyOf(const CheckedRequest& request, const CacheScope& scope) {
 }
 
 bool IsCacheable(const CheckedRequest& request) {
+  // Log-probabilities make an answer large.
+  const Generation& generation = request.generation;
+  if (generation.sampling.top_logprobs) {
+    constexpr int64_t kLikelyTokens = 4096;
+    const int64_t bytes =
+        sizeof(PositionLogprobs) +
+        static_cast<int64_t>(sizeof(std::pair<int32_t, float>)) * *generation.sampling.top_logprobs;
+    if (generation.num_choices * std::min(generation.max_tokens, kLikelyTokens) * bytes >
+        static_cast<int64_t>(kMostKeptBytes)) {
+      return false;
+    }
+  }
   switch (request.generation.cache) {
     case CacheMode::kAuto:
       return request.generation.sampling.temperature == 0 || request.seeded;

@@ -20,6 +20,10 @@
 
 namespace conclave::gateway {
 
+// A larger answer is neither kept nor shared: it is replayed at once, and its reader must be able
+// to take it in (as JSON an id with log-probabilities takes ten times as much).
+inline constexpr size_t kMostKeptBytes = 256 << 10;
+
 // One choice's answer, as the sink heard it.
 struct RecordedChoice {
   std::vector<int32_t> ids;  // of its token events

@@ -5,6 +5,13 @@
 
 namespace conclave::gateway {
 
+namespace {
+
+// Of one tenant's requests, for one place.
+constexpr int kMostAsked = 16;
+
+}  // namespace
+
 FairQueue::FairQueue(FairQueueOptions options) : options_(options) {}
 
 void FairQueue::Push(WaitingRequest request) {
@@ -33,8 +40,8 @@ std::optional<WaitingRequest> FairQueue::Pop(
   for (Class* const in : order) {
     for (const auto& [virtual_time, name] : in->backlogged) {
       Tenant& tenant = in->tenants.at(name);
-      Item* const first = *tenant.waiting.begin();
-      if (!may_start(first->request)) continue;
+      Item* const first = FirstThatMayStart(tenant, now, may_start);
+      if (!first) continue;
       present_ = std::max(present_, in->virtual_time);
       in->present = std::max(in->present, tenant.virtual_time);
       const double cost = first->request.cost;
@@ -46,6 +53,17 @@ std::optional<WaitingRequest> FairQueue::Pop(
     }
   }
   return std::nullopt;
+}
+
+FairQueue::Item* FairQueue::FirstThatMayStart(
+    const Tenant& tenant, TimePoint now,
+    const std::function<bool(const WaitingRequest&)>& may_start) const {
+  int asked = 0;
+  for (Item* const item : tenant.waiting) {
+    if (may_start(item->request)) return item;
+    if (++asked == kMostAsked || now - item->request.arrival >= options_.bypass) return nullptr;
+  }
+  return nullptr;
 }
 
 std::optional<WaitingRequest> FairQueue::Remove(uint64_t key) {

@@ -33,6 +33,9 @@ struct FairQueueOptions {
   PerClass<double> class_weights = {64, 16, 4, 1};
   Duration patience = std::chrono::seconds(30);
   Duration aging = std::chrono::seconds(20);
+  // A request for which there is no room lets smaller ones of its tenant pass until it has waited
+  // so long.
+  Duration bypass = std::chrono::seconds(5);
 };
 
 struct WaitingRequest {
@@ -54,7 +57,7 @@ class FairQueue {
   // Precondition: the key does not wait.
   void Push(WaitingRequest request);
   // Takes out the next one that `may_start`; nullopt when none of those waiting may. Asked are, in
-  // the order of service, the first one of each tenant in each class.
+  // the order of service, the first ones of each tenant in each class.
   std::optional<WaitingRequest> Pop(TimePoint now,
                                     const std::function<bool(const WaitingRequest&)>& may_start);
   // Takes out one that is not wanted any more; nullopt: it does not wait.
@@ -107,6 +110,8 @@ class FairQueue {
     Order idle;        // the others, as long as they are ahead of the present
   };
 
+  Item* FirstThatMayStart(const Tenant& tenant, TimePoint now,
+                          const std::function<bool(const WaitingRequest&)>& may_start) const;
   Class& ClassOf(const Item& item) { return classes_[IndexOf(item.request.counts_as)]; }
   void Enter(Item* item);
   void Leave(Item* item);

@@ -13,6 +13,7 @@ constexpr double kMemorySeconds = 5;
 // The weight of one more answer, or one more first token, in its mean.
 constexpr double kSampleWeight = 0.05;
 constexpr double kFirstGuessTokens = 128;
+constexpr auto kIdleMemory = std::chrono::seconds(1);
 
 double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
@@ -32,6 +33,11 @@ void WaitEstimate::Tick(TimePoint now, bool requests_wait) {
   if (last_tick_ && now > *last_tick_ && waited_ && requests_wait) {
     const double seconds = Seconds(now - *last_tick_);
     Blend(&tokens_per_second_, tokens_ / seconds, 1 - std::exp(-seconds / kMemorySeconds));
+  }
+  if (requests_wait) {
+    last_wait_ = now;
+  } else if (now - last_wait_ >= kIdleMemory) {
+    tokens_per_second_.reset();  // of requests that are long over
   }
   last_tick_ = now;
   waited_ = requests_wait;

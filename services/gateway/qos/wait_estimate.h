@@ -30,6 +30,7 @@ class WaitEstimate {
  private:
   double tokens_ = 0;  // since the last tick
   std::optional<TimePoint> last_tick_;
+  TimePoint last_wait_;  // when requests last waited
   bool waited_ = false;  // requests, at the last tick
   std::optional<double> tokens_per_second_;
   std::optional<double> first_token_seconds_;

@@ -199,6 +199,18 @@ TEST_F(FairQueueTest, PassesOverTenantsAndClassesThatMayNotStart) {
   EXPECT_EQ(queue.size(), 2);
 }
 
+TEST_F(FairQueueTest, SmallerOnesPassALargeOneForAWhile) {
+  FairQueue queue({.bypass = seconds(5)});
+  const uint64_t large = Push(queue, QosClass::kBatch, "t", 100);
+  const auto small_ones = [](const WaitingRequest& request) { return request.cost < 10; };
+  Push(queue, QosClass::kBatch, "t", 1);
+  EXPECT_EQ(queue.Pop(clock_.Now(), small_ones)->cost, 1);
+  clock_.Advance(seconds(5));
+  Push(queue, QosClass::kBatch, "t", 1);
+  EXPECT_FALSE(queue.Pop(clock_.Now(), small_ones)) << "now it is its turn";
+  EXPECT_EQ(queue.Pop(clock_.Now(), Always)->key, large);
+}
+
 TEST_F(FairQueueTest, EvictsTheLastOfTheLowestClass) {
   FairQueue queue({});
   const uint64_t first = Push(queue, QosClass::kSheddable, "t", 1, 1, seconds(1));

@@ -28,12 +28,17 @@ TEST(WaitEstimateTest, LearnsTheSpeedWhileRequestsWait) {
   EXPECT_NEAR(Seconds(*estimate.UntilFirstToken(1000)), 2, 0.02);
   estimate.FirstToken(milliseconds(300));
   EXPECT_NEAR(Seconds(*estimate.UntilFirstToken(1000)), 2.3, 0.02);
-  // Idle engines are not slow ones.
-  for (int i = 0; i < 300; ++i) {
+  // Idle engines are not slow ones, and soon nothing is known of them any more.
+  for (int i = 0; i < 5; ++i) {
     estimate.Tick(clock.Now(), false);
     clock.Advance(milliseconds(100));
   }
   EXPECT_NEAR(Seconds(*estimate.UntilFirstToken(1000)), 2.3, 0.02);
+  for (int i = 0; i < 10; ++i) {
+    estimate.Tick(clock.Now(), false);
+    clock.Advance(milliseconds(100));
+  }
+  EXPECT_FALSE(estimate.UntilFirstToken(1000));
   // Slower engines are noticed in seconds.
   for (int i = 0; i < 200; ++i) {
     estimate.Computed(5);
