@@ -5,11 +5,18 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "shared/rpc/status.h"
 
 namespace conclave::gateway {
 
 namespace {
 constexpr size_t kShownDigits = 12;  // of a fingerprint's 64
+}
+
+absl::Status NoEngine() {
+  return rpc::WithDetails(
+      absl::UnavailableError("no engine is connected; /readyz says what is missing"),
+      {.reason = "NO_ENGINE", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
 }
 
 EngineSet::Engine* EngineSet::Find(const std::string& name) {

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "services/gateway/engine_link.h"
 
 namespace conclave::gateway {
@@ -22,6 +23,9 @@ struct ReportedLoad {
   double kv_used_ratio = 0;
   bool draining = false;
 };
+
+// UNAVAILABLE with a retry delay: no engine is there to take a request.
+absl::Status NoEngine();
 
 class EngineSet {
  public:

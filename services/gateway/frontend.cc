@@ -26,12 +26,6 @@ constexpr size_t kMaxTasks = 1 << 17;
 // Requests whose prompts are being read and encoded, or wait for that.
 constexpr int32_t kMostInPreparation = 256;
 
-absl::Status NoEngine() {
-  return rpc::WithDetails(
-      absl::UnavailableError("no engine is connected; /readyz says what is missing"),
-      {.reason = "NO_ENGINE", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
-}
-
 }  // namespace
 
 Frontend::Frontend(Options options, std::shared_ptr<const TextModel> model)
@@ -89,6 +83,7 @@ absl::StatusOr<Generation> Frontend::Prepare(GenerationInput input, const FieldN
   const EngineLimits limits = {.context_tokens = engine->context_tokens,
                                .vocab_size = engine->vocab_size};
   ASSIGN_OR_RETURN(CheckedRequest checked, CheckRequest(std::move(input), *model_, limits, names));
+  checked.generation.fingerprint = engine->fingerprint;
   const bool depends_on_time =
       std::holds_alternative<ChatPromptInput>(checked.prompt) && model_->chat_depends_on_time();
   if (!cache_ || !IsCacheable(checked) || depends_on_time) {
@@ -96,8 +91,7 @@ absl::StatusOr<Generation> Frontend::Prepare(GenerationInput input, const FieldN
   }
   const CacheKey key = CacheKeyOf(
       checked,
-      {.fingerprint = engine->fingerprint,
-       .text_version = model_->tokenizer()->version(),
+      {.text_version = model_->tokenizer()->version(),
        .context_tokens = engine->context_tokens,
        .tenant = checked.generation.tenant.shares_cache ? "" : checked.generation.tenant.name});
   checked.generation.cache_key = key;
@@ -138,7 +132,6 @@ uint64_t Frontend::Submit(Admission admission, Generation generation,
 void Frontend::ReplayAnswer(Admission admission, const Generation& generation,
                             GenerationSink& sink) {
   const RecordedGeneration& answer = *generation.answer;
-  const std::optional<EngineIdentity> engine = identity();
   // Before the end is sent: nobody who has the answer is counted as running.
   admission.reset();
   options_.registry->GetCounter("conclave_prompt_tokens_total")
@@ -148,9 +141,7 @@ void Frontend::ReplayAnswer(Admission admission, const Generation& generation,
   RecordEnd(*options_.registry, RequestRecord::Of(generation, CacheStatus::kHit), absl::OkStatus(),
             answer.usage.completion_tokens, "", options_.clock->Now());
   Replay(answer,
-         StartOf(generation, engine ? engine->fingerprint : "", answer.system_fingerprint,
-                 CacheStatus::kHit, *model_, signer_),
-         sink);
+         StartOf(generation, answer.system_fingerprint, CacheStatus::kHit, *model_, signer_), sink);
 }
 
 void Frontend::Abandon(uint64_t key) {
@@ -204,6 +195,7 @@ void Frontend::OnEngineConnected(const std::string& engine, const EngineIdentity
     }
     if (!known->refusal.empty()) LogError(known->refusal);
     BindEngines();
+    scheduler_.Dispatch();
   });
 }
 
@@ -312,7 +304,6 @@ void Frontend::BindEngines() {
   for (const std::string& name : binding.refused) LogError(engines_.Find(name)->refusal);
   options_.registry->GetGauge("conclave_engines_used").Set(engines_.num_connected());
   options_.registry->GetGauge("conclave_engines_refused").Set(engines_.num_refused());
-  scheduler_.Dispatch();
   RefreshSnapshot();
 }
 
@@ -329,8 +320,6 @@ void Frontend::Tick() {
     const ResponseCache::Counts counts = cache_->counts();
     options_.registry->GetGauge("conclave_cache_bytes").Set(static_cast<double>(counts.bytes));
     options_.registry->GetGauge("conclave_cache_answers").Set(static_cast<double>(counts.entries));
-    options_.registry->GetGauge("conclave_cache_evicted_answers")
-        .Set(static_cast<double>(counts.evicted));
   }
   options_.registry->GetGauge("conclave_requests_running").Set(static_cast<double>(num_running()));
   BindEngines();

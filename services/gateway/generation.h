@@ -110,7 +110,8 @@ struct Sampling {
 struct Generation {
   std::string api;
   std::string request_id;
-  std::string model;  // served name
+  std::string model;        // served name
+  std::string fingerprint;  // of the engines that it was checked for
   std::vector<int32_t> prompt_ids;
   Sampling sampling;
   uint64_t seed = 0;

@@ -64,16 +64,15 @@ void CountRequest(metrics::Registry& registry, const std::string& api, const abs
   }
 }
 
-Started StartOf(const Generation& generation, const std::string& fingerprint,
-                const std::string& system_fingerprint, CacheStatus cache, const TextModel& model,
-                const ResumeTokenSigner& signer) {
+Started StartOf(const Generation& generation, const std::string& system_fingerprint,
+                CacheStatus cache, const TextModel& model, const ResumeTokenSigner& signer) {
   return {
       .request_id = generation.request_id,
       .seed = generation.seed,
       .resume_token = signer.Sign({.tenant = generation.tenant.name,
                                    .definition_hash = DefinitionHash(generation),
                                    .seed = generation.seed,
-                                   .fingerprint = fingerprint,
+                                   .fingerprint = generation.fingerprint,
                                    .text_version = model.tokenizer()->version(),
                                    .expires_unix_s = UnixSeconds() + kResumeTokenLifetimeSeconds}),
       .model = generation.model,

@@ -32,8 +32,7 @@ void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const a
 void CountRequest(metrics::Registry& registry, const std::string& api, const absl::Status& status);
 
 // How a request's answer begins.
-Started StartOf(const Generation& generation, const std::string& fingerprint,
-                const std::string& system_fingerprint, CacheStatus cache, const TextModel& model,
-                const ResumeTokenSigner& signer);
+Started StartOf(const Generation& generation, const std::string& system_fingerprint,
+                CacheStatus cache, const TextModel& model, const ResumeTokenSigner& signer);
 
 }  // namespace conclave::gateway

@@ -13,12 +13,6 @@ namespace conclave::gateway {
 
 namespace {
 
-absl::Status NoEngine() {
-  return rpc::WithDetails(
-      absl::UnavailableError("no engine is connected; /readyz says what is missing"),
-      {.reason = "NO_ENGINE", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
-}
-
 double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 int64_t Milliseconds(Duration duration) {
@@ -66,7 +60,8 @@ void RequestScheduler::Submit(uint64_t key, Generation generation, Admission adm
     return;
   }
   const std::optional<EngineIdentity> identity = engines_.CommonIdentity();
-  if (!identity) {
+  // What was prepared for other engines is checked, and named in the cache, for those alone.
+  if (!identity || identity->fingerprint != generation.fingerprint) {
     refuse(NoEngine());
     return;
   }
@@ -134,8 +129,7 @@ void RequestScheduler::Attach(uint64_t key, uint64_t run_key, const Generation& 
   Generation shared = generation;
   if (generation.sampling.temperature != 0) shared.seed = run.request->generation().seed;
   const std::optional<EngineIdentity> identity = engines_.CommonIdentity();
-  const Started started =
-      StartOf(shared, identity->fingerprint, identity->system_fingerprint, cache, model_, signer_);
+  const Started started = StartOf(shared, identity->system_fingerprint, cache, model_, signer_);
   run.listeners.push_back(key);
   listeners_by_id_[generation.request_id] = key;
   listeners_.emplace(key, Listener{.run = run_key,
@@ -205,7 +199,7 @@ absl::Status RequestScheduler::Cancel(const std::string& request_id) {
 }
 
 void RequestScheduler::Dispatch() {
-  if (stopped_) return;
+  if (stopped_ || num_running_ >= options_.max_running) return;
   const TimePoint now = clock_.Now();
   EngineSet::Engine* engine = nullptr;
   const auto may_start = [&](const WaitingRequest& waiting) {

@@ -58,8 +58,6 @@ constexpr MetricInfo kCatalogue[] = {
     {"conclave_cache_bytes", kGauge, "bytes", "gateway", kNoLabels, kNoBuckets,
      "Memory of the kept answers."},
     {"conclave_cache_answers", kGauge, "1", "gateway", kNoLabels, kNoBuckets, "Kept answers."},
-    {"conclave_cache_evicted_answers", kGauge, "1", "gateway", kNoLabels, kNoBuckets,
-     "Answers that had to make room for others since the start."},
     {"conclave_engines_used", kGauge, "1", "gateway", kNoLabels, kNoBuckets,
      "Engines connected and given requests."},
     {"conclave_engines_refused", kGauge, "1", "gateway", kNoLabels, kNoBuckets,

@@ -77,6 +77,7 @@ class RequestSchedulerTest : public testing::Test {
     int32_t choices = 1;
     std::optional<Duration> timeout = std::nullopt;
     std::string id = "";
+    std::string fingerprint = std::string(64, 'a');
     int cache_key = 0;  // of the answer; 0: it is not kept
     double pace = 0;
   };
@@ -85,6 +86,7 @@ class RequestSchedulerTest : public testing::Test {
     generation.api = "chat";
     generation.request_id = ask.id.empty() ? "r" + std::to_string(next_key_) : ask.id;
     generation.model = "tales";
+    generation.fingerprint = ask.fingerprint;
     generation.prompt_ids.assign(static_cast<size_t>(ask.prompt), 5);
     generation.num_choices = ask.choices;
     generation.max_tokens = ask.answer;
@@ -314,6 +316,12 @@ TEST_F(RequestSchedulerTest, GivesUpWithoutAnEngine) {
   clock_.Advance(seconds(2));
   scheduler_->Tick();
   EXPECT_EQ(ReasonOf(*waiting), "NO_ENGINE");
+}
+
+TEST_F(RequestSchedulerTest, RefusesWhatWasPreparedForAnotherModel) {
+  Start({});
+  EXPECT_EQ(ReasonOf(*Submit({.fingerprint = std::string(64, 'b'), .cache_key = 1})), "NO_ENGINE");
+  EXPECT_EQ(cache_.counts().entries, 0);
 }
 
 TEST_F(RequestSchedulerTest, RefusesAnIdInUseWhileItWaits) {

@@ -37,7 +37,7 @@ CacheKey CacheKeyOf(const CheckedRequest& request, const CacheScope& scope) {
   const bool any_seed = generation.sampling.temperature == 0 || !request.seeded;
   HashEncoder encoder;
   encoder.Add("conclave answer 1");
-  encoder.Add(scope.fingerprint);
+  encoder.Add(generation.fingerprint);
   encoder.Add(scope.text_version);
   encoder.Add(scope.context_tokens);
   encoder.Add(scope.tenant);

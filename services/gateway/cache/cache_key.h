@@ -11,7 +11,6 @@ namespace conclave::gateway {
 
 // Where an answer is valid.
 struct CacheScope {
-  std::string fingerprint;   // of the model
   std::string text_version;  // of tokenizer and templates
   int64_t context_tokens = 0;
   std::string tenant;  // empty where tenants share answers

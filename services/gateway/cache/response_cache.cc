@@ -107,11 +107,6 @@ class ResponseCache::Part {
     while (window_.bytes > window_capacity_) LeaveWindow(std::prev(window_.entries.end()));
   }
 
-  void Erase(const CacheKey& key) EXCLUDES(mutex_) {
-    MutexLock lock(mutex_);
-    if (const auto found = index_.find(key); found != index_.end()) Drop(found->second);
-  }
-
   Counts counts() const EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
     Counts counts = counts_;
@@ -210,8 +205,6 @@ std::shared_ptr<const RecordedGeneration> ResponseCache::Find(const CacheKey& ke
 void ResponseCache::Put(const CacheKey& key, std::shared_ptr<const RecordedGeneration> answer) {
   PartOf(key).Put(key, std::move(answer));
 }
-
-void ResponseCache::Erase(const CacheKey& key) { PartOf(key).Erase(key); }
 
 ResponseCache::Counts ResponseCache::counts() const {
   Counts total;

@@ -63,7 +63,6 @@ class ResponseCache {
   std::shared_ptr<const RecordedGeneration> Find(const CacheKey& key);
   // Replaces what is there. An answer larger than a part of the cache is not kept.
   void Put(const CacheKey& key, std::shared_ptr<const RecordedGeneration> answer);
-  void Erase(const CacheKey& key);
 
   struct Counts {
     int64_t entries = 0;
