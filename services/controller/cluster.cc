@@ -204,8 +204,10 @@ void Cluster::Tick() {
   const TimePoint now = counted_at_tick_;
   for (auto it = members_.begin(); it != members_.end();) {
     Member& member = it->second;
-    if (member.live && now - member.last_report > options_.lease)
+    if (member.live && now - member.last_report > options_.lease) {
       Lose(member, "lost: its lease ran out");
+      ++lease_expirations_[member.report.kind];
+    }
     if (!member.live && now - member.last_report > options_.remember) {
       it = members_.erase(it);
     } else {
@@ -366,6 +368,11 @@ size_t Cluster::num_missing_experts() const {
   size_t missing = 0;
   for (const ModelTopology& model : topology_.models) missing += model.Missing().size();
   return missing;
+}
+
+int64_t Cluster::num_lease_expirations(placement::MemberKind kind) const {
+  const auto found = lease_expirations_.find(kind);
+  return found == lease_expirations_.end() ? 0 : found->second;
 }
 
 std::vector<MemberRow> Cluster::members() const {

@@ -88,8 +88,10 @@ class Cluster {
   }  // grows when a member has seen a higher one: to be written to the state file
 
   placement::ClusterView view() const;
-  size_t num_missing_experts() const;      // that no live worker serves, over all models
-  std::vector<MemberRow> members() const;  // ascending by name; lost ones for a while
+  size_t num_missing_experts() const;  // that no live worker serves, over all models
+  // Members of the kind lost since the start because their leases ran out.
+  int64_t num_lease_expirations(placement::MemberKind kind) const;
+  std::vector<MemberRow> members() const;               // ascending by name; lost ones for a while
   std::vector<ClusterEvent> events(size_t last) const;  // oldest first; 0: all
 
  private:
@@ -135,6 +137,7 @@ class Cluster {
   bool members_know_topologies_ = false;
   std::map<std::string, Member> members_;
   std::map<std::string, Model> models_;  // by fingerprint
+  std::map<placement::MemberKind, int64_t> lease_expirations_;
   placement::Topology topology_;
   std::deque<ClusterEvent> events_;
 };

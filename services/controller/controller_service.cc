@@ -74,6 +74,7 @@ struct ControllerService::State {
   Cluster cluster GUARDED_BY(mutex);
   std::set<MemberStream*> streams GUARDED_BY(mutex);
   placement::Epoch published GUARDED_BY(mutex);
+  std::map<placement::MemberKind, int64_t> expirations_counted GUARDED_BY(mutex);
   bool stopping GUARDED_BY(mutex) = false;
   std::thread ticker;
 };
@@ -227,6 +228,10 @@ void ControllerService::State::UpdateMetrics() {
   for (const MemberRow& row : cluster.members()) live[row.report.kind] += row.live;
   for (const auto& [kind, count] : live) {
     options.registry->GetGauge("conclave_members", {{"kind", KindName(kind)}}).Set(count);
+    const int64_t expirations = cluster.num_lease_expirations(kind);
+    options.registry->GetCounter("conclave_lease_expirations_total", {{"kind", KindName(kind)}})
+        .Increment(static_cast<double>(expirations - expirations_counted[kind]));
+    expirations_counted[kind] = expirations;
   }
   options.registry->GetGauge("conclave_topology_term").Set(static_cast<double>(published.term));
   options.registry->GetGauge("conclave_topology_number").Set(static_cast<double>(published.number));

@@ -6,6 +6,7 @@ namespace conclave::engine {
 
 EngineMetrics::EngineMetrics(metrics::Registry* registry)
     : queue_depth(registry->GetGauge("conclave_queue_depth")),
+      queued_tokens(registry->GetGauge("conclave_queued_tokens")),
       queue_wait_seconds(registry->GetHistogram("conclave_queue_wait_seconds")),
       sequences_running(registry->GetGauge("conclave_sequences_running")),
       parked_sequences(registry->GetGauge("conclave_parked_sequences")),

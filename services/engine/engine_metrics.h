@@ -15,6 +15,7 @@ class EngineMetrics {
   void CountError(absl::StatusCode code);
 
   metrics::Gauge& queue_depth;
+  metrics::Gauge& queued_tokens;
   metrics::Histogram& queue_wait_seconds;
   metrics::Gauge& sequences_running;
   metrics::Gauge& parked_sequences;

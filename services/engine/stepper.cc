@@ -217,6 +217,7 @@ void Stepper::DeliverEvents() {
 void Stepper::SetGauges() {
   EngineMetrics& metrics = *parts_.metrics;
   metrics.queue_depth.Set(scheduler_.num_waiting());
+  metrics.queued_tokens.Set(static_cast<double>(scheduler_.queued_tokens()));
   metrics.sequences_running.Set(scheduler_.num_running());
   metrics.parked_sequences.Set(scheduler_.num_parked());
   metrics.kv_used_ratio.Set(static_cast<double>(parts_.cache->used_blocks()) /

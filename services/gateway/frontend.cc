@@ -40,6 +40,7 @@ Frontend::Frontend(Options options, std::shared_ptr<const TextModel> model)
                  : nullptr),
       scheduler_(options_.scheduler, &engines_, model_.get(), &signer_, cache_.get(),
                  options_.registry, options_.clock) {
+  DeclareCounters(*options_.registry);
   RefreshSnapshot();
   thread_ = std::thread([this] {
     SetThreadName("gateway-core");
@@ -321,7 +322,8 @@ void Frontend::Tick() {
     options_.registry->GetGauge("conclave_cache_bytes").Set(static_cast<double>(counts.bytes));
     options_.registry->GetGauge("conclave_cache_answers").Set(static_cast<double>(counts.entries));
   }
-  options_.registry->GetGauge("conclave_requests_running").Set(static_cast<double>(num_running()));
+  options_.registry->GetGauge("conclave_requests_running").Set(scheduler_.num_running());
+  options_.registry->GetGauge("conclave_requests_inflight").Set(num_running());
   BindEngines();
 }
 

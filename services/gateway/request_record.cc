@@ -56,6 +56,23 @@ void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const a
            {"traceparent", record.traceparent}});
 }
 
+void DeclareCounters(metrics::Registry& registry) {
+  for (const char* const api : {"grpc", "chat", "completions"}) {
+    for (const char* const code :
+         {"OK", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}) {
+      registry.GetCounter("conclave_requests_total", {{"api", api}, {"code", code}});
+    }
+  }
+  for (const CacheStatus cache : {CacheStatus::kHit, CacheStatus::kMiss, CacheStatus::kJoined}) {
+    registry.GetCounter("conclave_cache_requests_total", {{"result", CacheStatusName(cache)}});
+  }
+  for (const QosClass qos : kQosClasses) {
+    registry.GetHistogram("conclave_gateway_queue_wait_seconds", {{"class", QosClassName(qos)}});
+  }
+  registry.GetHistogram("conclave_request_seconds");
+  registry.GetHistogram("conclave_time_to_first_token_seconds");
+}
+
 void CountRequest(metrics::Registry& registry, const std::string& api, const absl::Status& status) {
   registry.GetCounter("conclave_requests_total", {{"api", api}, {"code", CodeName(status)}})
       .Increment();

@@ -28,6 +28,9 @@ struct RequestRecord {
 // A request has ended. `engine`: empty where none had a part in it.
 void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const absl::Status& status,
                int64_t completion_tokens, const std::string& engine, TimePoint now);
+// Gives the counters of requests that a share is made of their zeros: one that first appears with
+// its first event seems not to have grown by it, and a share of what is not there is no share.
+void DeclareCounters(metrics::Registry& registry);
 // Counts a request that has ended, however far it came.
 void CountRequest(metrics::Registry& registry, const std::string& api, const absl::Status& status);
 

@@ -339,6 +339,8 @@ void RequestScheduler::Tick() {
   for (const QosClass qos : kQosClasses) {
     registry_.GetGauge("conclave_gateway_queue_requests", {{"class", QosClassName(qos)}})
         .Set(static_cast<double>(queue_.size(qos)));
+    registry_.GetGauge("conclave_gateway_queue_tokens", {{"class", QosClassName(qos)}})
+        .Set(queue_.cost(qos));
     registry_.GetGauge("conclave_gateway_queue_oldest_seconds", {{"class", QosClassName(qos)}})
         .Set(Seconds(queue_.OldestWait(qos, now)));
   }

@@ -16,7 +16,10 @@ constexpr std::array<std::string_view, 1> kResult = {"result"};
 constexpr std::array<std::string_view, 1> kState = {"state"};
 constexpr std::array<std::string_view, 1> kWorker = {"worker"};
 constexpr std::array<std::string_view, 1> kKind = {"kind"};
+constexpr std::array<std::string_view, 1> kUse = {"use"};
 constexpr Names kApiAndCode = {"api", "code"};
+constexpr Names kTenantAndCode = {"tenant", "code"};
+constexpr Names kTenantAndKind = {"tenant", "kind"};
 constexpr Names kLayerAndExpert = {"layer", "expert"};
 constexpr Names kVersionAndCommit = {"version", "commit"};
 
@@ -42,13 +45,21 @@ constexpr MetricInfo kCatalogue[] = {
      "1 while /readyz answers 200, else 0."},
     {"conclave_errors_total", kCounter, "1", "all", kCode, kNoBuckets,
      "Calls that ended in an error, by gRPC status code."},
+    {"conclave_certificate_expiry_timestamp_seconds", kGauge, "seconds", "all", kUse, kNoBuckets,
+     "When the certificate in use ends, in seconds since 1970, by use (api: shown to clients, "
+     "cluster: between the processes). Without certificates there is none."},
 
     {"conclave_requests_total", kCounter, "1", "gateway", kApiAndCode, kNoBuckets,
      "Requests finished, by API (grpc, chat, completions, tokenize) and gRPC status code."},
     {"conclave_requests_running", kGauge, "1", "gateway", kNoLabels, kNoBuckets,
-     "Requests in flight."},
+     "Requests that engines work at; those that share an answer count once."},
+    {"conclave_requests_inflight", kGauge, "1", "gateway", kNoLabels, kNoBuckets,
+     "Requests taken and not yet at their end: they are prepared, wait, run, or share the answer "
+     "of one that runs."},
     {"conclave_gateway_queue_requests", kGauge, "1", "gateway", kClass, kNoBuckets,
      "Requests that wait for a place on an engine, by QoS class."},
+    {"conclave_gateway_queue_tokens", kGauge, "1", "gateway", kClass, kNoBuckets,
+     "Tokens that those requests are expected to take, prompts and answers, by QoS class."},
     {"conclave_gateway_queue_oldest_seconds", kGauge, "seconds", "gateway", kClass, kNoBuckets,
      "Longest wait of those requests, by QoS class."},
     {"conclave_gateway_queue_wait_seconds", kHistogram, "seconds", "gateway", kClass,
@@ -74,9 +85,16 @@ constexpr MetricInfo kCatalogue[] = {
      "From a request's arrival to its end."},
     {"conclave_finished_choices_total", kCounter, "1", "gateway", kReason, kNoBuckets,
      "Choices finished, by reason (stop, length, cancelled)."},
+    {"conclave_tenant_requests_total", kCounter, "1", "gateway", kTenantAndCode, kNoBuckets,
+     "Requests finished, by tenant and gRPC status code."},
+    {"conclave_tenant_tokens_total", kCounter, "1", "gateway", kTenantAndKind, kNoBuckets,
+     "Tokens by tenant and kind (prompt, generated; cached: of kept answers, nothing computed)."},
 
     {"conclave_queue_depth", kGauge, "1", "engine", kNoLabels, kNoBuckets,
      "Sequences waiting for their first step."},
+    {"conclave_queued_tokens", kGauge, "1", "engine", kNoLabels, kNoBuckets,
+     "Tokens that are to be computed before their sequences decode: of prompts, and of what was "
+     "put back."},
     {"conclave_queue_wait_seconds", kHistogram, "seconds", "engine", kNoLabels, kRequestSeconds,
      "From a sequence's arrival to its first step."},
     {"conclave_sequences_running", kGauge, "1", "engine", kNoLabels, kNoBuckets,
@@ -92,9 +110,7 @@ constexpr MetricInfo kCatalogue[] = {
     {"conclave_kv_used_ratio", kGauge, "ratio", "engine", kNoLabels, kNoBuckets,
      "Share of the KV blocks in use by sequences."},
     {"conclave_kv_blocks", kGauge, "1", "engine", kState, kNoBuckets,
-     "KV blocks by state (used, cached, free)."},
-    {"conclave_kv_cached_tokens_total", kCounter, "1", "engine", kNoLabels, kNoBuckets,
-     "Prompt tokens found in the KV cache instead of computed."},
+     "KV blocks by state (used, free)."},
     {"conclave_preemptions_total", kCounter, "1", "engine", kNoLabels, kNoBuckets,
      "Sequences put back to be computed again for want of KV blocks."},
     {"conclave_parked_sequences", kGauge, "1", "engine", kNoLabels, kNoBuckets,

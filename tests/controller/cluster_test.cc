@@ -177,7 +177,9 @@ TEST_F(ClusterTest, LeasesSurviveAControllerThatDidNotRun) {
   Pass(milliseconds(400), {&engine_, &first_, &second_});
   Obey(first_);
   Obey(second_);
+  EXPECT_EQ(cluster_.num_lease_expirations(MemberKind::kExpert), 0);
   Pass(milliseconds(2100), {&engine_, &first_});  // one is really lost before
+  EXPECT_EQ(cluster_.num_lease_expirations(MemberKind::kExpert), 1);
   clock_.Advance(seconds(60));
   cluster_.Tick();
   for (const MemberRow& row : cluster_.members()) {
@@ -248,6 +250,7 @@ TEST_F(ClusterTest, LeavingEndsTheLeaseAtOnce) {
   engine_.leaving = true;
   Send(engine_);
   EXPECT_TRUE(cluster_.view().engines.empty());
+  EXPECT_EQ(cluster_.num_lease_expirations(MemberKind::kEngine), 0);
   EXPECT_FALSE(cluster_.members().at(0).live);
 }
 

@@ -64,6 +64,31 @@ TEST_F(HttpLifecycleTest, RefusesMoreRequestsThanPlaces) {
   EXPECT_EQ(rig_->Post(kChat, Chat()).status, 200);
 }
 
+TEST_F(HttpLifecycleTest, CountsWhatRunsApartFromWhatWaits) {
+  Start({.max_running = 1});
+  const auto shows = [this](const std::string& line) {
+    return GatewayRig::WaitFor([&] {
+      return ("\n" + rig_->Get("/metrics").body).find("\n" + line + "\n") != std::string::npos;
+    });
+  };
+  Hang("The wolf");
+  RawClient running(rig_->http_address());
+  running.Send(GatewayRig::PostText(kChat, Chat({{"stream", true}}).dump()));
+  ASSERT_NE(running.ReadUntil("wolf"), "");
+  RawClient waiting(rig_->http_address());
+  waiting.Send(GatewayRig::PostText(kChat, Chat({{"stream", true}, {"max_tokens", 5}}).dump()));
+  EXPECT_TRUE(shows("conclave_requests_inflight 2"));
+  EXPECT_TRUE(shows("conclave_requests_running 1"));
+  EXPECT_TRUE(shows(R"(conclave_gateway_queue_requests{class="interactive"} 1)"));
+  EXPECT_EQ(rig_->Get("/metrics").body.find(R"(queue_tokens{class="interactive"} 0)"),
+            std::string::npos);
+  waiting.Close();
+  running.Close();
+  EXPECT_TRUE(shows("conclave_requests_inflight 0"));
+  EXPECT_TRUE(shows("conclave_requests_running 0"));
+  EXPECT_TRUE(shows(R"(conclave_gateway_queue_tokens{class="interactive"} 0)"));
+}
+
 TEST_F(HttpLifecycleTest, RefusesTheIdOfARunningRequest) {
   Start();
   Hang("The wolf");

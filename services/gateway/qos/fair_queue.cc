@@ -23,6 +23,7 @@ void FairQueue::Push(WaitingRequest request) {
   item->arrival_number = next_arrival_++;
   item->request.counts_as = item->request.qos;
   ++counts_[IndexOf(item->request.qos)];
+  costs_[IndexOf(item->request.qos)] += item->request.cost;
   arrivals_[IndexOf(item->request.qos)].emplace(item->request.arrival, item->request.key);
   Enter(item.get());
   items_.emplace(item->request.key, std::move(item));
@@ -167,6 +168,7 @@ void FairQueue::Leave(Item* item) {
 WaitingRequest FairQueue::TakeOut(Item* item) {
   Leave(item);
   --counts_[IndexOf(item->request.qos)];
+  costs_[IndexOf(item->request.qos)] -= item->request.cost;
   arrivals_[IndexOf(item->request.qos)].erase({item->request.arrival, item->request.key});
   WaitingRequest request = std::move(item->request);
   items_.erase(request.key);

@@ -75,6 +75,8 @@ class FairQueue {
   int64_t size() const { return static_cast<int64_t>(items_.size()); }
   // Of those that asked for the class.
   int64_t size(QosClass qos) const { return counts_[IndexOf(qos)]; }
+  // Tokens that those are expected to take.
+  double cost(QosClass qos) const { return costs_[IndexOf(qos)]; }
   // Tokens of all that wait in the class (as they count now) and in those above.
   double CostUpTo(QosClass qos) const;
   // The longest wait of those that asked for the class; zero when none waits.
@@ -122,6 +124,7 @@ class FairQueue {
   const FairQueueOptions options_;
   PerClass<Class> classes_;
   PerClass<int64_t> counts_ = {};
+  PerClass<double> costs_ = {};  // by the class asked for, as counts_
   PerClass<std::set<std::pair<TimePoint, uint64_t>>> arrivals_;  // by the class asked for
   double present_ = 0;                                           // virtual time of the classes
   uint64_t next_arrival_ = 0;

@@ -169,6 +169,7 @@ TEST_F(FairQueueTest, MovesUpAStepAfterEachPeriod) {
   queue.Age(clock_.Now());
   EXPECT_EQ(queue.CostUpTo(QosClass::kRealtime), 1);
   EXPECT_EQ(queue.size(QosClass::kBatch), 1);
+  EXPECT_EQ(queue.cost(QosClass::kBatch), 1);
 }
 
 TEST_F(FairQueueTest, WaitingBehindOnesOwnRequestsIsNoReasonToMoveUp) {
@@ -242,7 +243,10 @@ TEST_F(FairQueueTest, CountsWhatWaits) {
   EXPECT_EQ(queue.CostUpTo(QosClass::kInteractive), 5);
   EXPECT_EQ(queue.CostUpTo(QosClass::kBatch), 12);
   EXPECT_EQ(queue.OldestWait(QosClass::kRealtime, clock_.Now()), milliseconds(10));
+  EXPECT_EQ(queue.cost(QosClass::kRealtime), 5);
   EXPECT_EQ(queue.Remove(key)->key, key);
+  EXPECT_EQ(queue.cost(QosClass::kRealtime), 0);
+  EXPECT_EQ(queue.cost(QosClass::kBatch), 7);
   EXPECT_EQ(queue.CostUpTo(QosClass::kInteractive), 0);
 }
 
