@@ -12,11 +12,11 @@
 #include "absl/strings/str_join.h"
 #include "services/cli/controller_client.h"
 #include "services/cli/hint.h"
-#include "services/cli/http_get.h"
 #include "services/cli/port_owner.h"
 #include "services/cli/table.h"
 #include "shared/base/address.h"
 #include "shared/base/drain_report.h"
+#include "shared/base/http_get.h"
 #include "shared/base/status_macros.h"
 #include "shared/placement/topology_file.h"
 

@@ -1,4 +1,4 @@
-#include "services/cli/http_get.h"
+#include "shared/base/http_get.h"
 
 #include <netdb.h>
 #include <sys/socket.h>
@@ -13,7 +13,7 @@
 #include "shared/base/address.h"
 #include "shared/base/status_macros.h"
 
-namespace conclave::cli {
+namespace conclave {
 namespace {
 
 constexpr size_t kMostBytes = 4 << 20;
@@ -74,4 +74,4 @@ absl::StatusOr<HttpAnswer> HttpGet(const std::string& address, const std::string
   return HttpAnswer{std::atoi(text.c_str() + 9), text.substr(body + 4)};
 }
 
-}  // namespace conclave::cli
+}  // namespace conclave

@@ -1,4 +1,5 @@
-// One GET over a plain connection to a process of this cluster.
+// One GET over a plain connection to a process of this cluster: `conclave up` waiting for
+// readiness, and the health check of the services. Blocks the calling thread.
 #pragma once
 
 #include <chrono>
@@ -6,7 +7,7 @@
 
 #include "absl/status/statusor.h"
 
-namespace conclave::cli {
+namespace conclave {
 
 struct HttpAnswer {
   int status = 0;
@@ -17,4 +18,4 @@ struct HttpAnswer {
 absl::StatusOr<HttpAnswer> HttpGet(const std::string& address, const std::string& path,
                                    std::chrono::milliseconds timeout);
 
-}  // namespace conclave::cli
+}  // namespace conclave
