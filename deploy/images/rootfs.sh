@@ -16,11 +16,12 @@ root=$2
 die() { echo "error: $*" >&2; exit 1; }
 [ -x "$program" ] || die "$program is no program: build it first"
 [ ! -e "$root" ] || die "$root exists: give a folder that does not"
-certificates=/etc/ssl/certs/ca-certificates.crt
-[ -r "$certificates" ] || die "$certificates is missing: install the package ca-certificates"
+# Those of the package: what this machine trusts besides is its own affair.
+certificates=/usr/share/ca-certificates/mozilla
+[ -d "$certificates" ] || die "$certificates is missing: install the package ca-certificates"
 
 umask 022
-mkdir -p "$root"/etc/ssl/certs "$root"/usr/bin "$root"/usr/lib "$root"/usr/lib64 "$root"/tmp "$root"/var/lib/conclave
+mkdir -p "$root"/{dev,etc/ssl/certs,proc,sys,tmp,usr/{bin,lib,lib64},var/lib/conclave}
 ln -s usr/bin "$root"/bin
 ln -s usr/lib "$root"/lib
 ln -s usr/lib64 "$root"/lib64
@@ -38,7 +39,8 @@ root:x:0:
 conclave:x:65532:
 GROUP
 echo "hosts: files dns" >"$root"/etc/nsswitch.conf
-install -m 0644 "$certificates" "$root$certificates"
+LC_ALL=C
+cat "$certificates"/*.crt >"$root"/etc/ssl/certs/ca-certificates.crt
 
 strip --strip-unneeded -o "$root/usr/bin/$(basename "$program")" "$program"
 chmod 0755 "$root/usr/bin/$(basename "$program")"
