@@ -1,6 +1,7 @@
 """The images that deploy/images/assemble.sh makes: their contents and settings, and an answer from their programs, each
 confined to its root file system."""
 
+import functools
 import json
 import os
 import pathlib
@@ -35,17 +36,25 @@ def program(name):
 
 
 class ImagesTest(unittest.TestCase):
+    """Tests that share one assembly."""
+
     @classmethod
     def setUpClass(cls):
-        folder = tempfile.TemporaryDirectory(prefix="conclave-images-")
-        cls.addClassCleanup(folder.cleanup)
-        cls.folder = pathlib.Path(folder.name)
-        cls.out = cls.folder / "out"
-        done = assemble(BUILD, cls.out)
-        assert done.returncode == 0, done.stderr
-        print(done.stdout)
-        cls.images = {name: Image(cls.out / f"conclave-{name}.tar") for name in (*PROGRAMS, MODEL)}
-        cls.version = subprocess.run([BUILD / "conclave", "--version"], capture_output=True, text=True).stdout.split()[1]
+        cls.folder, cls.out, cls.images, cls.version = assembled()
+
+
+@functools.cache
+def assembled():
+    """The folder of this run, that of the archives, the images by name, the version."""
+    folder = tempfile.TemporaryDirectory(prefix="conclave-images-")
+    unittest.addModuleCleanup(folder.cleanup)
+    out = pathlib.Path(folder.name) / "out"
+    done = assemble(BUILD, out)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    images = {name: Image(out / f"conclave-{name}.tar") for name in (*PROGRAMS, MODEL)}
+    version = subprocess.run([BUILD / "conclave", "--version"], capture_output=True, text=True).stdout.split()[1]
+    return pathlib.Path(folder.name), out, images, version
 
 
 class Contents(ImagesTest):
