@@ -3,7 +3,13 @@
 namespace conclave::engine {
 
 DispatchMetrics::DispatchMetrics(metrics::Registry* registry, int32_t num_experts)
-    : registry_(registry), num_experts_(num_experts) {}
+    : registry_(registry), num_experts_(num_experts) {
+  if (registry_ == nullptr) return;
+  // From zero on: a counter that appears with its first event seems not to have grown by it.
+  for (const char* const code : {"NOT_HELD", "DEADLINE_EXCEEDED", "UNAVAILABLE"}) {
+    registry_->GetCounter("conclave_expert_call_errors_total", {{"code", code}});
+  }
+}
 
 void DispatchMetrics::CountRows(int32_t layer, std::span<const int32_t> expert_ids) {
   if (registry_ == nullptr || num_experts_ == 0) return;
