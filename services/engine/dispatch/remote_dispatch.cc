@@ -275,7 +275,11 @@ void RemoteDispatch::SendFrame(const std::shared_ptr<WorkerLink>& link, std::vec
 
 ExpertOutcome RemoteDispatch::Finish() {
   while (true) {
-    if (!resend_.empty()) SendRows(std::exchange(resend_, {}));
+    if (!resend_.empty()) {
+      // A worker that does not hold it, or is gone, may have handed it over meanwhile.
+      former_routes_.push_back(std::exchange(call_routes_, Routes()));
+      SendRows(std::exchange(resend_, {}));
+    }
     if (!resend_.empty()) continue;
     if (open_.empty()) break;
     const Duration left = deadline_ - Now();
@@ -291,6 +295,7 @@ ExpertOutcome RemoteDispatch::Finish() {
   }
   call_ = {};
   call_routes_ = nullptr;
+  former_routes_.clear();
   return std::move(outcome_);
 }
 

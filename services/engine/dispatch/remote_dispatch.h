@@ -114,6 +114,8 @@ class RemoteDispatch final : public ExpertDispatch {
   // The step thread's own.
   ExpertCall call_;
   std::shared_ptr<const ExpertRoutes> call_routes_;
+  std::vector<std::shared_ptr<const ExpertRoutes>>
+      former_routes_;          // of this call: failed_links_ points into them
   rpc::RequestHeader header_;  // of the call's frames
   TimePoint deadline_;
   bool ends_by_requests_ = false;  // deadline_ is the requests', before the call's timeout
