@@ -136,6 +136,10 @@ absl::Status Cluster::OnReport(Report report) {
     MarkReplan(now.status.model->fingerprint);
     TellOfOtherCheckpoint(now);
   }
+  if (now.status.state != state_before && now.kind == MemberKind::kExpert && now.status.model &&
+      (now.status.state == MemberState::kDraining || state_before == MemberState::kDraining)) {
+    MarkReplan(now.status.model->fingerprint);
+  }
   if (now.status.state != state_before) {
     const std::string& note = now.status.note;
     Tell(now.name, now.status.state == MemberState::kReady ? "ready"
@@ -191,10 +195,12 @@ void Cluster::OnDisconnected(const std::string& name, const std::string& incarna
 void Cluster::Lose(Member& member, const std::string& why) {
   member.live = false;
   member.connected = false;
-  const ExpertKeys& holds = member.report.status.holds;
-  Tell(member.report.name,
-       absl::StrCat(why,
-                    holds.empty() ? "" : absl::StrCat("; ", holds.size(), " experts wait for it")));
+  const Report& report = member.report;
+  const size_t owned = NumOwned(report);
+  const char* what = report.leaving ? " experts are without a worker" : " experts wait for it";
+  Tell(report.name, absl::StrCat(why, owned == 0 ? "" : absl::StrCat("; ", owned, what)));
+  // Nobody waits for one that said that it goes.
+  if (report.leaving && owned > 0) MarkReplan(report.status.model->fingerprint);
 }
 
 void Cluster::Tick() {
@@ -223,16 +229,20 @@ void Cluster::PlanDueModels() {
   const bool settling = members_know_topologies_ && now - started_at_ < options_.lease;
   for (auto& [fingerprint, model] : models_) {
     if (model.identity.fingerprint.empty() || !IsWanted(fingerprint)) continue;
-    // Workers that are gone for a short while keep what they own: they usually come back.
     std::vector<placement::PlannerWorker> workers;
     std::set<std::string> names;
+    bool leaving = false;
     for (const auto& [name, member] : members_) {
       if (!ServesModel(member.report, MemberKind::kExpert, fingerprint)) continue;
-      if (member.live || now - member.last_report < options_.reassign_after) {
+      if (KeepsItsPlace(member, fingerprint)) {
         workers.push_back({name, member.report.status.capacity_bytes});
         names.insert(name);
+      } else {
+        leaving |= member.live || member.report.leaving;
       }
     }
+    // What workers that leave own stays theirs until somebody can take it.
+    if (leaving && !HasTaker(fingerprint)) continue;
     for (const auto& [key, owner] : model.owners) {
       if (names.contains(owner)) continue;
       if (!members_.contains(owner) && now - started_at_ < options_.reassign_after) {
@@ -340,16 +350,18 @@ void Cluster::Publish() {
         if (after == nullptr) continue;
         for (const ExpertKey& key : before.serve) {
           if (!after->serve.contains(key))
-            model.retained.emplace(std::pair{key, before.name}, next);
+            model.retained.insert_or_assign(std::pair{key, before.name}, next);
         }
       }
       candidate = TopologyOf(model);
     }
     if (!candidate.workers.empty()) models.push_back(std::move(candidate));
   }
-  if (models == topology_.models && topology_.epoch.term == term_) return;
-  topology_.epoch = next;
-  topology_.models = std::move(models);
+  if (models != topology_.models || topology_.epoch.term != term_) {
+    topology_.epoch = next;
+    topology_.models = std::move(models);
+  }
+  TellHandovers();
 }
 
 placement::ClusterView Cluster::view() const {

@@ -88,6 +88,8 @@ class Cluster {
   }  // grows when a member has seen a higher one: to be written to the state file
 
   placement::ClusterView view() const;
+  // How far the experts of a worker that drains are handed over; kNone for all other members.
+  placement::Handover HandoverOf(const std::string& name) const;
   size_t num_missing_experts() const;  // that no live worker serves, over all models
   // Members of the kind lost since the start because their leases ran out.
   int64_t num_lease_expirations(placement::MemberKind kind) const;
@@ -100,6 +102,7 @@ class Cluster {
     TimePoint last_report;
     bool live = false;
     bool connected = false;
+    placement::Handover handover_told = placement::Handover::kNone;
   };
   struct Model {
     placement::ModelIdentity identity;
@@ -122,6 +125,17 @@ class Cluster {
   // Whether workers of this model are given work: an engine serves it, or none has said yet what it
   // serves. Engines that are gone for a short while count.
   bool IsWanted(const std::string& fingerprint) const;
+  // A worker that experts may be moved to.
+  static bool IsTaker(const Member& member, const std::string& fingerprint);
+  bool HasTaker(const std::string& fingerprint) const;
+  // Whether a worker still has its place: it is a taker, or gone for a short while without having
+  // said that it goes.
+  bool KeepsItsPlace(const Member& member, const std::string& fingerprint) const;
+  size_t NumOwned(const Report& worker) const;
+  // What a draining worker serves and nobody else has room for.
+  placement::ExpertKeys WithoutRoom(const std::string& fingerprint,
+                                    const placement::TopologyWorker& worker) const;
+  void TellHandovers();
   void PlanDueModels();
   void Publish();
   placement::ModelTopology TopologyOf(Model& model) const;

@@ -147,8 +147,9 @@ class ControllerService::MemberStream final
   void SendIfDueLocked() REQUIRES(state_->mutex) {
     if (ended_ || writing_ || name_.empty()) return;
     const placement::Topology& topology = state_->cluster.topology();
+    const placement::Handover handover = state_->cluster.HandoverOf(name_);
     const bool newer = !sent_any_ || topology.epoch != sent_;
-    if (!newer && !due_) return;
+    if (!newer && !due_ && handover == sent_handover_) return;
     update_.Clear();
     update_.set_term(state_->cluster.term());
     update_.set_lease_ms(
@@ -158,6 +159,8 @@ class ControllerService::MemberStream final
     update_.set_cluster_id(state_->options.cluster_id);
     if (newer) placement::ToProto(topology, update_.mutable_topology());
     if (is_gateway_) ToProto(state_->cluster.view(), &update_);
+    update_.set_handover(static_cast<v1::Handover>(handover));
+    sent_handover_ = handover;
     sent_ = topology.epoch;
     sent_any_ = true;
     due_ = false;
@@ -185,6 +188,7 @@ class ControllerService::MemberStream final
   bool is_gateway_ = false;
   bool writing_ = false, ended_ = false, finished_ = false, due_ = false, sent_any_ = false;
   placement::Epoch sent_;
+  placement::Handover sent_handover_ = placement::Handover::kNone;
   grpc::Status status_;
 };
 
@@ -214,10 +218,8 @@ void ControllerService::State::Run(uint64_t kept_term) {
 }
 
 void ControllerService::State::Distribute() {
-  if (cluster.topology().epoch != published) {
-    published = cluster.topology().epoch;
-    for (MemberStream* stream : streams) stream->SendIfDueLocked();
-  }
+  published = cluster.topology().epoch;
+  for (MemberStream* stream : streams) stream->SendIfDueLocked();
 }
 
 void ControllerService::State::UpdateMetrics() {

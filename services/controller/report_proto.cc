@@ -70,6 +70,7 @@ void ToProto(const MemberRow& row, v1::Member* proto) {
   to->mutable_expert_load()->set_queue_ms(report.status.expert.queue_ms);
   to->mutable_gateway_load()->set_running(report.status.gateway.running);
   to->set_note(report.status.note);
+  to->set_leaving(report.leaving);
   proto->set_live(row.live);
   proto->set_lease_remaining_ms(
       std::chrono::duration_cast<std::chrono::milliseconds>(row.lease_remaining).count());

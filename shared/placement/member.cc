@@ -91,6 +91,7 @@ struct Membership::State {
   mutable Mutex mutex;
   CondVar wake;
   std::shared_ptr<const Topology> topology GUARDED_BY(mutex);
+  Epoch applied GUARDED_BY(mutex);  // what on_topology has returned from
   uint64_t highest_term GUARDED_BY(mutex) = 0;
   bool report_now GUARDED_BY(mutex) = false;
   bool leaving GUARDED_BY(mutex) = false;
@@ -139,7 +140,7 @@ v1::MemberReport Membership::State::MakeReport(bool first, bool is_leaving) {
   MutexLock lock(mutex);
   report.set_highest_term(highest_term);
   if (topology != nullptr) {
-    ToProto(topology->epoch, report.mutable_seen_epoch());
+    ToProto(applied, report.mutable_seen_epoch());
     if (first) ToProto(*topology, report.mutable_last_topology());
   }
   return report;
@@ -151,10 +152,14 @@ void Membership::State::Adopt(Topology newer, bool keep) {
     MutexLock lock(mutex);
     topology = snapshot;
     highest_term = std::max(highest_term, snapshot->epoch.term);
+  }
+  if (options.on_topology) options.on_topology(snapshot);
+  {
+    MutexLock lock(mutex);
+    applied = snapshot->epoch;
     report_now = true;  // the controller waits for the acknowledgement
   }
   wake.NotifyAll();
-  if (options.on_topology) options.on_topology(snapshot);
   if (keep && !options.state_dir.empty()) {
     const absl::Status written =
         WriteTopologyFile(TopologyFilePath(options.state_dir, options.name), *snapshot);
@@ -189,6 +194,8 @@ absl::Status Membership::State::Apply(const v1::ControllerUpdate& update) {
   }
   if (options.on_cluster && options.kind == MemberKind::kGateway)
     options.on_cluster(ViewOf(update));
+  if (options.on_handover && update.handover() != v1::HANDOVER_UNSPECIFIED)
+    options.on_handover(static_cast<Handover>(update.handover()));
   return absl::OkStatus();
 }
 

@@ -23,6 +23,15 @@ namespace conclave::placement {
 enum class MemberKind : uint8_t { kGateway = 1, kEngine = 2, kExpert = 3 };
 enum class MemberState : uint8_t { kLoading = 1, kReady = 2, kDraining = 3 };
 
+// How far the experts of a worker that drains are handed over.
+enum class Handover : uint8_t {
+  kNone = 0,     // it does not drain, or the controller has not said yet
+  kMoving = 1,   // others load them; it serves on
+  kNoRoom = 2,   // some fit on no other worker; it serves on while its drain time lasts
+  kNoTaker = 3,  // there is no other worker
+  kDone = 4,     // no engine sends it anything any more
+};
+
 struct EngineLoad {
   int32_t running = 0;
   int32_t waiting = 0;
@@ -84,11 +93,13 @@ class Membership {
     std::string state_dir;    // topology-<name>.json is kept here; empty: not kept
     // Called before each report, on the member thread; thread-safe and quick.
     std::function<MemberStatus()> status;
-    // Called with each newer topology (first the one from disk, if there is one), in order. May be
-    // null.
+    // Called with each newer topology (first the one from disk, if there is one), in order; the
+    // controller is told that it is applied when this has returned. May be null.
     std::function<void(std::shared_ptr<const Topology>)> on_topology;
     // Gateways: called at every report period. May be null.
     std::function<void(const ClusterView&)> on_cluster;
+    // Workers that drain: called with what the controller says of it. May be null.
+    std::function<void(Handover)> on_handover;
     // Called once when the controller refuses this member for good (its name is taken, a wrong
     // secret); default: logs. May be null. A controller of another cluster is not final: this
     // cluster's own may get its port back.

@@ -1,0 +1,104 @@
+// Workers that drain: who takes their experts, and when they are needed no more.
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "services/controller/cluster.h"
+
+namespace conclave::controller {
+
+using placement::ExpertKey;
+using placement::ExpertKeys;
+using placement::Handover;
+using placement::MemberKind;
+using placement::MemberState;
+using placement::ModelTopology;
+using placement::TopologyWorker;
+
+bool Cluster::IsTaker(const Member& member, const std::string& fingerprint) {
+  const Report& report = member.report;
+  return member.live && report.kind == MemberKind::kExpert && report.status.model &&
+         report.status.model->fingerprint == fingerprint &&
+         report.status.state != MemberState::kDraining;
+}
+
+bool Cluster::HasTaker(const std::string& fingerprint) const {
+  for (const auto& [name, member] : members_) {
+    if (IsTaker(member, fingerprint)) return true;
+  }
+  return false;
+}
+
+bool Cluster::KeepsItsPlace(const Member& member, const std::string& fingerprint) const {
+  if (member.live) return IsTaker(member, fingerprint);
+  return !member.report.leaving && member.report.status.state != MemberState::kDraining &&
+         Now() - member.last_report < options_.reassign_after;
+}
+
+size_t Cluster::NumOwned(const Report& worker) const {
+  if (worker.kind != MemberKind::kExpert || !worker.status.model) return 0;
+  const auto model = models_.find(worker.status.model->fingerprint);
+  if (model == models_.end()) return 0;
+  size_t owned = 0;
+  for (const auto& [key, owner] : model->second.owners) owned += owner == worker.name ? 1 : 0;
+  return owned;
+}
+
+ExpertKeys Cluster::WithoutRoom(const std::string& fingerprint,
+                                const TopologyWorker& worker) const {
+  ExpertKeys without;
+  const Model& model = models_.at(fingerprint);
+  if (model.replan) return without;
+  for (const ExpertKey& key : worker.serve) {
+    if (!model.owners.contains(key)) without.insert(key);
+  }
+  return without;
+}
+
+Handover Cluster::HandoverOf(const std::string& name) const {
+  const auto found = members_.find(name);
+  if (found == members_.end()) return Handover::kNone;
+  const Member& member = found->second;
+  const Report& report = member.report;
+  if (!member.live || report.kind != MemberKind::kExpert ||
+      report.status.state != MemberState::kDraining) {
+    return Handover::kNone;
+  }
+  if (!report.status.model) return Handover::kDone;
+  const std::string& fingerprint = report.status.model->fingerprint;
+  bool any_engine = false;
+  for (const auto& [other_name, other] : members_) {
+    any_engine |= other.live && other.report.kind == MemberKind::kEngine &&
+                  other.report.status.model &&
+                  other.report.status.model->fingerprint == fingerprint;
+  }
+  if (!any_engine) return Handover::kDone;
+  const ModelTopology* published = topology_.Find(fingerprint);
+  const TopologyWorker* worker = published != nullptr ? published->FindWorker(name) : nullptr;
+  if (worker == nullptr || worker->hold.empty()) return Handover::kDone;
+  if (!HasTaker(fingerprint)) return Handover::kNoTaker;
+  return WithoutRoom(fingerprint, *worker).empty() ? Handover::kMoving : Handover::kNoRoom;
+}
+
+void Cluster::TellHandovers() {
+  for (auto& [name, member] : members_) {
+    const Handover now = HandoverOf(name);
+    const Handover before = std::exchange(member.handover_told, now);
+    if (now == before) continue;
+    if (now == Handover::kDone && before != Handover::kNone) {
+      Tell(name, "no engine asks it for experts any more: it may end");
+    } else if (now == Handover::kNoTaker) {
+      Tell(name, "drains, and there is no other worker to take its experts");
+    } else if (now == Handover::kNoRoom) {
+      const std::string& fingerprint = member.report.status.model->fingerprint;
+      const ExpertKeys without =
+          WithoutRoom(fingerprint, *topology_.Find(fingerprint)->FindWorker(name));
+      Tell(name,
+           absl::StrCat("drains, but ", without.size(), " of its experts fit on no other worker (",
+                        placement::DescribeExperts(without),
+                        "): it serves them until its drain time ends; add workers or raise "
+                        "their --memory"));
+    }
+  }
+}
+
+}  // namespace conclave::controller
