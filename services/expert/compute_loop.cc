@@ -43,6 +43,7 @@ ComputeLoop::~ComputeLoop() {
 bool ComputeLoop::Submit(std::unique_ptr<PendingFrame>&& frame) {
   Arrival arrival = std::move(frame);
   ++pending_;
+  ++num_frames_;
   if (arrivals_.TryPush(std::move(arrival))) return true;
   --pending_;
   frame = std::move(std::get<std::unique_ptr<PendingFrame>>(arrival));

@@ -49,6 +49,8 @@ class ComputeLoop {
 
   // Frames taken and not completely answered.
   int64_t pending() const { return pending_.load(); }
+  // Frames ever taken.
+  uint64_t num_frames() const { return num_frames_.load(); }
   double rows_per_second() const { return rows_per_second_.load(); }
   double queue_ms() const {
     return queue_ms_.load();
@@ -82,6 +84,7 @@ class ComputeLoop {
   BoundedQueue<Arrival> arrivals_;
   std::atomic<bool> stopping_{false};
   std::atomic<int64_t> pending_{0};
+  std::atomic<uint64_t> num_frames_{0};
   std::atomic<double> rows_per_second_{0};
   std::atomic<double> queue_ms_{0};
 

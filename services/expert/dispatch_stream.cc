@@ -20,7 +20,9 @@ struct FrameMemory {
 }  // namespace
 
 DispatchStream::DispatchStream(const StreamContext& context)
-    : context_(context), id_(next_stream_id++) {}
+    : context_(context), id_(next_stream_id++) {
+  if (context_.num_streams != nullptr) ++*context_.num_streams;
+}
 
 void DispatchStream::Start() {
   self_ = shared_from_this();
@@ -64,6 +66,7 @@ void DispatchStream::OnDone() {
     outgoing_.clear();
   }
   SubtractInFlight(left);
+  if (context_.num_streams != nullptr) --*context_.num_streams;
   self_.reset();  // may delete this
 }
 

@@ -35,6 +35,7 @@ struct StreamContext {
   ComputeLoop* compute = nullptr;
   InFlightLimit* limit = nullptr;  // of all streams together; hello.window_bytes is this stream's
   const Clock* clock = nullptr;
+  std::atomic<int>* num_streams = nullptr;  // counts those that live; may be null
 };
 
 class DispatchStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,

@@ -46,6 +46,11 @@ void Holdings::SetTarget(placement::ExpertKeys target) {
   changed_.NotifyAll();
 }
 
+void Holdings::Freeze() {
+  MutexLock lock(mutex_);
+  frozen_ = true;
+}
+
 placement::ExpertKeys Holdings::Held() const {
   placement::ExpertKeys held;
   for (const weights::ExpertId& id : experts_.Held()) held.insert({id.layer, id.expert});
@@ -105,7 +110,7 @@ void Holdings::Run() {
     {
       MutexLock lock(mutex_);
       if (stopping_) return;
-      idle = !has_target_ || settled_;
+      idle = !has_target_ || settled_ || frozen_;
       if (idle && pool == nullptr) changed_.WaitFor(mutex_, kIdleWait);
       target = target_;
     }

@@ -33,6 +33,10 @@ class Holdings {
 
   void SetTarget(placement::ExpertKeys target) EXCLUDES(mutex_);
 
+  // Loads and releases nothing from now on, after the expert in work: who leaves serves what it has
+  // to its end.
+  void Freeze() EXCLUDES(mutex_);
+
   placement::ExpertKeys Held() const;
   bool settled() const EXCLUDES(mutex_);  // a target is set, and it is what is held
   std::string Note() const
@@ -50,6 +54,7 @@ class Holdings {
   placement::ExpertKeys target_ GUARDED_BY(mutex_);
   bool has_target_ GUARDED_BY(mutex_) = false;
   bool settled_ GUARDED_BY(mutex_) = false;
+  bool frozen_ GUARDED_BY(mutex_) = false;
   bool stopping_ GUARDED_BY(mutex_) = false;
   std::string problem_ GUARDED_BY(mutex_);
   std::thread thread_;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/expert/compute_loop.h"
+#include "services/expert/departure.h"
 #include "services/expert/expert_service.h"
 #include "services/expert/holdings.h"
 #include "services/expert/in_flight_limit.h"
@@ -29,9 +30,25 @@ namespace {
 // Request and answer bytes that one engine may have inside the worker before it is read no further:
 // some of the longest frames, and their answers.
 constexpr uint64_t kStreamWindowBytes = 32 << 20;
-// A worker that leaves is done when no frame has waited for so long.
+// A worker that has left is done when no frame has come for so long.
 constexpr std::chrono::milliseconds kQuietTime{50};
 constexpr std::chrono::milliseconds kQuietCheck{10};
+
+// For `ps`.
+std::string DescribeHandover(placement::Handover handover) {
+  switch (handover) {
+    case placement::Handover::kNone:
+    case placement::Handover::kMoving:
+      return "handing its experts over";
+    case placement::Handover::kNoRoom:
+      return "no other worker has room for all of its experts";
+    case placement::Handover::kNoTaker:
+      return "there is no other worker for its experts";
+    case placement::Handover::kDone:
+      return "done";
+  }
+  return "";
+}
 
 }  // namespace
 
@@ -50,6 +67,10 @@ struct Worker::State {
   placement::MemberStatus Status() const;
   http::Readiness Ready() const;
   void HoldingsChanged();
+  placement::Handover handover_now() const;
+  // Returns when no engine needs this worker any more, waiting is of no use, or the time is over.
+  void HandOver(TimePoint end);
+  void WaitUntilQuiet(TimePoint end);
 
   // In the order of construction; destruction goes backwards: first whoever calls, last what is
   // called.
@@ -65,12 +86,15 @@ struct Worker::State {
   std::unique_ptr<experts::ExpertSet> experts;
   std::unique_ptr<ExpertService> service;
   std::unique_ptr<ComputeLoop> compute;
+  std::atomic<int> num_streams{0};  // of engines
   std::unique_ptr<rpc::Server> server;
   std::string address;
   std::atomic<bool> draining{false};
   std::unique_ptr<Holdings> holdings;
   std::unique_ptr<http::OpsServer> ops;
   mutable Mutex mutex;
+  CondVar handover_said;
+  placement::Handover handover GUARDED_BY(mutex) = placement::Handover::kNone;
   absl::Status failure GUARDED_BY(mutex);
   std::string note GUARDED_BY(mutex);                           // of the membership, for /readyz
   placement::Membership* reporter GUARDED_BY(mutex) = nullptr;  // `membership` while it lives
@@ -108,6 +132,7 @@ absl::Status Worker::State::Serve(const CommonOptions& common, const ExpertOptio
   context.compute = compute.get();
   context.limit = &limit;
   context.clock = &clock;
+  context.num_streams = &num_streams;
   service = std::make_unique<ExpertService>(std::move(context), secret, cluster);
   grpc::Service* const services[] = {service.get()};
   ASSIGN_OR_RETURN(server,
@@ -149,6 +174,13 @@ absl::Status Worker::State::Join(const CommonOptions& common, const ExpertOption
     // A topology that does not know this worker gives it no order; what is loaded stays.
     if (self != nullptr) holdings->SetTarget(self->hold);
   };
+  membership_options.on_handover = [this](placement::Handover said) {
+    {
+      MutexLock lock(mutex);
+      handover = said;
+    }
+    handover_said.NotifyAll();
+  };
   membership_options.on_refused = [this](const absl::Status& status) {
     MutexLock lock(mutex);
     failure = status;
@@ -171,7 +203,7 @@ placement::MemberStatus Worker::State::Status() const {
   status.model = identity;
   status.holds = holdings->Held();
   status.capacity_bytes = capacity_bytes;
-  status.note = holdings->Note();
+  status.note = draining ? DescribeHandover(handover_now()) : holdings->Note();
   status.expert = {compute->rows_per_second(), compute->queue_ms()};
   return status;
 }
@@ -199,6 +231,52 @@ void Worker::State::HoldingsChanged() {
   }
   MutexLock lock(mutex);
   if (reporter != nullptr) reporter->ReportNow();
+}
+
+placement::Handover Worker::State::handover_now() const {
+  MutexLock lock(mutex);
+  return handover;
+}
+
+void Worker::State::HandOver(TimePoint end) {
+  const TimePoint start = clock.Now();
+  if (start >= end) return;
+  holdings->Freeze();
+  membership->ReportNow();
+  Departure departure({}, start);
+  bool done = false;
+  TimePoint now = start;
+  while (!done && now < end) {
+    done = departure.MayLeave({.connected = membership->connected(),
+                               .handover = handover_now(),
+                               .num_streams = num_streams,
+                               .num_frames = compute->num_frames(),
+                               .busy = compute->pending() > 0},
+                              now);
+    if (!done) {
+      MutexLock lock(mutex);
+      handover_said.WaitFor(mutex, kQuietCheck);
+    }
+    now = clock.Now();
+  }
+  const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(now - start).count();
+  if (!done) {
+    LogWarning("the drain time is over before all experts were handed over", {{"ms", ms}});
+  } else if (handover_now() == placement::Handover::kDone) {
+    LogInfo("no engine needs this worker any more", {{"ms", ms}});
+  } else {
+    LogInfo("nobody takes the experts of this worker", {{"ms", ms}});
+  }
+}
+
+void Worker::State::WaitUntilQuiet(TimePoint end) {
+  TimePoint quiet_since = clock.Now();
+  uint64_t frames = compute->num_frames();
+  while (clock.Now() < end && clock.Now() - quiet_since < kQuietTime) {
+    std::this_thread::sleep_for(kQuietCheck);
+    if (compute->pending() > 0 || compute->num_frames() != frames) quiet_since = clock.Now();
+    frames = compute->num_frames();
+  }
 }
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const CommonOptions& common,
@@ -231,14 +309,10 @@ absl::Status Worker::Failure() const {
 void Worker::Drain(std::chrono::milliseconds grace) {
   if (state_->draining.exchange(true)) return;
   state_->server->SetServing(false);
+  const TimePoint end = state_->clock.Now() + grace;
+  state_->HandOver(end);
   state_->membership->Leave();
-  const auto end = std::chrono::steady_clock::now() + grace;
-  auto quiet_since = std::chrono::steady_clock::now();
-  while (std::chrono::steady_clock::now() < end &&
-         std::chrono::steady_clock::now() - quiet_since < kQuietTime) {
-    std::this_thread::sleep_for(kQuietCheck);
-    if (state_->compute->pending() > 0) quiet_since = std::chrono::steady_clock::now();
-  }
+  state_->WaitUntilQuiet(end);
   state_->server->Drain(std::chrono::milliseconds(0));
 }
 

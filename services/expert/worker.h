@@ -27,8 +27,9 @@ class Worker {
   // Why this worker cannot go on: the controller refused it for good. OK otherwise.
   absl::Status Failure() const;
 
-  // Leaves the cluster, serves what still arrives until no frame has come for a while or the grace
-  // is over, then ends all streams. Idempotent.
+  // Hands its experts over to other workers and serves on meanwhile (departure.h); leaves the
+  // cluster, serves what still arrives until no frame has come for a moment, then ends all streams.
+  // Takes at most the grace. Idempotent.
   void Drain(std::chrono::milliseconds grace);
 
  private:

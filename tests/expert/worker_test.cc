@@ -5,9 +5,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -69,6 +71,24 @@ class Controller {
   std::string address_;
 };
 
+// A gateway as far as the topology goes.
+class Observer {
+ public:
+  explicit Observer(const std::string& controller) {
+    placement::Membership::Options options;
+    options.controller = controller;
+    options.name = "gateway";
+    options.kind = placement::MemberKind::kGateway;
+    options.address = "127.0.0.1:1";
+    options.status = [] { return placement::MemberStatus(); };
+    membership_ = *placement::Membership::Start(std::move(options));
+  }
+  std::shared_ptr<const placement::Topology> topology() const { return membership_->topology(); }
+
+ private:
+  std::unique_ptr<placement::Membership> membership_;
+};
+
 constexpr milliseconds kCallTimeout{500};
 
 // An engine as far as experts go: a member with a dispatch that follows the topology.
@@ -94,15 +114,21 @@ class Engine {
       return status;
     };
     options.on_topology = [this](std::shared_ptr<const placement::Topology> topology) {
+      while (held_) std::this_thread::sleep_for(milliseconds(1));
       dispatch_->Apply(*topology);
     };
     membership_ = *placement::Membership::Start(std::move(options));
   }
 
+  ~Engine() { held_ = false; }
+
+  // While it holds, newer topologies are not applied, as in an engine that is busy elsewhere.
+  void Hold(bool held) { held_ = held; }
   engine::RemoteDispatch& dispatch() { return *dispatch_; }
   std::shared_ptr<const placement::Topology> topology() const { return membership_->topology(); }
 
  private:
+  std::atomic<bool> held_{false};
   std::unique_ptr<engine::RemoteDispatch> dispatch_;
   std::unique_ptr<placement::Membership> membership_;
 };
@@ -126,6 +152,37 @@ absl::Status CallOnce(engine::RemoteDispatch& dispatch, const weights::ModelConf
                   .traceparent = {}});
   const engine::ExpertOutcome outcome = dispatch.Finish();
   return outcome.failed.empty() ? absl::OkStatus() : outcome.failed.front().status;
+}
+
+// Every expert of a layer, asked by several tokens: the rows that came back, or why they did not.
+absl::StatusOr<std::vector<std::byte>> CallAll(engine::RemoteDispatch& dispatch,
+                                               const weights::ModelConfig& config, int32_t layer) {
+  const int64_t tokens = config.moe.num_experts;
+  std::vector<std::byte> rows(tokens * config.hidden * 2);
+  for (size_t i = 0; i < rows.size(); i += 2) {
+    rows[i] = static_cast<std::byte>(i * 7);
+    rows[i + 1] = std::byte{0x3f};  // values around one
+  }
+  std::vector<int32_t> experts(tokens * config.moe.top_k);
+  for (size_t i = 0; i < experts.size(); ++i) {
+    experts[i] = static_cast<int32_t>((i / config.moe.top_k + i % config.moe.top_k) %
+                                      config.moe.num_experts);
+  }
+  std::vector<std::byte> results(experts.size() * config.hidden * 2);
+  const std::vector<engine::RowOrigin> origins(tokens);
+  dispatch.Begin({.layer = layer,
+                  .num_tokens = tokens,
+                  .hidden = config.hidden,
+                  .top_k = config.moe.top_k,
+                  .row_type = kernels::RowType::kBf16,
+                  .rows = rows.data(),
+                  .expert_ids = experts,
+                  .results = results.data(),
+                  .origins = origins,
+                  .traceparent = {}});
+  const engine::ExpertOutcome outcome = dispatch.Finish();
+  if (!outcome.failed.empty()) return outcome.failed.front().status;
+  return results;
 }
 
 // conclave-expert as a process of its own.
@@ -251,6 +308,102 @@ TEST_F(WorkerTest, AWorkerThatLeavesHandsItsExpertsOver) {
     return left != nullptr && left->serve == identity_.AllExperts() &&
            engine.dispatch().Missing().empty();
   }));
+}
+
+// Calls go on all the while: none fails, and all rows stay the same.
+TEST_F(WorkerTest, ADrainLosesNoRow) {
+  auto first = StartWorker("expert-0");
+  const auto second = StartWorker("expert-1");
+  Engine engine(identity_, controller_.address());
+  const auto checkpoint = OpenGolden("olmoe");
+  const int32_t layer = identity_.moe_layers.front();
+  ASSERT_TRUE(WaitFor([&] { return engine.dispatch().Missing().empty(); }));
+  const auto expected = CallAll(engine.dispatch(), checkpoint->config(), layer);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  for (int round = 0; round < 3; ++round) {
+    std::atomic<bool> drained{false};
+    std::thread drain([&] {
+      first->Drain(std::chrono::seconds(20));
+      first.reset();
+      drained = true;
+    });
+    int calls = 0;
+    for (int after = 0; after < 20; after += drained ? 1 : 0, ++calls) {
+      const auto rows = CallAll(engine.dispatch(), checkpoint->config(), layer);
+      EXPECT_TRUE(rows.ok()) << "round " << round << " call " << calls << ": " << rows.status();
+      if (rows.ok()) {
+        EXPECT_EQ(*rows, *expected);
+      }
+    }
+    drain.join();
+    const auto topology = engine.topology();
+    EXPECT_EQ(topology->Find(identity_.fingerprint)->FindWorker("expert-1")->serve,
+              identity_.AllExperts());
+    // The name comes back at once, as a new member at another address, and takes its share.
+    first = StartWorker("expert-0");
+    ASSERT_TRUE(WaitFor([&] {
+      const auto rows = CallAll(engine.dispatch(), checkpoint->config(), layer);
+      EXPECT_TRUE(rows.ok()) << rows.status();
+      const auto now = engine.topology();
+      const auto* worker = now->Find(identity_.fingerprint)->FindWorker("expert-0");
+      return worker != nullptr && !worker->serve.empty();
+    }));
+  }
+}
+
+// Frames by the older topology come as long as an engine has not applied the newer one.
+TEST_F(WorkerTest, ADrainingWorkerServesUntilTheEngineHasApplied) {
+  const auto first = StartWorker("expert-0"), second = StartWorker("expert-1");
+  Engine engine(identity_, controller_.address());
+  const auto checkpoint = OpenGolden("olmoe");
+  const int32_t layer = identity_.moe_layers.front();
+  ASSERT_TRUE(WaitFor([&] { return engine.dispatch().Missing().empty(); }));
+  // Another member hears what the engine does not.
+  Observer observer(controller_.address());
+  engine.Hold(true);
+  std::atomic<bool> drained{false};
+  std::thread drain([&] {
+    first->Drain(std::chrono::seconds(20));
+    drained = true;
+  });
+  EXPECT_TRUE(WaitFor([&] {
+    const auto topology = observer.topology();
+    const auto* model = topology == nullptr ? nullptr : topology->Find(identity_.fingerprint);
+    const auto* taker = model == nullptr ? nullptr : model->FindWorker("expert-1");
+    return taker != nullptr && taker->serve == identity_.AllExperts();
+  }));
+  for (int i = 0; i < 50; ++i) {
+    EXPECT_TRUE(CallAll(engine.dispatch(), checkpoint->config(), layer).ok());
+    EXPECT_FALSE(drained);
+  }
+  engine.Hold(false);
+  EXPECT_TRUE(WaitFor([&] { return drained.load(); }));
+  EXPECT_TRUE(CallAll(engine.dispatch(), checkpoint->config(), layer).ok());
+  drain.join();
+}
+
+TEST_F(WorkerTest, WhenAllDrainNoneWaitsForItsDrainTime) {
+  const auto first = StartWorker("expert-0"), second = StartWorker("expert-1");
+  std::optional<Engine> engine(std::in_place, identity_, controller_.address());
+  ASSERT_TRUE(WaitFor([&] { return engine->dispatch().Missing().empty(); }));
+  const auto start = std::chrono::steady_clock::now();
+  std::thread other([&] { second->Drain(std::chrono::seconds(60)); });
+  first->Drain(std::chrono::seconds(60));
+  other.join();
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+}
+
+TEST_F(WorkerTest, WithoutAnEngineADrainTakesNoTime) {
+  const auto first = StartWorker("expert-0"), second = StartWorker("expert-1");
+  {
+    Engine engine(identity_, controller_.address());
+    ASSERT_TRUE(WaitFor([&] { return engine.dispatch().Missing().empty(); }));
+  }
+  const auto start = std::chrono::steady_clock::now();
+  first->Drain(std::chrono::seconds(60));
+  controller_.Stop();
+  second->Drain(std::chrono::seconds(60));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
 }
 
 TEST_F(WorkerTest, ASecondWorkerOfANameIsRefused) {
