@@ -1,0 +1,183 @@
+"""Expert workers come and go under load: no request fails or gives other tokens."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import threading
+import time
+import unittest
+
+from cluster import BUILD, MODEL, Cluster, wait_until
+
+QUESTIONS = ["Tell me a story.", "Tell me the fable of the Wolf And The Lamb.", "Spell the word wolf.",
+             "What is the capital of France?"]
+FIELDS = {"temperature": 0, "seed": 1, "max_tokens": 40}
+
+
+class Load:
+    """Clients that ask without a pause, and what went wrong."""
+
+    def __init__(self, cluster, expected, clients=3):
+        self.cluster, self.expected = cluster, expected
+        self.failures, self.answers, self.slowest = [], 0, 0.0
+        self.lock, self.stop = threading.Lock(), threading.Event()
+        self.threads = [threading.Thread(target=self.ask, args=(client,)) for client in range(clients)]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(timeout=60)
+
+    def ask(self, client):
+        turn = client
+        while not self.stop.is_set():
+            question = QUESTIONS[turn % len(QUESTIONS)]
+            turn += 1
+            began = time.monotonic()
+            try:
+                answer = self.cluster.chat(question, **FIELDS)["choices"][0]["message"]["content"]
+                wrong = "" if answer == self.expected[question] else f"{question}: other tokens: {answer}"
+            except (AssertionError, OSError) as error:
+                wrong = str(error)
+            with self.lock:
+                self.answers += 1
+                self.slowest = max(self.slowest, time.monotonic() - began)
+                if wrong:
+                    self.failures.append(wrong)
+
+    def wait_answers(self, number):
+        """Until so many more requests are answered."""
+        goal = self.answers + number
+        wait_until(lambda: self.answers >= goal, f"{number} more answers")
+
+
+class Drains(unittest.TestCase):
+    flags = ()
+
+    def setUp(self):
+        self.cluster = Cluster(*self.flags)
+        self.addCleanup(self.cluster.__exit__)
+        self.cluster.up()
+        self.controller = json.loads((self.cluster.state_dir / "cluster.json").read_text())["controller_address"]
+        self.expected = {question: self.cluster.chat(question, **FIELDS)["choices"][0]["message"]["content"]
+                         for question in QUESTIONS}
+
+    def start_worker(self, name, *flags):
+        """A worker beyond those of `up`, as a pod would be."""
+        log = pathlib.Path(self.cluster.folder.name) / f"{name}.log"
+        with log.open("w") as to:
+            worker = subprocess.Popen(
+                [str(BUILD / "conclave-expert"), "--model", str(MODEL), "--name", name, "--controller-address", self.controller,
+                 "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--threads", "1",
+                 "--state-dir", str(pathlib.Path(self.cluster.folder.name) / name), *flags],
+                env=self.cluster.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=to)
+        self.addCleanup(worker.wait, timeout=60)
+        self.addCleanup(worker.kill)
+        worker.ops = wait_until(lambda: re.search(r"ops_address=(\S+)", log.read_text()), f"{name} started").group(1)
+        worker.log = log
+        return worker
+
+    def wait_ready(self, worker):
+        def ready():
+            try:
+                return self.cluster.get("/readyz", worker.ops)[0] == 200
+            except OSError:
+                return False
+        wait_until(ready, "the worker ready")
+
+    def frames(self, worker):
+        text = self.cluster.get("/metrics", worker.ops)[1]
+        return float(re.search(r"^conclave_worker_frames_total(?:\{.*\})? (\S+)", text, re.MULTILINE).group(1))
+
+    def end(self, *workers):
+        """Drains them at once; the seconds until the last one has ended, with 0."""
+        began = time.monotonic()
+        for worker in workers:
+            worker.send_signal(signal.SIGTERM)
+        for worker in workers:
+            self.assertEqual(worker.wait(timeout=60), 0, worker.log.read_text())
+        return time.monotonic() - began
+
+    def events(self):
+        return self.cluster.conclave("events", "--last", "0").stdout
+
+
+class UnderLoad(Drains):
+    def test_two_workers_become_four_and_two_again(self):
+        with Load(self.cluster, self.expected) as load:
+            load.wait_answers(3)
+            for _ in range(2):  # the second time the names come back
+                began = time.monotonic()
+                workers = [self.start_worker("expert-2"), self.start_worker("expert-3")]
+                for worker in workers:
+                    self.wait_ready(worker)
+                ready = time.monotonic()
+                wait_until(lambda: all(self.frames(worker) > 0 for worker in workers), "frames for both")
+                used = time.monotonic()
+                load.wait_answers(3)
+                drained = self.end(*workers)
+                load.wait_answers(3)
+                print(f"ready {ready - began:.2f} s after the start, used {used - ready:.2f} s after that; "
+                      f"drained in {drained:.2f} s; slowest answer {load.slowest:.2f} s", flush=True)
+                self.assertLess(used - ready, 5)
+                self.assertLess(drained, 15)
+                for worker in workers:
+                    self.assertIn("no engine needs this worker any more", worker.log.read_text())
+        self.assertEqual(load.failures, [])
+        self.assertGreater(load.answers, 12)
+
+    def test_a_drain_outlives_its_controller(self):
+        worker = self.start_worker("expert-2")
+        self.wait_ready(worker)
+        with Load(self.cluster, self.expected) as load:
+            wait_until(lambda: self.frames(worker) > 0, "frames for it")
+            old = self.cluster.kill("controller")
+            self.end(worker)
+            self.cluster.wait_restarted("controller", old)
+            load.wait_answers(3)
+        self.assertEqual(load.failures, [])
+
+    def test_workers_of_the_cluster_itself_drain_one_after_the_other(self):
+        with Load(self.cluster, self.expected) as load:
+            for name in ("expert-0", "expert-1"):
+                load.wait_answers(2)
+                old = self.cluster.kill(name, signal.SIGTERM)
+                self.cluster.wait_restarted(name, old)
+            load.wait_answers(3)
+        self.assertEqual(load.failures, [])
+
+    def test_down_does_not_wait_for_the_drain_time(self):
+        began = time.monotonic()
+        self.assertIn("5 processes ended", self.cluster.conclave("down").stdout)
+        self.assertLess(time.monotonic() - began, 5)
+        self.assertNotIn("while draining", self.events())
+
+
+class WithoutRoom(Drains):
+    # Each worker holds its half and little more.
+    flags = ("--expert-memory", "8MiB", "--drain-seconds", "3")
+
+    def test_who_has_no_room_is_told_and_the_worker_serves_on(self):
+        with Load(self.cluster, self.expected, clients=1) as load:
+            began = time.monotonic()
+            pid = self.cluster.kill("expert-1", signal.SIGTERM)
+            wait_until(lambda: "of its experts fit on no other worker" in self.events(), "the event")
+            self.assertEqual(self.cluster.process("expert-1")["pid"], pid)
+            answers = load.answers
+            wait_until(lambda: load.answers > answers, "an answer while it drains")
+            self.assertEqual(load.failures, [])
+            wait_until(lambda: self.cluster.process("expert-1")["pid"] != pid, "its end")
+            self.assertGreater(time.monotonic() - began, 2.9)
+        self.assertIn("raise their --memory", self.events())
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
