@@ -29,6 +29,7 @@ for service in gateway controller engine expert; do
   "$images/rootfs.sh" "$build/conclave-$service" "$staging/$service"
 done
 "$images/rootfs.sh" /bin/cp "$staging/model-tales"
+install -d -m 0755 "$staging/model-tales/models"
 install -D -m 0644 -t "$staging/model-tales/model" models/tales/*.json models/tales/*.safetensors
 
 mkdir -p "$out"

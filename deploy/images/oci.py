@@ -19,8 +19,8 @@ import time
 CONTAINER_FILES = pathlib.Path(__file__).resolve().parent
 EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-# All is root's but what the programs write.
-OWNERS = {"var/lib/conclave": 65532}
+# All is root's but where the programs write: a volume mounted there empty gets the owner from the image.
+OWNERS = {"var/lib/conclave": 65532, "models": 65532}
 
 
 def settings(container_file):

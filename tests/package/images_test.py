@@ -22,7 +22,8 @@ PROGRAMS = (*SERVICES, "cli")
 MODEL = "model-tales"
 MB = 1_000_000
 MOST_BYTES = {"gateway": 120 * MB, "controller": 120 * MB, "engine": 150 * MB, "expert": 150 * MB, "cli": 120 * MB}
-STATE = "var/lib/conclave"
+# Where programs write: mounted as volumes.
+WRITABLE = ("var/lib/conclave", "models")
 
 
 def assemble(build, out, **environment):
@@ -85,10 +86,10 @@ class Contents(ImagesTest):
         bins = {path for path in self.images[MODEL].entries() if path.startswith("usr/bin/")}
         self.assertEqual(bins, {"usr/bin/cp"})
 
-    def test_are_root_owned_but_for_the_state(self):
+    def test_are_root_owned_but_for_the_volumes(self):
         for name, image in self.images.items():
             for path, entry in image.entries().items():
-                owner = 65532 if path == STATE else 0
+                owner = 65532 if path in WRITABLE else 0
                 self.assertEqual((entry.uid, entry.gid), (owner, owner), f"{name}: {path}")
                 writable = entry.mode & (stat.S_IWGRP | stat.S_IWOTH)
                 self.assertTrue(not writable or entry.issym() or path == "tmp", f"{name}: {path} is writable by others")
