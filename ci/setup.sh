@@ -16,8 +16,8 @@ build_packages=(
 )
 test_packages=(
   libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev clang-16 libclang-rt-16-dev clang-format-16
-  python3 python3-venv curl jq iproute2 procps
-  docker-compose patchelf systemd
+  python3 python3-venv python3-yaml curl jq iproute2 procps
+  docker-compose patchelf systemd prometheus
 )
 rust_minimum=1.82  # of the text crates
 

@@ -1,0 +1,183 @@
+"""Every query of dashboards, rules and autoscalers against a live Prometheus under load, and every alert provoked, with windows
+shortened. One cluster for all, in this order. Needs Prometheus, says so and skips otherwise."""
+
+import math
+import os
+import re
+import signal
+import sys
+import unittest
+
+import promql
+import rules
+from monitored_cluster import NAMESPACE, PROMETHEUS, Clients, MonitoredCluster, wait_until
+
+SKIPPED = 77  # ctest shows the test as skipped
+# What one context of 512 tokens needs, so that one long sequence fills the cache.
+CONTEXT, KV_MEMORY = 512, "640KiB"
+AWAITED = re.compile("conclave_tenant_|conclave_certificate_")  # metrics that are declared, and not counted yet
+SMALL_MEMORY = "2MiB"  # a sixth of the experts
+GATEWAY, ENGINE, WORKERS = "gateway", "engine-0", ["expert-0", "expert-small"]
+
+
+def words(count):
+    return " ".join(["wolf"] * count)
+
+
+class LiveTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = MonitoredCluster("--engine-context", str(CONTEXT), "--engine-kv-memory", KV_MEMORY, small_memory=SMALL_MEMORY)
+        cls.addClassCleanup(cls.cluster.__exit__)
+        cls.cluster.up()
+        cls.prometheus = cls.cluster.prometheus
+        cls.provoked, cls.num_asked = set(), 0
+        cls.load = Clients()
+        cls.addClassCleanup(cls.load.stopping.set)
+        cls.start_load()
+
+    @classmethod
+    def chat(cls, content, expected=200, **fields):
+        body = {"messages": [{"role": "user", "content": content}], "max_tokens": 8, **fields}
+        status, text = cls.cluster.post("/v1/chat/completions", body)
+        if status != expected:
+            raise AssertionError(f"{status} instead of {expected}: {text}")
+
+    @classmethod
+    def start_load(cls):
+        """Short requests of every class, API and way that an answer can take, and refused ones."""
+        keep, chat = cls.load.keep, cls.chat
+        keep(lambda i: chat(f"Count to {i}.", qos=("realtime", "interactive", "batch", "sheddable")[i % 4]), pause_s=0.1)
+        keep(lambda i: chat("Spell the word wolf.", temperature=0), pause_s=0.05)
+        keep(lambda i: chat(f"Spell the word {i}.", temperature=0, stream=True), pause_s=0.1)
+        keep(lambda i: chat("What is it?", expected=400, n=0), pause_s=0.2)
+        keep(lambda i: cls.cluster.run(f"Who is {i}?", "--max-tokens", "4"), pause_s=0.2)
+
+    # Every query, under load
+
+    def check(self, where, query):
+        """What a query answers, at the latest after the time that the shortest windows take to fill; it must answer something."""
+        if AWAITED.search(query):
+            return []
+        with self.subTest(query=where):
+            type(self).num_asked += 1
+            return wait_until(lambda: [(labels, value) for labels, value in self.prometheus.ask(query) if not math.isnan(value)],
+                              f"an answer to {query}", 15)
+        return []
+
+    def test_1_queries_of_dashboards(self):
+        for path in rules.DASHBOARDS:
+            dashboard = rules.dashboard(path)
+            for variable in dashboard["templating"]["list"]:
+                if variable["type"] == "query":
+                    selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"]).groups()
+                    answer = self.check(f"{path.name}: {variable['name']}", rules.filled(selector, namespace=NAMESPACE))
+                    self.assertTrue(all(label in labels for labels, _ in answer), f"{path.name}: {variable['name']}")
+            for panel in rules.panels(dashboard):
+                for target in panel["targets"]:
+                    answer = self.check(f"{path.name}: {panel['title']}", rules.filled(target["expr"], namespace=NAMESPACE))
+                    for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
+                        self.assertTrue(all(label in labels for labels, _ in answer), f"{panel['title']}: {{{{{label}}}}}")
+
+    def test_2_queries_of_rules(self):
+        for rule in rules.rules(rules.RECORDING):
+            self.check(f"{rule['record']} as it is", rule["expr"])
+            self.check(rule["record"], rule["record"])
+        for rule in rules.rules(rules.ALERTS):
+            parts = promql.compared(rule["expr"])
+            self.assertTrue(parts)
+            for part in parts:
+                self.check(rule["alert"], part)
+
+    def test_3_queries_of_autoscalers(self):
+        pods = {"gateway": [GATEWAY], "request": [GATEWAY], "first": [GATEWAY], "engine": [ENGINE], "expert": WORKERS}
+        for rule in rules.load(rules.ADAPTER)["rules"]:
+            name = rule["name"]["as"]
+            self.assertRegex(re.match("[a-z_]+", rule["seriesQuery"]).group(), rule["name"]["matches"])
+            self.assertTrue(self.prometheus.get("series", **{"match[]": rule["seriesQuery"]}), name)
+            for kind, names in (("pod", pods[name.split("_")[1]]), ("namespace", [NAMESPACE])):
+                answer = self.check(f"{name} of a {kind}", rules.adapter_query(rule, kind, names, NAMESPACE))
+                self.assertEqual(sorted(labels[kind] for labels, _ in answer), sorted(names), name)
+                self.assertTrue(all(set(labels) == {kind} for labels, _ in answer), f"{name}: {answer}")
+        for name, query in rules.load(rules.SCALING).items():
+            answer = self.check(name, query.replace("__NAMESPACE__", NAMESPACE).replace("__POOL__", "cpu"))
+            self.assertEqual(len(answer), 1, name)
+
+    def test_4_metrics_are_those_of_the_catalogue(self):
+        exported = {name for name in self.prometheus.get("label/__name__/values") if name.startswith("conclave_")}
+        catalogue = rules.catalogue()
+        expected = set()
+        for name, (kind, _) in catalogue.items():
+            expected |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
+        self.assertEqual(exported, {name for name in expected if not AWAITED.match(name)})
+
+    # Every alert, provoked
+
+    def wait_firing(self, *alerts, timeout_s=40):
+        """Until all of them fire; an alert that has fired counts as provoked."""
+        seen = set()
+
+        def fired():
+            seen.update(self.prometheus.firing())
+            return set(alerts) <= seen
+        try:
+            wait_until(fired, "alerts", timeout_s)
+        except AssertionError:
+            self.fail(f"not firing in {timeout_s} s: {set(alerts) - seen}; firing: {sorted(self.prometheus.firing())}")
+        self.provoked.update(alerts)
+
+    def test_5_load_alone_wakes_nobody(self):
+        critical = {rule["alert"] for rule in rules.rules(rules.ALERTS) if rule["labels"]["severity"] == "critical"}
+        self.assertEqual(self.prometheus.firing() & critical, set())
+
+    def test_6_unlike_workers(self):
+        self.wait_firing("ConclaveExpertImbalance")
+
+    def test_7_more_than_the_engine_can_hold(self):
+        """One long sequence after another leaves no room; what waits is late; and nothing is asked twice any more."""
+        self.load.stop()
+        busy = Clients()
+        self.addCleanup(busy.stopping.set)
+        # Of 16 blocks all are in use. The answer is slow, so that it lasts.
+        for _ in range(2):
+            busy.keep(lambda i: self.chat(words(CONTEXT - 60), max_tokens=40, pace=10, qos="realtime", ignore_eos=True, cache="off"))
+        for _ in range(12):
+            busy.keep(lambda i: self.chat(f"Count to {i}.", qos="realtime", cache="off"))
+        busy.keep(lambda i: self.chat(f"Count down from {i}.", temperature=0))
+        self.wait_firing("ConclaveKvPressure", "ConclaveQueueOld", "ConclaveFirstTokenSlow", "ConclaveFirstTokenBurn",
+                         "ConclaveFirstTokenBurnSlow", "ConclaveRequestP99High", "ConclaveCacheHitCollapse", timeout_s=60)
+        busy.stop()
+
+    def test_8_workers_and_controller_that_are_gone(self):
+        clients = Clients()
+        self.addCleanup(clients.stopping.set)
+        stopped = self.cluster.workers()
+        controller = self.cluster.process("controller")["pid"]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+            self.addCleanup(os.kill, pid, signal.SIGCONT)
+        # Fails after the time that sequences wait for their experts.
+        for _ in range(4):
+            clients.keep(lambda i: self.chat(f"Who is {i}?", expected=503))
+        self.wait_firing("ConclaveWorkerLost", "ConclaveExpertsMissing", "ConclaveTargetDown", "ConclaveNotReady",
+                         "ConclaveErrorRateHigh", "ConclaveAvailabilityBurn", "ConclaveAvailabilityBurnSlow")
+        clients.stop()
+        os.kill(controller, signal.SIGSTOP)
+        self.addCleanup(os.kill, controller, signal.SIGCONT)
+        self.wait_firing("ConclaveControllerAbsent")
+        for pid in (*stopped, controller):
+            os.kill(pid, signal.SIGCONT)
+        self.addCleanup(self.load.stopping.set)
+        over = {"ConclaveControllerAbsent", "ConclaveTargetDown", "ConclaveNotReady", "ConclaveExpertsMissing"}
+        wait_until(lambda: not over & self.prometheus.firing(), f"the end of {sorted(over)}", 40)
+
+    def test_9_all_alerts_were_provoked(self):
+        print(f"{self.num_asked} queries answered, {len(self.provoked)} alerts provoked")
+        self.assertEqual(self.provoked, {rule["alert"] for rule in rules.rules(rules.ALERTS) if not AWAITED.search(rule["expr"])})
+
+
+if __name__ == "__main__":
+    if PROMETHEUS is None:
+        print("skipped: no prometheus (package prometheus)")
+        sys.exit(SKIPPED)
+    unittest.main()
