@@ -62,3 +62,6 @@ while read -r name path; do
   mkdir -p "$root$folder"
   install -m 0755 "$path" "$root$folder/$name"
 done < <(awk '$2 == "=>" { print $1, $3 } $1 ~ /^\// { n = split($1, part, "/"); print part[n], $1 }' <<<"$libraries")
+
+"$(dirname "$0")/../copyrights.sh" "$root/usr/share/doc" $(awk '$2 == "=>" { print $3 } $1 ~ /^\// { print $1 }' <<<"$libraries")
+install -m 0644 -D -t "$root/usr/share/doc/conclave" "$(dirname "$0")"/../../{LICENSE,NOTICE,THIRD_PARTY.md}

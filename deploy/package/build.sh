@@ -87,11 +87,14 @@ tarball=$work/$name
 stage "$tarball"
 install -m 0644 -t "$tarball" LICENSE
 mkdir "$tarball/lib"
+glibc='(^|/)(libc|libm|libdl|libpthread|librt|libresolv)\.so'
 for program in "${programs[@]}"; do
   ldd "$tarball/bin/$program" | awk '$2 == "=>" { print $1, $3 }'
-done | sort -u | grep -vE '^(libc|libm|libdl|libpthread|librt|libresolv)\.so' | while read -r library path; do
+done | sort -u | grep -vE "$glibc" | while read -r library path; do
   install -m 0644 "$path" "$tarball/lib/$library"
 done
+for program in "${programs[@]}"; do ldd "$build/$program" | awk '$2 == "=>" { print $3 }'; done | sort -u |
+  grep -vE "$glibc" | xargs deploy/copyrights.sh "$tarball/share/doc"
 for program in "${programs[@]}"; do
   patchelf --force-rpath --set-rpath "\$ORIGIN/../lib" "$tarball/bin/$program"
 done

@@ -112,6 +112,21 @@ class Contents(ImagesTest):
             self.assertIn("etc/passwd", entries)
             self.assertIn("etc/group", entries)
 
+    def test_say_whose_the_libraries_are(self):
+        for name in PROGRAMS:
+            entries = self.images[name].entries()
+            for package in ("libc6", "libgrpc29", "libstdc++6", "libssl3"):
+                self.assertGreater(entries[f"usr/share/doc/{package}/copyright"].size, 100)
+            self.assertIn("usr/share/doc/conclave/LICENSE", entries)
+
+    def test_gateway_and_controller_carry_no_kernels(self):
+        def kernels(name):
+            listed = subprocess.run(["nm", "--defined-only", BUILD / program(name)], capture_output=True, text=True, check=True)
+            return listed.stdout.count("8conclave7kernels")
+        self.assertGreater(kernels("expert"), 0)
+        for name in ("gateway", "controller"):
+            self.assertEqual(kernels(name), 0, name)
+
     def test_hold_the_bundled_model(self):
         entries = self.images[MODEL].entries()
         for path in (SOURCE / "models" / "tales").iterdir():
