@@ -99,11 +99,12 @@ absl::Status Cluster::OnReport(Report report) {
         absl::StrCat("the name ", report.name, " belongs to process ", known->second.report.pid,
                      " at ", known->second.report.address, "; start this one with another --name"));
   }
-  if (report.highest_term > term_) {
-    term_ = report.highest_term + 1;
+  // An epoch that this controller never published is of one before it, whose term nobody kept.
+  if (report.highest_term > term_ || report.seen_epoch > topology_.epoch) {
+    term_ = std::max(report.highest_term, report.seen_epoch.term) + 1;
     topology_.epoch = {term_, topology_.epoch.number + 1};
-    Tell("controller", absl::StrCat("took term ", term_, ": ", report.name, " has seen term ",
-                                    report.highest_term));
+    Tell("controller",
+         absl::StrCat("took term ", term_, ": ", report.name, " has seen term ", term_ - 1));
   }
 
   const bool is_new = known == members_.end() || !known->second.live ||

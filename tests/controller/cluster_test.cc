@@ -201,6 +201,19 @@ TEST_F(ClusterTest, TakesATermAboveTheMembers) {
   EXPECT_EQ(cluster_.topology().epoch.term, 42u);
 }
 
+TEST_F(ClusterTest, TakesANewTermWhenItsOwnIsKnownWithALaterNumber) {
+  engine_.highest_term = cluster_.term();
+  engine_.seen_epoch = {cluster_.term(), 7};
+  const uint64_t before = cluster_.term();
+  Send(engine_);
+  EXPECT_EQ(cluster_.term(), before + 1);
+  EXPECT_GT(cluster_.topology().epoch, engine_.seen_epoch);
+  engine_.seen_epoch = cluster_.topology().epoch;
+  engine_.highest_term = cluster_.term();
+  Send(engine_);
+  EXPECT_EQ(cluster_.term(), before + 1);
+}
+
 TEST_F(ClusterTest, ARestartedControllerMovesNothing) {
   // Before: the second worker owns everything, which a fresh plan would not choose.
   placement::Topology last;
