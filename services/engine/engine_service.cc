@@ -113,7 +113,9 @@ class EngineService::GatewayStream final
     LogInfo("sequence refused", {{"request_id", start.request_id()},
                                  {"code", absl::StatusCodeToString(status.code())}});
     v1::EngineEvents message;
-    WriteFailure(sequence_id, status, message.add_events());
+    v1::EngineEvent* event = message.add_events();
+    WriteFailure(sequence_id, status, event);
+    event->mutable_failed()->set_refused(absl::IsUnavailable(status));
     Send(std::move(message));
   }
 

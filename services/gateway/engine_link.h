@@ -70,6 +70,7 @@ struct SequenceFinished {
 };
 struct SequenceFailed {
   absl::Status status;
+  bool refused = false;  // nothing was begun, because the engine is leaving
 };
 struct SequenceEvent {
   uint64_t sequence_id = 0;

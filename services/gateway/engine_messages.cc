@@ -129,9 +129,10 @@ std::vector<SequenceEvent> FromProto(const v1::EngineEvents& events) {
         const bool known = failed.code() >= 1 && failed.code() <= 16;
         result.push_back(
             {failed.sequence_id(),
-             SequenceFailed{absl::Status(
-                 known ? static_cast<absl::StatusCode>(failed.code()) : absl::StatusCode::kUnknown,
-                 failed.message())}});
+             SequenceFailed{absl::Status(known ? static_cast<absl::StatusCode>(failed.code())
+                                               : absl::StatusCode::kUnknown,
+                                         failed.message()),
+                            failed.refused()}});
         break;
       }
       case v1::EngineEvent::kHello:

@@ -101,7 +101,7 @@ EngineSet::Engine* EngineSet::LeastLoaded(const Demand& demand) {
   };
   Engine* best = nullptr;
   for (auto& [name, engine] : engines_) {
-    if (!engine.identity || !has_room(engine)) continue;
+    if (!engine.identity || engine.leaving || !has_room(engine)) continue;
     if (!best || rank(engine) < rank(*best)) best = &engine;
   }
   return best;

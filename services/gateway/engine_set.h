@@ -40,6 +40,7 @@ class EngineSet {
     ReportedLoad load;
     TimePoint last_event;       // anything heard on the stream: about once a second while it steps
     bool silent = false;        // not heard for too long
+    bool leaving = false;       // refused a request because it drains: gets none while connected
     int32_t own_sequences = 0;  // of this gateway, running now
     int32_t own_at_report = 0;  // the same when `load` was reported
     int64_t own_tokens = 0;     // that those will hold in the KV cache, as far as can be told
@@ -74,7 +75,7 @@ class EngineSet {
   // The connected engine with the fewest sequences (other gateways' by the last report, plus our
   // own now) among those that have room. Ties: less KV in use, then name. Engines that miss experts
   // come after all others, then silent ones, and draining ones last. An engine without any sequence
-  // has room for everything. nullptr: none is connected, or none has room.
+  // has room for everything. nullptr: none is connected that is not leaving, or none has room.
   Engine* LeastLoaded(const Demand& demand);
 
   // What requests may be checked against: the smallest context and vocabulary of the connected

@@ -191,6 +191,7 @@ void Frontend::OnEngineConnected(const std::string& engine, const EngineIdentity
                                     model_->tokenizer()->vocab_size() - 1);
     } else {
       known->offered = identity;
+      known->leaving = false;
       LogInfo("engine connected",
               {{"engine", engine}, {"fingerprint", identity.system_fingerprint}});
     }

@@ -287,8 +287,9 @@ void RequestScheduler::OnEvent(const SequenceEvent& event) {
   } else if (const auto* finished = std::get_if<SequenceFinished>(&event.what)) {
     Apply(key, request.OnSequenceFinished(choice, *finished, now), absl::OkStatus());
   } else {
-    const absl::Status& status = std::get<SequenceFailed>(event.what).status;
-    Apply(key, request.Fail(status), status);
+    const auto& failed = std::get<SequenceFailed>(event.what);
+    if (failed.refused && PutBack(key, run)) return;
+    Apply(key, request.Fail(failed.status), failed.status);
   }
 }
 
@@ -414,6 +415,29 @@ void RequestScheduler::LeaveEngine(const Run& run) {
       run.request->first_token_time() ? static_cast<double>(generation.prompt_ids.size()) : 0;
   queue_.Settle(*run.place, prompt + answered - run.place->cost);
   if (run.request->finish_time()) estimate_.Answered(answered / generation.num_choices);
+}
+
+bool RequestScheduler::PutBack(uint64_t key, Run& run) {
+  if (run.request->first_token_time() || !run.request->FinishReasons().empty()) return false;
+  if (EngineSet::Engine* const engine = engines_.Find(run.engine)) {
+    engine->leaving = true;
+    // Of several choices it may have taken the first ones.
+    for (int32_t i = 0; i < run.request->generation().num_choices; ++i) {
+      engine->link->Cancel(run.first_sequence + static_cast<uint64_t>(i));
+    }
+  }
+  LeaveEngine(run);
+  run.engine.clear();
+  const WaitingRequest place = *std::exchange(run.place, std::nullopt);
+  queue_.Push({.key = key,
+               .qos = place.qos,
+               .tenant = place.tenant,
+               .weight = place.weight,
+               .cost = place.cost,
+               .arrival = place.arrival,
+               .deadline = place.deadline});
+  Dispatch();
+  return true;
 }
 
 void RequestScheduler::TakeListener(uint64_t key, const Run& run, const absl::Status& status) {

@@ -110,6 +110,9 @@ class RequestScheduler {
   // Ends a run, and the requests that still listen to it.
   void EndRun(uint64_t run_key, const absl::Status& status);
   void LeaveEngine(const Run& run);
+  // Puts a run that its engine refused back into the queue, where it keeps its arrival, and gives
+  // that engine no more. False: it has begun, and cannot begin again.
+  bool PutBack(uint64_t key, Run& run);
   // Ends one request of a run, whose answer forgets it; the run as well if it was the last.
   void EndListener(uint64_t key, const absl::Status& status);
   // Fails one request, or the run if nobody else listens.

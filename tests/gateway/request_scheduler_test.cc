@@ -142,6 +142,49 @@ TEST_F(RequestSchedulerTest, RunsAtOnceWhereThereIsRoom) {
   EXPECT_EQ(scheduler_->num_running(), 0);
 }
 
+TEST_F(RequestSchedulerTest, AsksAnotherEngineWhenOneThatLeavesRefuses) {
+  Start({});
+  const auto heard = Submit({.answer = 3, .choices = 2});
+  SimulatedEngine other;
+  other.Join(&engines_, "engine-1", 0, 0);
+  const SequenceFailed refused{absl::UnavailableError("the engine is draining"), true};
+  scheduler_->OnEvent({engine_.started[0].sequence_id, refused});
+  scheduler_->OnEvent({engine_.started[1].sequence_id, refused});
+  EXPECT_EQ(other.started.size(), 2U) << "the second refusal is of a sequence that is forgotten";
+  Submit({});
+  EXPECT_EQ(engine_.started.size(), 2U) << "it is asked no more";
+  for (int i = 0; i < 5; ++i) {
+    for (const SequenceEvent& event : other.Step(1000)) scheduler_->OnEvent(event);
+  }
+  EXPECT_EQ(heard->tokens, 6);
+  EXPECT_TRUE(heard->done);
+  EXPECT_EQ(scheduler_->num_running(), 0);
+}
+
+TEST_F(RequestSchedulerTest, WaitsForAnotherEngineWhenTheOnlyOneLeaves) {
+  Start({});
+  const auto heard = Submit({.answer = 3});
+  scheduler_->OnEvent({engine_.started[0].sequence_id,
+                       SequenceFailed{absl::UnavailableError("the engine is draining"), true}});
+  EXPECT_EQ(engine_.started.size(), 1U);
+  EXPECT_EQ(scheduler_->num_waiting(), 1);
+  EXPECT_FALSE(heard->failed);
+  SimulatedEngine other;
+  other.Join(&engines_, "engine-1", 0, 0);
+  scheduler_->Dispatch();
+  EXPECT_EQ(other.started.size(), 1U);
+}
+
+TEST_F(RequestSchedulerTest, FailsWhatHasBegunWhenItsEngineRefuses) {
+  Start({});
+  const auto heard = Submit({.answer = 3});
+  Step();
+  scheduler_->OnEvent({engine_.started[0].sequence_id,
+                       SequenceFailed{absl::UnavailableError("the engine is draining"), true}});
+  ASSERT_TRUE(heard->failed);
+  EXPECT_EQ(heard->failed->message(), "the engine is draining");
+}
+
 TEST_F(RequestSchedulerTest, WaitsForAPlaceAndStartsByClass) {
   Start({.max_running = 1});
   const auto first = Submit({});
