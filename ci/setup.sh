@@ -3,6 +3,7 @@
 #
 #   ci/setup.sh            what builds the programs
 #   ci/setup.sh --tests    that, and what the tests and checks need (also the Python packages of tests/requirements.txt)
+#   ci/setup.sh --kubernetes   that of the tests, and what ci/kubernetes.sh needs
 #   ci/setup.sh --print    lists the packages, marking those that are missing, and installs nothing (also with --tests)
 #
 # Idempotent: with everything in place it asks no network and needs no root.
@@ -19,16 +20,24 @@ test_packages=(
   python3 python3-venv python3-yaml curl jq iproute2 procps
   docker-compose patchelf systemd prometheus
 )
+kubernetes_packages=(
+  containerd runc containernetworking-plugins iptables nftables conntrack ethtool socat ebtables ipset zstd openssl python3-yaml
+)
 rust_minimum=1.82  # of the text crates
 
 tests=false
+kubernetes=false
 print=false
 for argument in "$@"; do
   case $argument in
     --tests) tests=true ;;
+    --kubernetes)
+      tests=true
+      kubernetes=true
+      ;;
     --print) print=true ;;
     *)
-      echo "usage: ci/setup.sh [--tests] [--print]" >&2
+      echo "usage: ci/setup.sh [--tests] [--kubernetes] [--print]" >&2
       exit 2
       ;;
   esac
@@ -47,6 +56,7 @@ rust_is_present() {
 
 packages=("${build_packages[@]}")
 if $tests; then packages+=("${test_packages[@]}"); fi
+if $kubernetes; then packages+=("${kubernetes_packages[@]}"); fi
 if ! rust_is_present; then
   # Debian keeps a current Rust under these names for building browsers; Ubuntu has versioned packages.
   if grep -qs '^ID=ubuntu' /etc/os-release; then
