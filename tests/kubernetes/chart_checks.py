@@ -1,0 +1,228 @@
+"""What can be said of the chart without a cluster: its texts, its schema, and what its objects mean."""
+
+import json
+import pathlib
+import subprocess
+
+import reachability
+import yaml
+from kube import CHART, HERE
+from report import expect
+
+VERSION = ["--kube-version", "1.33.13"]
+EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
+
+# Values that must be refused, and the path or word that the refusal must name.
+REFUSED = [
+    ("gateway.replica=2", "/gateway"),
+    ("gateway.replicas=-1", "/gateway/replicas"),
+    ("gateway.replicas=two", "/gateway/replicas"),
+    ("gateway.settings.max_runing=5", "/gateway/settings"),
+    ("gateway.service.httpPort=80000", "/gateway/service/httpPort"),
+    ("engines.pools.main.settings.kv_memory=lots", "/engines/pools/main/settings/kv_memory"),
+    ("experts.pools.Big.replicas=1", "Big"),
+    ("experts.pools.main.gpu.count=0.5", "/experts/pools/main/gpu/count"),
+    ("experts.pools.main.resources.limits.memory=8GB", "/experts/pools/main/resources/limits/memory"),
+    ("experts.pools.main.model.numerics=int3", "/experts/pools/main/model/numerics"),
+    ("model.delivery=ftp", "/model/delivery"),
+    ("model.hostPath.path=models/tales", "/model/hostPath/path"),
+    ("images.digests.gateway=sha256:12", "/images/digests/gateway"),
+    ("logLevel=loud", "/logLevel"),
+    ("tls.clients.enabld=true", "/tls/clients"),
+    ("autoscaling.provider=magic", "/autoscaling/provider"),
+    ("gatway.replicas=2", "gatway"),
+    # What the schema cannot say, the templates do.
+    ("tls.clients.enabled=true", "tls.clients.existingSecret"),
+    ("model.delivery=persistentVolumeClaim", "model.persistentVolumeClaim.claimName"),
+    ("model.delivery=hostPath", "model.hostPath.path"),
+    ("gateway.ingress.enabled=true", "gateway.ingress.host"),
+]
+
+
+def helm(tools, *words):
+    return subprocess.run([tools / "helm", *map(str, words)], capture_output=True, text=True, timeout=60)
+
+
+def render(tools, *words):
+    """The objects of the chart with its default values and what `words` add."""
+    result = helm(tools, "template", "demo", CHART, "--namespace", "ai", *VERSION, *words)
+    expect(result.returncode == 0, result.stderr)
+    return [found for found in yaml.safe_load_all(result.stdout) if found]
+
+
+def lint(tools, example):
+    result = helm(tools, "lint", CHART, "--strict", *VERSION, "-f", example)
+    expect(result.returncode == 0, result.stdout + result.stderr)
+
+
+def refuses_wrong_values(tools):
+    for value, named in REFUSED:
+        result = helm(tools, "template", "demo", CHART, *VERSION, "--set", value)
+        expect(result.returncode != 0, f"--set {value} was not refused")
+        expect(named in result.stderr, f"--set {value}: the refusal does not name {named}:\n{result.stderr}")
+    return f"{len(REFUSED)} values"
+
+
+def schema_is_strict():
+    """Every object of the schema that lists properties refuses others."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    seen = 0
+
+    def visit(node, path):
+        nonlocal seen
+        if isinstance(node, dict):
+            if "properties" in node and node.get("type") == "object":
+                seen += 1
+                expect(node.get("additionalProperties") is False, f"{path} takes unknown properties")
+            for key, value in node.items():
+                visit(value, f"{path}/{key}")
+        elif isinstance(node, list):
+            for value in node:
+                visit(value, path)
+
+    visit(schema, "")
+    return f"{seen} objects"
+
+
+def values_are_commented():
+    """Every key of values.yaml has a comment right above it, or above the mapping whose keys they are where it is a word for all."""
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    groups = 0
+    for number, line in enumerate(lines):
+        text = line.strip()
+        if not text or text.startswith(("#", "- ")):
+            continue
+        key, _, value = text.partition(":")
+        if not value.strip() and number + 1 < len(lines) and lines[number + 1].startswith(" " * (len(line) - len(text) + 1)):
+            groups += 1  # a mapping: its keys have comments of their own
+            continue
+        if key in ("requests", "limits"):
+            continue  # explained above `resources`
+        expect(lines[number - 1].strip().startswith("#"), f"values.yaml:{number + 1}: {key} has no comment")
+    expect(groups > 10, "values.yaml was not read as it should be")
+
+
+def schema_covers_values():
+    """The schema knows exactly the keys that values.yaml has."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def resolve(node):
+        while "$ref" in node:
+            node = schema["definitions"][node["$ref"].rsplit("/", 1)[1]]
+        return node
+
+    def compare(value, node, path):
+        node = resolve(node)
+        if not isinstance(value, dict) or "properties" not in node:
+            return
+        if path.endswith(("/settings", "/affinity", "/strategy", "/defaults/model", "/pools")):
+            return  # empty by default: the schema says what may stand there
+        known = set(node["properties"]) - {"global"}
+        expect(known == set(value), f"{path or '/'}: values.yaml and the schema differ in {sorted(known ^ set(value))}")
+        for key in value:
+            compare(value[key], node["properties"][key], f"{path}/{key}")
+
+    compare(values, schema, "")
+
+
+def settings_are_known(programs):
+    """Every setting that the schema allows is one of the program's, with a value that it takes."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    count = 0
+    for section in ("gateway", "controller", "engine", "expert"):
+        text = subprocess.run([programs / f"conclave-{section}", "--help"], capture_output=True, text=True, check=True).stdout
+        for key in schema["definitions"][f"{section}Settings"]["properties"]:
+            count += 1
+            expect(f"--{key.replace('_', '-')}" in text, f"conclave-{section} has no setting {key}")
+    return f"{count} settings"
+
+
+def is_valid(tools, schemas, example):
+    """kubeconform, strictly, with the API server's own schemas and those of the custom resources."""
+    text = helm(tools, "template", "demo", CHART, "--namespace", "ai", *VERSION, "-f", example).stdout
+    result = subprocess.run(
+        [tools / "kubeconform", "-strict", "-summary", "-schema-location", f"{schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json", "-"],
+        input=text, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    expect(result.returncode == 0, result.stdout + result.stderr)
+    return result.stdout.strip().splitlines()[-1].removeprefix("Summary: ")
+
+
+def write_schemas(kube, target):
+    """The schemas for kubeconform, from the API server's own description of all its kinds, the custom ones included."""
+    target.mkdir(parents=True, exist_ok=True)
+    definitions = json.loads(kube.kubectl("get", "--raw", "/openapi/v2"))["definitions"]
+    special = {
+        "io.k8s.apimachinery.pkg.api.resource.Quantity": {"type": ["string", "number"]},
+        "io.k8s.apimachinery.pkg.util.intstr.IntOrString": {"type": ["string", "integer"]},
+    }
+    closed_definitions = {name: closed(definition) for name, definition in definitions.items()} | special
+    (target / "_definitions.json").write_text(json.dumps({"definitions": closed_definitions}))
+    for name, definition in definitions.items():
+        for kind in definition.get("x-kubernetes-group-version-kind", []):
+            parts = [kind["kind"].lower(), kind["group"].split(".")[0], kind["version"]]
+            schema = {"$ref": f"_definitions.json#/definitions/{name}"}
+            (target / ("-".join(filter(None, parts)) + ".json")).write_text(json.dumps(schema))
+
+
+def closed(schema):
+    """A schema that refuses unknown fields, as the API server does in strict validation."""
+    if isinstance(schema, list):
+        return [closed(entry) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("x-kubernetes-int-or-string") or schema.get("format") == "int-or-string":
+        return {"type": ["integer", "string"]}
+    kept = {key: value for key, value in schema.items() if not key.startswith("x-kubernetes") and key not in ("default", "description")}
+    result = {key: closed(value) for key, value in kept.items() if key != "properties"}
+    if "properties" in schema:  # names, which may be those of keywords
+        result["properties"] = {name: closed(value) for name, value in schema["properties"].items()}
+        if not schema.get("x-kubernetes-preserve-unknown-fields"):
+            result.setdefault("additionalProperties", False)
+    return result
+
+
+def policies_allow_exactly(tools):
+    """The flows between pods that the rendered NetworkPolicies allow are those that docs/kubernetes.md lists, and no others."""
+    for values in ([], ["-f", CHART / "examples" / "private.yaml"], ["-f", CHART / "examples" / "pools.yaml"]):
+        reachability.check(render(tools, *values, "--set", "controller.lease=true"), yaml.safe_load((HERE / "flows.yaml").read_text()), len(values) > 0)
+    return "default, private and pools"
+
+
+def pods_are_restricted(tools):
+    """What the namespace's standard would refuse, and the tokens that only the controller needs."""
+    pods = 0
+    for example in EXAMPLES:
+        for found in render(tools, "-f", example, "--set", "controller.lease=true"):
+            if found["kind"] not in ("Deployment", "Pod"):
+                continue
+            pods += 1
+            name = found["metadata"]["name"]
+            spec = found["spec"] if found["kind"] == "Pod" else found["spec"]["template"]["spec"]
+            expect(spec["securityContext"]["runAsUser"] == 65532 and spec["securityContext"]["runAsNonRoot"], f"{name} runs as root")
+            expect(spec["automountServiceAccountToken"] is name.endswith("-controller"), f"{name}: token of the ServiceAccount")
+            for container in spec["containers"] + spec.get("initContainers", []):
+                security = container["securityContext"]
+                expect(security["readOnlyRootFilesystem"] and security["capabilities"] == {"drop": ["ALL"]}, f"{name}: {security}")
+                expect("memory" in container["resources"]["limits"], f"{name}: no memory limit")
+    return f"{pods} pods"
+
+
+def check(report, tools, programs):
+    for example in EXAMPLES:
+        report.check(f"helm lint {example.name}", lint, tools, example)
+    report.check("wrong values are refused with the path named", refuses_wrong_values, tools)
+    report.check("the schema takes no unknown key", schema_is_strict)
+    report.check("the schema and values.yaml have the same keys", schema_covers_values)
+    report.check("every value has a comment", values_are_commented)
+    report.check("every setting is known to its program", settings_are_known, pathlib.Path(programs))
+    report.check("pods are restricted, and have no token they do not need", pods_are_restricted, tools)
+    report.check("NetworkPolicies allow exactly the flows that are needed", policies_allow_exactly, tools)
+
+
+def check_objects(report, kube):
+    schemas = kube.cluster.folder / "schemas"
+    report.check("the API server describes its kinds", write_schemas, kube, schemas)
+    for example in EXAMPLES:
+        report.check(f"kubeconform {example.name}", is_valid, kube.tools, schemas, example)

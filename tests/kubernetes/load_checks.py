@@ -1,0 +1,136 @@
+"""What may happen to an installation while it serves: no request may fail of it."""
+
+import subprocess
+import time
+
+from cluster import inside
+from kube import CHART, Load, is_ready, pods_of, until
+from report import Problem, expect
+from serving_checks import NAMESPACE, VALUES
+
+LOAD = ["--clients", 6, "--rate", 12]
+
+
+def check(report, kube, service, quick):
+    report.check("experts 2 -> 4 -> 2 under load: 0 failed, new pods used within 5 s", scale_experts, kube, service)
+    report.check("two controllers by mistake under load: 0 failed", two_controllers, kube, service)
+
+
+def under_load(service, action, *arguments, after=3):
+    load = Load(service, *LOAD)
+    with load:
+        time.sleep(1)
+        note = action(*arguments)
+        time.sleep(after)
+    return load.no_failures() + (f"; {note}" if note else "")
+
+
+def upgrade(kube, service):
+    def act():
+        kube.helm("upgrade", "demo", CHART, "-n", NAMESPACE, *VALUES, "--set", "logLevel=debug", "--wait", "--timeout", "120s", timeout=130)
+        wait_settled(kube)
+
+    return under_load(service, act)
+
+
+def rollback(kube, service):
+    def act():
+        kube.helm("rollback", "demo", "-n", NAMESPACE, "--wait", "--timeout", "120s", timeout=130)
+        wait_settled(kube)
+
+    return under_load(service, act)
+
+
+def wait_settled(kube, seconds=60):
+    """Until all pods that there are to be are ready, and those that end have ended."""
+
+    def settled():
+        pods = kube.objects("pods", NAMESPACE, "app.kubernetes.io/instance=demo")
+        deployments = kube.objects("deployments", NAMESPACE)
+        return all(map(is_ready, pods)) and len(pods) == sum(entry["spec"]["replicas"] for entry in deployments)
+
+    until("all pods are ready, and no others are there", seconds, settled, every=0.5)
+
+
+def delete_pods(kube, service):
+    def act():
+        for component in ("controller", "gateway", "engine", "expert"):
+            pod = kube.objects("pods", NAMESPACE, pods_of(component))[0]["metadata"]["name"]
+            kube.kubectl("delete", "pod", "-n", NAMESPACE, pod, "--wait=false")
+        wait_settled(kube)
+
+    return under_load(service, act)
+
+
+def scale_experts(kube, service):
+    notes = []
+
+    def act():
+        old = {pod["metadata"]["name"] for pod in kube.objects("pods", NAMESPACE, pods_of("expert"))}
+        kube.kubectl("scale", "-n", NAMESPACE, "deployment/demo-conclave-expert-main", "--replicas=4")
+        notes.append(f"used {used_after_ready(kube, service, old):.1f} s after they were ready")
+        began = time.monotonic()
+        kube.kubectl("scale", "-n", NAMESPACE, "deployment/demo-conclave-expert-main", "--replicas=2")
+        wait_settled(kube)
+        notes.append(f"two gone after {time.monotonic() - began:.1f} s")
+
+    return under_load(service, act) + "; " + ", ".join(notes)
+
+
+def rows(kube, service, pod):
+    """Rows that a worker has computed, from its metrics."""
+    text = scrape(service, pod["status"]["podIP"], 9030)
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("conclave_worker_rows_total"))
+
+
+def scrape(service, address, port):
+    result = subprocess.run(inside(1, "curl", "-sS", "--max-time", "5", f"http://{address}:{port}/metrics"), capture_output=True, text=True)
+    return result.stdout
+
+
+def used_after_ready(kube, service, old):
+    """The longest time from a new worker's readiness to its first row, in seconds."""
+    ready, used = {}, {}
+    end = time.monotonic() + 40
+    while len(used) < 2:
+        expect(time.monotonic() < end, f"new workers: {len(ready)} ready, {len(used)} used after 40 s")
+        for pod in kube.objects("pods", NAMESPACE, pods_of("expert")):
+            name = pod["metadata"]["name"]
+            if name in old or not is_ready(pod):
+                continue
+            ready.setdefault(name, time.monotonic())
+            if name not in used and rows(kube, service, pod) > 0:
+                used[name] = time.monotonic()
+        time.sleep(0.2)
+    longest = max(used[name] - ready[name] for name in used)
+    expect(longest <= 5, f"a new worker computed its first row {longest:.1f} s after it was ready")
+    return longest
+
+
+def two_controllers(kube, service):
+    def act():
+        kube.kubectl("scale", "-n", NAMESPACE, "deployment/demo-conclave-controller", "--replicas=2")
+        until("two controllers run", 30, lambda: len(running(kube, "controller")) == 2)
+        time.sleep(8)
+        kube.kubectl("scale", "-n", NAMESPACE, "deployment/demo-conclave-controller", "--replicas=1")
+        wait_settled(kube)
+
+    return under_load(service, act)
+
+
+def running(kube, component):
+    return [pod for pod in kube.objects("pods", NAMESPACE, pods_of(component)) if pod["status"]["phase"] == "Running"]
+
+
+def drain(kube, service):
+    def act():
+        try:
+            kube.kubectl("drain", "node2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s", timeout=130)
+            left = [pod for pod in kube.objects("pods", NAMESPACE) if pod["spec"].get("nodeName") == "node2"]
+            if left:
+                raise Problem(f"{len(left)} pods are still on node2")
+            wait_settled(kube)
+        finally:
+            kube.kubectl("uncordon", "node2")
+
+    return under_load(service, act)
