@@ -12,6 +12,6 @@ if [ -n "$differing" ]; then
   echo "format: the files above differ from clang-format-16's; run ci/format.sh --fix" >&2
   exit 1
 fi
-mapfile -t scripts < <(git ls-files 'ci/*.sh' .ci/run)
+mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
 for script in "${scripts[@]}"; do bash -n "$script"; done
 echo "format: ${#sources[@]} sources and ${#scripts[@]} scripts are good"

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import stat
 import subprocess
 import tempfile
@@ -69,6 +70,13 @@ class Contents(ImagesTest):
     def test_are_small(self):
         for name, most in MOST_BYTES.items():
             self.assertLessEqual(self.images[name].size(), most, name)
+
+    def test_are_as_large_as_documented(self):
+        text = (SOURCE / "docs" / "installation.md").read_text()
+        documented = dict(re.findall(r"^\| `conclave-([a-z-]+)`[^|]* \| (\d+) \|", text, re.MULTILINE))
+        self.assertEqual(set(documented), set(self.images))
+        for name, megabytes in documented.items():
+            self.assertAlmostEqual(self.images[name].size() / MB, int(megabytes), delta=3, msg=name)
 
     def test_share_the_layer_of_common_libraries(self):
         first = {self.images[name].manifest["layers"][0]["digest"] for name in PROGRAMS}
