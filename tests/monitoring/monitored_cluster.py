@@ -21,8 +21,8 @@ from cluster import BUILD, MODEL, Cluster, wait_until  # noqa: E402
 PROMETHEUS = os.environ.get("PROMETHEUS") or shutil.which("prometheus")
 NAMESPACE = "test"
 SCRAPE_S = 1
-# Windows of minutes and hours become these of seconds: 5 min 5 s, 1 h 30 s, 1 d 12 min; what is pending for 5 min is for 1 s.
-WINDOW_DIVISOR, SHORTEST_S, WAIT_DIVISOR = 120, 5, 300
+# Windows of minutes and hours become these of seconds: 5 min 5 s, 1 h 30 s, 1 d 12 min; what is pending for 5 min is for 3 s.
+WINDOW_DIVISOR, SHORTEST_S, WAIT_DIVISOR = 120, 5, 100
 SMALL_WORKER = "expert-small"
 
 
