@@ -20,6 +20,11 @@ die() { echo "error: $*" >&2; exit 1; }
 certificates=/usr/share/ca-certificates/mozilla
 [ -d "$certificates" ] || die "$certificates is missing: install the package ca-certificates"
 
+libraries=$(ldd "$program" 2>&1) || die "$program is no program of this machine with shared libraries: $libraries"
+if grep -q 'not found' <<<"$libraries"; then
+  die "$program needs libraries that are not installed: $(awk '/not found/ { print $1 }' <<<"$libraries" | xargs)"
+fi
+
 umask 022
 mkdir -p "$root"/{dev,etc/ssl/certs,proc,sys,tmp,usr/{bin,lib,lib64},var/lib/conclave}
 ln -s usr/bin "$root"/bin
@@ -45,23 +50,14 @@ cat "$certificates"/*.crt >"$root"/etc/ssl/certs/ca-certificates.crt
 strip --strip-unneeded -o "$root/usr/bin/$(basename "$program")" "$program"
 chmod 0755 "$root/usr/bin/$(basename "$program")"
 
-# "libz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x...)", "/lib64/ld-linux-x86-64.so.2 (0x...)". A library of another
-# place goes where the loader looks without configuration.
-libraries=$(ldd "$program") || die "$program has no shared libraries to list: is it of this machine's architecture?"
-if grep -q 'not found' <<<"$libraries"; then
-  die "$program needs libraries that are not installed: $(awk '/not found/ { print $1 }' <<<"$libraries" | xargs)"
-fi
-default=$(awk '$1 ~ /^libc\.so/ { print $3 }' <<<"$libraries")
-default=$(dirname "$default")
-while read -r name path; do
-  folder=$(dirname "$path")
-  case $folder in
-    /lib | /lib64 | /lib/* | /usr/lib/*) ;;
-    *) folder=$default ;;
-  esac
-  mkdir -p "$root$folder"
-  install -m 0755 "$path" "$root$folder/$name"
-done < <(awk '$2 == "=>" { print $1, $3 } $1 ~ /^\// { n = split($1, part, "/"); print part[n], $1 }' <<<"$libraries")
+# "libz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x...)": all go where libc is, since the loader looks there without
+# configuration; "/lib64/ld-linux-x86-64.so.2 (0x...)", the loader, stays where programs look for it.
+folder=$(dirname "$(awk '$1 ~ /^libc\.so/ { print $3 }' <<<"$libraries")")
+loader=$(awk '$1 ~ /^\// { print $1 }' <<<"$libraries")
+mapfile -t files < <(awk '$2 == "=>" { print $3 }' <<<"$libraries")
+mkdir -p "$root$folder"
+for file in "${files[@]}"; do install -m 0755 "$file" "$root$folder/${file##*/}"; done
+install -D -m 0755 "$loader" "$root$loader"
 
-"$(dirname "$0")/../copyrights.sh" "$root/usr/share/doc" $(awk '$2 == "=>" { print $3 } $1 ~ /^\// { print $1 }' <<<"$libraries")
+"$(dirname "$0")/../copyrights.sh" "$root/usr/share/doc" "${files[@]}" "$loader"
 install -m 0644 -D -t "$root/usr/share/doc/conclave" "$(dirname "$0")"/../../{LICENSE,NOTICE,THIRD_PARTY.md}

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -190,6 +191,28 @@ class Refusals(ImagesTest):
         partial.mkdir()
         (partial / "conclave").symlink_to(BUILD / "conclave")
         self.refused(partial, "conclave-gateway", "build it first")
+
+    def refused_root(self, program, root, *words):
+        done = subprocess.run([str(ASSEMBLE.parent / "rootfs.sh"), str(program), str(root)], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 1, done.stdout)
+        for word in ("error:", *words):
+            self.assertIn(word, done.stderr)
+
+    def test_a_program_whose_library_is_missing(self):
+        lacking = self.folder / "lacking"
+        shutil.copy(BUILD / "conclave-controller", lacking)
+        subprocess.run(["patchelf", "--add-needed", "libnowhere.so.7", lacking], check=True)
+        self.refused_root(lacking, self.folder / "root-lacking", "libnowhere.so.7", "not installed")
+
+    def test_what_is_no_program(self):
+        script = self.folder / "script"
+        script.write_text("#!/bin/sh\n")
+        script.chmod(0o755)
+        self.refused_root(script, self.folder / "root-script", str(script))
+        self.refused_root(self.folder / "absent", self.folder / "root-absent", "absent", "build it first")
+
+    def test_a_root_that_exists(self):
+        self.refused_root(BUILD / "conclave-controller", self.folder, str(self.folder), "exists")
 
     def test_wrong_arguments(self):
         done = subprocess.run([str(ASSEMBLE)], capture_output=True, text=True)

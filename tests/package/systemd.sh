@@ -39,6 +39,10 @@ services=(conclave-controller conclave-gateway conclave-engine@0 conclave-expert
 healthy() { /usr/bin/conclave-gateway --config /etc/conclave/conclave.yaml --check-health; }
 answers() { conclave run "What is the capital of France?" --gateway 127.0.0.1:8001 --temperature 0 | grep "The capital of France is Paris."; }
 runs_as_conclave() { [ "$(stat -c %U "/proc/$(systemctl show -P MainPID "$1")")" = conclave ]; }
+is_confined() {
+  local status=/proc/$(systemctl show -P MainPID "$1")/status
+  grep -q '^Seccomp:.*2$' "$status" && grep -q '^NoNewPrivs:.*1$' "$status" && grep -qE '^CapBnd:\s0+$' "$status"
+}
 ended_well() { [ "$(systemctl show -P Result "$1")" = success ] && [ "$(systemctl show -P ActiveState "$1")" = inactive ]; }
 restarted() { [ "$(systemctl show -P MainPID "$1")" != "$2" ] && systemctl -q is-active "$1"; }
 inactive() { [ "$(systemctl show -P ActiveState "$1")" = inactive ]; }
@@ -50,6 +54,7 @@ check "the gateway becomes healthy" wait_until 60 healthy
 for service in "${services[@]}"; do
   check "$service is active" systemctl -q is-active "$service"
   check "$service runs as conclave" runs_as_conclave "$service"
+  check "$service is confined" is_confined "$service"
 done
 check "an answer" answers
 pid=$(systemctl show -P MainPID conclave-engine@0)
