@@ -26,6 +26,7 @@ only kernels kernels
 only shared/base shared/base
 only shared/metrics shared/metrics shared/base
 only shared/options shared/options shared/base
+only shared/identity shared/identity shared/base
 only shared/http shared/http shared/base shared/metrics
 # Row frames carry the kernels' row types; they are a target of their own, which gateway and controller do not link.
 only shared/rpc shared/rpc shared/base shared/metrics conclave/v1 kernels

@@ -203,12 +203,12 @@ int BenchCommand::Run(const Context& context) {
     return Fail(absl::InvalidArgumentError(
         absl::StrCat("\"", what_, "\" cannot be measured; conclave bench serve can")));
   }
+  StopSignals signals;  // before any thread: gRPC's must not take them
   const auto gateway = FindGateway(context, gateway_);
   if (!gateway.ok()) return Fail(gateway.status());
   if (const absl::Status status = ReadPrompts(); !status.ok()) return Fail(status);
-  StopSignals signals;
   signal(SIGPIPE, SIG_DFL);  // nobody reads the output any more: end, which cancels what runs
-  const GatewayClient client(*gateway, context.state_dir);
+  const GatewayClient& client = **gateway;
   const auto start = steady_clock::now();
   bool interrupted = false;
   {

@@ -153,10 +153,10 @@ void ChatCommand::Answer(const Context& context, const std::string& gateway, Sto
 }
 
 int ChatCommand::Run(const Context& context) {
-  const auto gateway = FindGateway(context, gateway_);
+  StopSignals signals;  // before any thread: gRPC's must not take them
+  auto gateway = FindGateway(context, gateway_);
   if (!gateway.ok()) return Fail(gateway.status());
-  StopSignals signals;
-  client_ = std::make_unique<GatewayClient>(*gateway, context.state_dir);
+  client_ = *std::move(gateway);
   LineReader reader(signals);
   Clear();
   if (isatty(STDIN_FILENO)) std::printf("Ask something; /help shows the commands, Ctrl-D ends.\n");
@@ -164,7 +164,7 @@ int ChatCommand::Run(const Context& context) {
     const std::string question(absl::StripAsciiWhitespace(*line));
     if (question.empty()) continue;
     if (question[0] != '/') {
-      Answer(context, *gateway, signals, question);
+      Answer(context, client_->address(), signals, question);
     } else if (!Obey(question)) {
       break;
     }

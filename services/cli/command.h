@@ -52,6 +52,7 @@ std::unique_ptr<Command> MakeChatCommand();
 std::unique_ptr<Command> MakeDoctorCommand();
 std::unique_ptr<Command> MakeBenchCommand();
 std::unique_ptr<Command> MakeConfigCommand();
+std::unique_ptr<Command> MakeKeyCommand();
 
 // Prints "error: CODE: message" on standard error and returns kExitFailed (kExitUsage for
 // INVALID_ARGUMENT, kExitNotRunning for FAILED_PRECONDITION, which says that no cluster runs).

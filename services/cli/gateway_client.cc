@@ -3,8 +3,10 @@
 #include <netdb.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <thread>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "conclave/v1/inference.grpc.pb.h"
 #include "services/cli/cluster_state.h"
@@ -12,6 +14,7 @@
 #include "services/cli/table.h"
 #include "shared/base/address.h"
 #include "shared/base/clock.h"
+#include "shared/base/json_file.h"
 #include "shared/base/mutex.h"
 #include "shared/base/status_macros.h"
 #include "shared/base/thread_name.h"
@@ -130,11 +133,49 @@ absl::Status CheckHost(const std::string& host) {
       absl::StrCat("--gateway: host \"", host, "\" is not known (", gai_strerror(code), ")"));
 }
 
+absl::StatusOr<std::string> AddressOf(const Context& context, const std::string& flag) {
+  if (!flag.empty()) {
+    const auto address = ParseAddress(flag);
+    if (!address.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--gateway: ", std::string(address.status().message())));
+    }
+    RETURN_IF_ERROR(CheckHost(address->host));
+    return flag;
+  }
+  const auto running = ReadRunningCluster(context.state_dir);
+  if (running.ok()) return running->grpc_address;
+  for (const Settings::Row& row : context.rows) {
+    if (row.key == "gateway.grpc_listen" && row.source != "default") return row.value;
+  }
+  return absl::FailedPreconditionError(absl::StrCat(std::string(running.status().message()),
+                                                    ", or name a gateway: --gateway HOST:PORT"));
+}
+
+absl::StatusOr<std::string> ReadApiKey(const std::string& path) {
+  if (path.empty()) return "";
+  constexpr uint64_t kMost = 4096;
+  const absl::StatusOr<std::string> text = ReadRegularFile(path, kMost);
+  if (!text.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("api_key_file: ", std::string(text.status().message())));
+  }
+  const std::string key(absl::StripAsciiWhitespace(*text));
+  const bool printable = std::all_of(key.begin(), key.end(), absl::ascii_isgraph);
+  if (key.empty() || !printable) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("api_key_file: ", path, " holds no API key; conclave key create prints one"));
+  }
+  return key;
+}
+
 }  // namespace
 
-GatewayClient::GatewayClient(const std::string& address, const std::string& state_dir)
+GatewayClient::GatewayClient(const std::string& address, const std::string& state_dir,
+                             std::string api_key)
     : address_(address),
       state_dir_(state_dir),
+      api_key_(std::move(api_key)),
       channel_(rpc::ChannelOptions{.address = address, .secret = {}}) {}
 
 absl::StatusOr<GenerationResult> GatewayClient::Generate(
@@ -144,6 +185,7 @@ absl::StatusOr<GenerationResult> GatewayClient::Generate(
   const v1::GenerateRequest proto = ToProto(request);
   grpc::ClientContext context;
   channel_.Prepare(&context, std::chrono::milliseconds(0));
+  if (!api_key_.empty()) context.AddMetadata("authorization", "Bearer " + api_key_);
   GenerationResult result;
   const auto start = std::chrono::steady_clock::now();
   const auto stub = v1::InferenceService::NewStub(channel_.grpc());
@@ -196,23 +238,11 @@ absl::StatusOr<GenerationResult> GatewayClient::Generate(
   return result;
 }
 
-absl::StatusOr<std::string> FindGateway(const Context& context, const std::string& flag) {
-  if (!flag.empty()) {
-    const auto address = ParseAddress(flag);
-    if (!address.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--gateway: ", std::string(address.status().message())));
-    }
-    RETURN_IF_ERROR(CheckHost(address->host));
-    return flag;
-  }
-  const auto running = ReadRunningCluster(context.state_dir);
-  if (running.ok()) return running->grpc_address;
-  for (const Settings::Row& row : context.rows) {
-    if (row.key == "gateway.grpc_listen" && row.source != "default") return row.value;
-  }
-  return absl::FailedPreconditionError(absl::StrCat(std::string(running.status().message()),
-                                                    ", or name a gateway: --gateway HOST:PORT"));
+absl::StatusOr<std::unique_ptr<GatewayClient>> FindGateway(const Context& context,
+                                                           const std::string& flag) {
+  ASSIGN_OR_RETURN(const std::string address, AddressOf(context, flag));
+  ASSIGN_OR_RETURN(std::string key, ReadApiKey(context.options.common.api_key_file));
+  return std::make_unique<GatewayClient>(address, context.state_dir, std::move(key));
 }
 
 }  // namespace conclave::cli

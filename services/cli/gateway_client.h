@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -16,8 +17,10 @@ namespace conclave::cli {
 
 class GatewayClient {
  public:
-  // `state_dir` is named by hints in errors.
-  GatewayClient(const std::string& address, const std::string& state_dir);
+  // `state_dir` is named by hints in errors. `api_key` empty: none is shown.
+  GatewayClient(const std::string& address, const std::string& state_dir, std::string api_key);
+
+  const std::string& address() const { return address_; }
 
   // Streams one generation; `on_text` gets each piece of visible text. Setting `cancelled` from
   // another thread ends the call within 50 ms; the result then holds what came until then and the
@@ -27,13 +30,15 @@ class GatewayClient {
                                             const std::atomic<bool>& cancelled) const;
 
  private:
-  const std::string address_, state_dir_;
+  const std::string address_, state_dir_, api_key_;
   rpc::Channel channel_;
 };
 
-// Which gateway to talk to: `flag` if given, else the one of the cluster that runs here, else the
+// The gateway to talk to: `flag` if given, else the one of the cluster that runs here, else the
 // setting gateway.grpc_listen if it was set; FAILED_PRECONDITION when there is none,
-// INVALID_ARGUMENT when `flag` is no address or names an unknown host.
-absl::StatusOr<std::string> FindGateway(const Context& context, const std::string& flag);
+// INVALID_ARGUMENT when `flag` is no address or names an unknown host, or when api_key_file cannot
+// be read.
+absl::StatusOr<std::unique_ptr<GatewayClient>> FindGateway(const Context& context,
+                                                           const std::string& flag);
 
 }  // namespace conclave::cli

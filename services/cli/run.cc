@@ -115,6 +115,7 @@ int RunCommand::Run(const Context& context) {
         from_input ? "standard input" : "the prompt",
         " is empty; give at least one character: ", Hint("run \"PROMPT\"", context.state_dir))));
   }
+  StopSignals signals;  // before any thread: gRPC's must not take them
   const auto gateway = FindGateway(context, gateway_);
   if (!gateway.ok()) return Fail(gateway.status());
   if (raw_) {
@@ -123,26 +124,24 @@ int RunCommand::Run(const Context& context) {
     if (!system_.empty()) request_.chat.push_back({"system", system_});
     request_.chat.push_back({"user", prompt_});
   }
-  StopSignals signals;
   signal(SIGPIPE, SIG_DFL);  // nobody reads the output any more: end, which cancels what runs
   const InterruptFlag interrupt(signals);
   bool line_open = false;
   const int64_t began_unix_ms = UnixMs();
-  const auto result = GatewayClient(*gateway, context.state_dir)
-                          .Generate(
-                              request_,
-                              [&](const std::string& text) {
-                                if (json_) return;
-                                std::fwrite(text.data(), 1, text.size(), stdout);
-                                std::fflush(stdout);
-                                line_open = text.back() != '\n';
-                              },
-                              interrupt.interrupted());
+  const auto result = (*gateway)->Generate(
+      request_,
+      [&](const std::string& text) {
+        if (json_) return;
+        std::fwrite(text.data(), 1, text.size(), stdout);
+        std::fflush(stdout);
+        line_open = text.back() != '\n';
+      },
+      interrupt.interrupted());
   if (line_open) std::printf("\n");
   if (!result.ok()) {
     const int code = Fail(result.status());
     if (absl::IsUnavailable(result.status())) {
-      const std::string line = FailureLine(context, *gateway, began_unix_ms);
+      const std::string line = FailureLine(context, (*gateway)->address(), began_unix_ms);
       if (!line.empty()) std::fprintf(stderr, "  %s\n", line.c_str());
     }
     return code == kExitNotRunning ? kExitFailed : code;  // the cluster runs, and said no
@@ -157,7 +156,8 @@ int RunCommand::Run(const Context& context) {
                 expect_.empty() ? ""
                 : expected      ? ": as expected"
                                 : ": not as expected");
-    if (const std::string line = PauseLine(context, *gateway, *result); !line.empty()) {
+    if (const std::string line = PauseLine(context, (*gateway)->address(), *result);
+        !line.empty()) {
       std::printf("  %s\n", line.c_str());
     }
   }

@@ -235,6 +235,7 @@ absl::StatusOr<CheckedRequest> CheckRequest(GenerationInput input, const TextMod
   generation.model = model.name();
   generation.qos = std::max(input.qos, input.tenant.top_class);
   generation.tenant = std::move(input.tenant);
+  generation.rate_limit = std::move(input.rate_limit);
   generation.traceparent = ValidTraceparent(input.traceparent);
   generation.cache = input.cache;
   generation.deadline = input.deadline;

@@ -59,7 +59,15 @@ Frontend::~Frontend() {
   for (auto& [name, engine] : engines_.all()) engine.link.reset();  // waits for its stream
 }
 
-absl::StatusOr<Admission> Frontend::Admit() {
+absl::StatusOr<std::shared_ptr<const Principal>> Frontend::Authenticate(
+    std::string_view authorization) const {
+  static const auto kAnybody = std::make_shared<const Principal>();
+  if (!options_.keys) return kAnybody;
+  return options_.keys->Authenticate(authorization);
+}
+
+absl::StatusOr<Admission> Frontend::Admit(const Principal& principal) {
+  if (principal.limit) RETURN_IF_ERROR(principal.limit->TakeRequest(options_.clock->Now()));
   if (places_->TryTake(max_admitted_)) {
     return Admission(nullptr, [places = places_](void*) { places->GiveBack(); });
   }
@@ -76,9 +84,13 @@ absl::StatusOr<Admission> Frontend::Admit() {
       {.reason = "TOO_MANY_REQUESTS", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
 }
 
-absl::StatusOr<Generation> Frontend::Prepare(GenerationInput input, const FieldNames& names,
+absl::StatusOr<Generation> Frontend::Prepare(const Principal& principal, GenerationInput input,
+                                             const FieldNames& names,
                                              const text::Interrupt* interrupt) const {
   RETURN_IF_ERROR(CheckModelName(input.model, *model_));
+  RETURN_IF_ERROR(MayUse(principal, model_->name(), input.qos));
+  input.tenant = principal.tenant;
+  input.rate_limit = principal.limit;
   const std::optional<EngineIdentity> engine = identity();
   if (!engine) return NoEngine();
   const EngineLimits limits = {.context_tokens = engine->context_tokens,
@@ -149,9 +161,12 @@ void Frontend::Abandon(uint64_t key) {
   Post([this, key] { scheduler_.Abandon(key); });
 }
 
-void Frontend::CancelById(std::string request_id, std::function<void(absl::Status)> done) {
+void Frontend::CancelById(const Principal& principal, std::string request_id,
+                          std::function<void(absl::Status)> done) {
   const bool posted = tasks_.size() < kMaxClientTasks &&
-                      Post([this, request_id, done] { done(scheduler_.Cancel(request_id)); });
+                      Post([this, tenant = principal.tenant.name, request_id, done] {
+                        done(scheduler_.Cancel(tenant, request_id));
+                      });
   if (!posted) done(absl::UnavailableError("the gateway is shutting down or overloaded"));
 }
 

@@ -23,6 +23,7 @@
 #include "services/gateway/engine_link.h"
 #include "services/gateway/engine_set.h"
 #include "services/gateway/generation_sink.h"
+#include "services/gateway/identity/key_store.h"
 #include "services/gateway/prompt_lane.h"
 #include "services/gateway/request_scheduler.h"
 #include "services/gateway/resume_token.h"
@@ -39,6 +40,7 @@ namespace conclave::gateway {
 class Frontend final : public EngineListener {
  public:
   struct Options {
+    const KeyStore* keys = nullptr;  // outlives this; null: everybody may come
     RequestSchedulerOptions scheduler = {};
     ResponseCacheOptions cache = {};  // capacity 0: no cache
     Duration step_age_limit =
@@ -57,13 +59,17 @@ class Frontend final : public EngineListener {
 
   // All of the following: any thread.
 
-  // RESOURCE_EXHAUSTED with a retry delay when as many requests run and wait as may, UNAVAILABLE
-  // when draining.
-  // Taken before any work on a request.
-  absl::StatusOr<Admission> Admit();
-  // Canonicalize against the engines connected now; UNAVAILABLE with a retry delay when there is
-  // none. Encodes the prompt on the calling thread: work for the prompt lane.
-  absl::StatusOr<Generation> Prepare(GenerationInput input, const FieldNames& names,
+  // Who asks, by the value of the header Authorization. Errors as KeyStore::Authenticate.
+  absl::StatusOr<std::shared_ptr<const Principal>> Authenticate(
+      std::string_view authorization) const;
+  // RESOURCE_EXHAUSTED with a retry delay when as many requests run and wait as may, or when the
+  // principal's limit is reached; UNAVAILABLE when draining. Taken before any work on a request.
+  absl::StatusOr<Admission> Admit(const Principal& principal);
+  // The canonical request, for the engines connected now; UNAVAILABLE with a retry delay when there
+  // is none, PERMISSION_DENIED for what the principal may not use. Encodes the prompt on the
+  // calling thread: work for the prompt lane.
+  absl::StatusOr<Generation> Prepare(const Principal& principal, GenerationInput input,
+                                     const FieldNames& names,
                                      const text::Interrupt* interrupt) const;
   PromptLane& prompts() { return prompts_; }
   // Runs a request; its key is for Cancel. Everything that goes wrong goes to the sink:
@@ -71,9 +77,10 @@ class Frontend final : public EngineListener {
   uint64_t Submit(Admission admission, Generation generation, std::shared_ptr<GenerationSink> sink);
   // Nobody wants the answer any more: forgets the request without another word to its sink.
   void Abandon(uint64_t key);
-  // Ends a request's choices with reason kCancelled. `done` gets NOT_FOUND when no such request
-  // runs; called on the core thread.
-  void CancelById(std::string request_id, std::function<void(absl::Status)> done);
+  // Ends a request's choices with reason kCancelled. `done` gets NOT_FOUND when the principal's
+  // tenant runs no such request; called on the core thread.
+  void CancelById(const Principal& principal, std::string request_id,
+                  std::function<void(absl::Status)> done);
 
   // What the controller says, at every report period.
   void UpdateCluster(const placement::ClusterView& view);

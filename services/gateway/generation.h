@@ -13,8 +13,8 @@
 #include <variant>
 #include <vector>
 
-#include "services/gateway/qos/qos_class.h"
 #include "shared/base/clock.h"
+#include "shared/base/qos_class.h"
 
 namespace conclave::gateway {
 
@@ -64,6 +64,7 @@ struct SamplingInput {
 };
 
 class HashEncoder;
+class RateLimit;
 struct RecordedGeneration;
 
 // For whom a request runs. Without identities everybody is one tenant, whose name is empty.
@@ -83,6 +84,7 @@ struct GenerationInput {
   SamplingInput sampling;
   QosClass qos = QosClass::kInteractive;
   Tenant tenant;
+  std::shared_ptr<RateLimit> rate_limit;
   CacheMode cache = CacheMode::kAuto;
   std::string traceparent;  // as received
   std::optional<TimePoint> deadline;
@@ -123,6 +125,7 @@ struct Generation {
   QosClass qos = QosClass::kInteractive;  // no more urgent than the tenant may
   Tenant tenant;
   CacheMode cache = CacheMode::kAuto;
+  std::shared_ptr<RateLimit> rate_limit;             // charged with its tokens; null: none
   std::optional<CacheKey> cache_key;                 // where its answer is kept, if it may be
   std::shared_ptr<const RecordedGeneration> answer;  // the kept one: nothing is to be computed
   std::string traceparent;                           // W3C, or empty

@@ -15,8 +15,8 @@ std::string Metadata(const grpc::ServerContextBase& context, const char* name) {
   return std::string(found->second.data(), found->second.size());
 }
 
-absl::StatusOr<Generation> Prepare(Frontend* frontend, const GrpcRequest& request,
-                                   TimePoint arrival) {
+absl::StatusOr<Generation> Prepare(Frontend* frontend, const Principal& principal,
+                                   const GrpcRequest& request, TimePoint arrival) {
   v1::GenerateRequest message;
   RETURN_IF_ERROR(request.parse(&message));
   ASSIGN_OR_RETURN(GenerationInput input, FromProto(message));
@@ -24,7 +24,7 @@ absl::StatusOr<Generation> Prepare(Frontend* frontend, const GrpcRequest& reques
   input.deadline = request.origin.deadline;
   input.traceparent = request.origin.traceparent;
   input.arrival = arrival;
-  return frontend->Prepare(std::move(input), GrpcFieldNames(), request.interrupt.get());
+  return frontend->Prepare(principal, std::move(input), GrpcFieldNames(), request.interrupt.get());
 }
 
 }  // namespace
@@ -36,6 +36,7 @@ CallOrigin CallOrigin::Of(const grpc::ServerContextBase& context, const Clock& c
     origin.deadline = clock.Now() + (deadline - std::chrono::system_clock::now());
   }
   origin.traceparent = Metadata(context, "traceparent");
+  origin.authorization = Metadata(context, "authorization");
   origin.request_id = Metadata(context, "x-request-id");
   return origin;
 }
@@ -47,7 +48,9 @@ void PrepareGrpc(Frontend* frontend, GrpcRequest request) {
     failed.done(why);
   };
   // Before the wait for the lane: who is one too many hears it at once.
-  absl::StatusOr<Admission> admission = frontend->Admit();
+  const auto principal = frontend->Authenticate(request.origin.authorization);
+  absl::StatusOr<Admission> admission =
+      principal.ok() ? frontend->Admit(**principal) : absl::StatusOr<Admission>(principal.status());
   if (!admission.ok()) {
     fail(request, admission.status());
     return;
@@ -57,10 +60,11 @@ void PrepareGrpc(Frontend* frontend, GrpcRequest request) {
   frontend->prompts().Run(
       {.bytes = bytes,
        .interrupt = std::move(interrupt),
-       .run = [frontend, fail, arrival, request = std::move(request),
+       .run = [frontend, fail, arrival, principal = *principal, request = std::move(request),
                admission = *std::move(admission)](const absl::Status& turn) mutable {
          absl::StatusOr<Generation> generation =
-             turn.ok() ? Prepare(frontend, request, arrival) : absl::StatusOr<Generation>(turn);
+             turn.ok() ? Prepare(frontend, *principal, request, arrival)
+                       : absl::StatusOr<Generation>(turn);
          if (!generation.ok()) {
            fail(request, generation.status());
            return;

@@ -20,6 +20,7 @@ namespace conclave::gateway {
 struct CallOrigin {
   std::optional<TimePoint> deadline;
   std::string traceparent;
+  std::string authorization;
   std::string request_id;  // metadata x-request-id, for requests that have none
 
   static CallOrigin Of(const grpc::ServerContextBase& context, const Clock& clock);

@@ -174,12 +174,13 @@ class InferenceServiceImpl final : public RawService {
                                    grpc::ByteBuffer* response) override {
     const auto call = NewCall(*context, response);
     v1::CancelRequest message;
-    const absl::Status parsed = ParseWire(*request, &message);
+    const auto principal = frontend_->Authenticate(Origin(*context).authorization);
+    const absl::Status parsed = principal.ok() ? ParseWire(*request, &message) : principal.status();
     if (!parsed.ok()) {
       call->End(rpc::ToGrpc(parsed));
       return call.get();
     }
-    frontend_->CancelById(message.request_id(), [call](const absl::Status& status) {
+    frontend_->CancelById(**principal, message.request_id(), [call](const absl::Status& status) {
       status.ok() ? call->Succeed(v1::CancelResponse()) : call->End(rpc::ToGrpc(status));
     });
     return call.get();
@@ -211,7 +212,8 @@ class InferenceServiceImpl final : public RawService {
     }
     model->set_num_engines(frontend_->num_engines());
     const auto call = NewCall(*context, response);
-    call->Succeed(answer);
+    const auto principal = frontend_->Authenticate(Origin(*context).authorization);
+    principal.ok() ? call->Succeed(answer) : call->End(rpc::ToGrpc(principal.status()));
     return call.get();
   }
 
@@ -233,6 +235,12 @@ class InferenceServiceImpl final : public RawService {
                                          const grpc::ByteBuffer& request,
                                          grpc::ByteBuffer* response, Fill* fill) {
     const auto call = NewCall(context, response);
+    const auto principal = frontend_->Authenticate(Origin(context).authorization);
+    if (!principal.ok()) {
+      frontend_->RecordRequest("tokenize", principal.status());
+      call->End(rpc::ToGrpc(principal.status()));
+      return call.get();
+    }
     frontend_->prompts().Run(
         {.bytes = request.Length(),
          .interrupt = call->interrupt(),

@@ -40,13 +40,18 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
       : frontend_(frontend), options_(options) {}
 
   void ListModels(const std::shared_ptr<Exchange>& exchange) const {
+    if (const absl::Status known = Authenticate(exchange).status(); !known.ok()) {
+      exchange->Respond(FailureResponse(known));
+      return;
+    }
     OrderedJson body = {{"object", "list"}, {"data", {ModelJson()}}};
     RespondJson(exchange, body);
   }
 
   void GetModel(const std::shared_ptr<Exchange>& exchange) const {
     const std::string name = exchange->request().path.substr(std::string("/v1/models/").size());
-    const absl::Status known = CheckModelName(name, frontend_->model());
+    absl::Status known = Authenticate(exchange).status();
+    if (known.ok()) known = CheckModelName(name, frontend_->model());
     known.ok() ? RespondJson(exchange, ModelJson()) : exchange->Respond(FailureResponse(known));
   }
 
@@ -85,6 +90,7 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
     Endpoint endpoint = Endpoint::kChat;
     const char* api = "";
     std::string id;
+    std::shared_ptr<const Principal> principal;
     TimePoint arrival;
     std::optional<TimePoint> deadline;
     std::vector<Admission> admissions;  // one a prompt
@@ -93,8 +99,9 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
 
   // Before the wait for the lane: who is one too many hears it at once.
   absl::Status AdmitJob(GenerateJob& job) const {
+    ASSIGN_OR_RETURN(job.principal, Authenticate(job.exchange));
     job.admissions.resize(1);
-    ASSIGN_OR_RETURN(job.admissions[0], frontend_->Admit());
+    ASSIGN_OR_RETURN(job.admissions[0], frontend_->Admit(*job.principal));
     ASSIGN_OR_RETURN(job.deadline, Deadline(job.exchange->request(), job.arrival));
     job.interrupt = std::make_shared<text::Interrupt>(job.deadline);
     return absl::OkStatus();
@@ -104,7 +111,36 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
     frontend_->RecordRequest(job.api, status);
     http::Response response = FailureResponse(status);
     response.headers.emplace_back("x-request-id", job.id);
+    for (auto& header : RateHeaders(job.principal.get())) {
+      response.headers.push_back(std::move(header));
+    }
     job.exchange->Respond(std::move(response));
+  }
+
+  absl::StatusOr<std::shared_ptr<const Principal>> Authenticate(
+      const std::shared_ptr<Exchange>& exchange) const {
+    return frontend_->Authenticate(exchange->request().Header("authorization"));
+  }
+
+  // OpenAI's x-ratelimit headers, for a key that has limits.
+  http::Headers RateHeaders(const Principal* principal) const {
+    http::Headers headers;
+    if (!principal || !principal->limit) return headers;
+    const TimePoint now = frontend_->clock().Now();
+    const auto add = [&headers](const char* what, const RateLimit::State& state) {
+      if (state.limit == 0) return;
+      headers.emplace_back(absl::StrCat("x-ratelimit-limit-", what), absl::StrCat(state.limit));
+      headers.emplace_back(absl::StrCat("x-ratelimit-remaining-", what),
+                           absl::StrCat(state.remaining));
+      headers.emplace_back(
+          absl::StrCat("x-ratelimit-reset-", what),
+          absl::StrCat(
+              std::chrono::duration_cast<std::chrono::milliseconds>(state.until_full).count(),
+              "ms"));
+    };
+    add("requests", principal->limit->requests(now));
+    add("tokens", principal->limit->tokens(now));
+    return headers;
   }
 
   // Runs `work` when it is the request's turn, unless its client goes away first.
@@ -173,7 +209,7 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
     const uint64_t seed_limit = kLargestJsonSeed;
     for (size_t i = 0; i < parsed.prompts.size(); ++i) {
       if (i > 0) {
-        ASSIGN_OR_RETURN(Admission admission, frontend_->Admit());
+        ASSIGN_OR_RETURN(Admission admission, frontend_->Admit(*job.principal));
         job.admissions.push_back(std::move(admission));
         parsed.sampling.seed = generations[0].seed;  // one seed for the whole answer
       }
@@ -191,9 +227,9 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
       input.arrival = job.arrival;
       input.largest_drawn_seed = seed_limit;
       if (endpoint == Endpoint::kCompletions) input.api_max_tokens = kCompletionsDefaultMaxTokens;
-      ASSIGN_OR_RETURN(
-          Generation generation,
-          frontend_->Prepare(std::move(input), parsed.field_names, job.interrupt.get()));
+      ASSIGN_OR_RETURN(Generation generation,
+                       frontend_->Prepare(*job.principal, std::move(input), parsed.field_names,
+                                          job.interrupt.get()));
       generations.push_back(std::move(generation));
     }
     const auto num_prompts = static_cast<int32_t>(generations.size());
@@ -212,6 +248,7 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
             .num_prompts = num_prompts,
             .num_choices = generations[0].num_choices,
             .request_id = job.id,
+            .headers = RateHeaders(job.principal.get()),
             .heartbeat_period = options_.heartbeat_period,
             .tokenizer = frontend_->model().tokenizer(),
             .abandon = [frontend = frontend_](uint64_t key) { frontend->Abandon(key); }},
@@ -255,8 +292,10 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
   // `function`: of the body and of what ends the patience with it.
   template <typename Function>
   void Answer(const std::shared_ptr<Exchange>& exchange, Function function) {
+    const absl::Status known = Authenticate(exchange).status();
     const absl::StatusOr<std::optional<TimePoint>> deadline =
-        Deadline(exchange->request(), frontend_->clock().Now());
+        known.ok() ? Deadline(exchange->request(), frontend_->clock().Now())
+                   : absl::StatusOr<std::optional<TimePoint>>(known);
     if (!deadline.ok()) {
       RespondTokenize(exchange, deadline.status());
       return;

@@ -71,8 +71,7 @@ absl::StatusOr<gateway::RequestSchedulerOptions> SchedulerOptions(const GatewayO
   scheduler.max_waiting = options.max_waiting;
   scheduler.first_token_timeout = std::chrono::seconds(options.first_token_timeout_s);
   scheduler.queue.aging = std::chrono::seconds(options.queue_aging_s);
-  const auto weights =
-      gateway::ParseClassWeights(options.class_weights, scheduler.queue.class_weights);
+  const auto weights = ParseClassWeights(options.class_weights, scheduler.queue.class_weights);
   if (!weights.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat("gateway.class_weights: ", weights.status().message()));
@@ -99,6 +98,9 @@ absl::Status Run(int argc, char** argv) {
   metrics::Registry registry;
   Frontend::Options frontend_options;
   ASSIGN_OR_RETURN(frontend_options.scheduler, SchedulerOptions(options.gateway));
+  ASSIGN_OR_RETURN(const std::unique_ptr<gateway::KeyStore> keys,
+                   gateway::KeyStore::Open(options.gateway.keys_file, &clock));
+  frontend_options.keys = keys.get();
   frontend_options.cache.capacity_bytes = static_cast<size_t>(options.gateway.cache_memory.bytes);
   frontend_options.cache.ttl = std::chrono::seconds(options.gateway.cache_ttl_s);
   frontend_options.cluster_secret = secret.bytes();
@@ -158,6 +160,7 @@ absl::Status Run(int argc, char** argv) {
 
   bool serving = false;
   while (!signals.WaitFor(kReadinessPeriod)) {
+    keys->Refresh();
     const bool ready = frontend.readiness().ready;
     if (ready == serving) continue;
     serving = ready;

@@ -42,7 +42,7 @@ OpenAiAnswer::OpenAiAnswer(Options options, std::shared_ptr<http::Exchange> exch
 void OpenAiAnswer::Begin() {
   if (options_.stream) {
     exchange_->BeginStream({.content_type = "text/event-stream",
-                            .headers = {{"x-request-id", options_.request_id}},
+                            .headers = HeadersOf(CacheStatus::kNone),
                             .heartbeat = kSseHeartbeat,
                             .heartbeat_period = options_.heartbeat_period});
   }
@@ -89,7 +89,9 @@ void OpenAiAnswer::Fail(const absl::Status& status) {
       exchange_->EndStream();
     } else {
       http::Response response = FailureResponse(status);
-      response.headers.emplace_back("x-request-id", options_.request_id);
+      for (auto& header : HeadersOf(CacheStatus::kNone)) {
+        response.headers.push_back(std::move(header));
+      }
       exchange_->Respond(std::move(response));
     }
   }
@@ -185,12 +187,17 @@ void OpenAiAnswer::Complete() {
   }
   body["usage"] = UsageJson(usage_);
   AddOrigin(&body);
-  http::Headers headers = {{"x-request-id", options_.request_id}};
-  if (cache_ != CacheStatus::kNone) headers.emplace_back("x-cache", CacheStatusName(cache_));
   exchange_->Respond({.status = 200,
                       .content_type = "application/json",
                       .body = Dump(body),
-                      .headers = std::move(headers)});
+                      .headers = HeadersOf(cache_)});
+}
+
+http::Headers OpenAiAnswer::HeadersOf(CacheStatus cache) const {
+  http::Headers headers = options_.headers;
+  headers.emplace_back("x-request-id", options_.request_id);
+  if (cache != CacheStatus::kNone) headers.emplace_back("x-cache", CacheStatusName(cache));
+  return headers;
 }
 
 void OpenAiAnswer::AddOrigin(OrderedJson* json) {

@@ -31,6 +31,7 @@ class OpenAiAnswer : public std::enable_shared_from_this<OpenAiAnswer> {
     int32_t num_prompts = 1;
     int32_t num_choices = 1;  // of each prompt
     std::string request_id;
+    http::Headers headers = {};  // of every answer, besides x-request-id and x-cache
     Duration heartbeat_period = std::chrono::seconds(10);
     std::shared_ptr<const text::Tokenizer> tokenizer;
     // Gives up a running request by its key; any thread.
@@ -61,6 +62,7 @@ class OpenAiAnswer : public std::enable_shared_from_this<OpenAiAnswer> {
   void OnFinished(int32_t choice, const ChoiceFinished& finished) EXCLUDES(mutex_);
   void OnDone(const Usage& usage) EXCLUDES(mutex_);
 
+  http::Headers HeadersOf(CacheStatus cache) const;
   // Nobody waits for the answer any more.
   void GiveUp() EXCLUDES(mutex_);
   void SendChunk(OrderedJson choice) REQUIRES(mutex_);

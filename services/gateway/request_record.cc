@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "services/gateway/identity/rate_limit.h"
 #include "shared/base/log.h"
 
 namespace conclave::gateway {
@@ -28,12 +29,17 @@ RequestRecord RequestRecord::Of(const Generation& generation, CacheStatus cache)
           .cache = cache,
           .prompt_tokens = static_cast<int64_t>(generation.prompt_ids.size()),
           .traceparent = generation.traceparent,
-          .arrival = generation.arrival};
+          .arrival = generation.arrival,
+          .rate_limit = generation.rate_limit};
 }
 
 void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const absl::Status& status,
                int64_t completion_tokens, const std::string& engine, TimePoint now) {
   CountRequest(registry, record.api, status);
+  if (record.rate_limit) {
+    const bool answered = completion_tokens > 0 || status.ok();
+    record.rate_limit->UseTokens((answered ? record.prompt_tokens : 0) + completion_tokens, now);
+  }
   const Duration took = now - record.arrival;
   registry.GetHistogram("conclave_request_seconds")
       .Observe(std::chrono::duration<double>(took).count());

@@ -21,11 +21,13 @@ struct RequestRecord {
   int64_t prompt_tokens = 0;
   std::string traceparent;
   TimePoint arrival;
+  std::shared_ptr<RateLimit> rate_limit;
 
   static RequestRecord Of(const Generation& generation, CacheStatus cache);
 };
 
-// A request has ended. `engine`: empty where none had a part in it.
+// A request has ended: says so, and charges its tokens to its key. `engine`: empty where none had a
+// part in it.
 void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const absl::Status& status,
                int64_t completion_tokens, const std::string& engine, TimePoint now);
 // Gives the counters of requests that a share is made of their zeros: one that first appears with

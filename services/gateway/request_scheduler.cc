@@ -54,7 +54,7 @@ void RequestScheduler::Submit(uint64_t key, Generation generation, Admission adm
     CountRequest(registry_, generation.api, status);
     sink->OnFailed(status);
   };
-  if (listeners_by_id_.count(generation.request_id)) {
+  if (listeners_by_id_.count({generation.tenant.name, generation.request_id})) {
     refuse(absl::AlreadyExistsError(
         absl::StrCat("request id \"", generation.request_id, "\" is in use by a running request")));
     return;
@@ -131,7 +131,7 @@ void RequestScheduler::Attach(uint64_t key, uint64_t run_key, const Generation& 
   const std::optional<EngineIdentity> identity = engines_.CommonIdentity();
   const Started started = StartOf(shared, identity->system_fingerprint, cache, model_, signer_);
   run.listeners.push_back(key);
-  listeners_by_id_[generation.request_id] = key;
+  listeners_by_id_[{generation.tenant.name, generation.request_id}] = key;
   listeners_.emplace(key, Listener{.run = run_key,
                                    .record = RequestRecord::Of(generation, cache),
                                    .deadline = generation.deadline,
@@ -177,8 +177,8 @@ void RequestScheduler::Abandon(uint64_t key) {
   EndListener(key, absl::CancelledError("the client has gone"));
 }
 
-absl::Status RequestScheduler::Cancel(const std::string& request_id) {
-  const auto found = listeners_by_id_.find(request_id);
+absl::Status RequestScheduler::Cancel(const std::string& tenant, const std::string& request_id) {
+  const auto found = listeners_by_id_.find({tenant, request_id});
   if (found == listeners_by_id_.end()) {
     return absl::NotFoundError(absl::StrCat("no running request has the id \"", request_id, "\""));
   }
@@ -444,7 +444,7 @@ void RequestScheduler::TakeListener(uint64_t key, const Run& run, const absl::St
   const auto found = listeners_.find(key);
   RecordEnd(registry_, found->second.record, status, run.request->completion_tokens(), run.engine,
             clock_.Now());
-  listeners_by_id_.erase(found->second.record.request_id);
+  listeners_by_id_.erase({found->second.record.tenant, found->second.record.request_id});
   listeners_.erase(found);
 }
 

@@ -57,14 +57,14 @@ class RequestScheduler {
   ~RequestScheduler();
 
   // `key`: the caller's, unique. Everything that goes wrong goes to the sink: ALREADY_EXISTS for
-  // the id of a request that is not over, UNAVAILABLE without an engine, RESOURCE_EXHAUSTED with a
-  // retry delay when the queue is full or the deadline cannot be met.
+  // the id of a request of the same tenant that is not over, UNAVAILABLE without an engine,
+  // RESOURCE_EXHAUSTED with a retry delay when the queue is full or the deadline cannot be met.
   void Submit(uint64_t key, Generation generation, Admission admission,
               std::shared_ptr<GenerationSink> sink);
   // Nobody wants the answer any more: forgets the request without another word to its sink.
   void Abandon(uint64_t key);
-  // Ends a request's choices with reason kCancelled. NOT_FOUND: no such request.
-  absl::Status Cancel(const std::string& request_id);
+  // Ends a request's choices with reason kCancelled. NOT_FOUND: the tenant has no such request.
+  absl::Status Cancel(const std::string& tenant, const std::string& request_id);
 
   void OnEvent(const SequenceEvent& event);
   // An engine is gone.
@@ -142,7 +142,7 @@ class RequestScheduler {
   WaitEstimate estimate_;
   std::unordered_map<uint64_t, Run> runs_;
   std::unordered_map<uint64_t, Listener> listeners_;
-  std::map<std::string, uint64_t> listeners_by_id_;
+  std::map<std::pair<std::string, std::string>, uint64_t> listeners_by_id_;  // by tenant and id
   std::map<CacheKey, uint64_t> runs_by_cache_key_;
   std::unordered_map<uint64_t, uint64_t> runs_by_sequence_;
   std::unordered_map<std::string, int32_t> running_by_tenant_;

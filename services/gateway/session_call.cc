@@ -107,8 +107,13 @@ class SessionCall final : public QueuedWriter<SessionReactor> {
         return;
       }
     }
+    const auto principal = frontend_->Authenticate(origin_.authorization);
+    if (!principal.ok()) {
+      Fail(id, principal.status());
+      return;
+    }
     const auto self = std::static_pointer_cast<SessionCall>(shared_from_this());
-    frontend_->CancelById(id, [self, id](const absl::Status& status) {
+    frontend_->CancelById(**principal, id, [self, id](const absl::Status& status) {
       if (!status.ok()) self->Fail(id, status);
     });
   }

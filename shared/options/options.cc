@@ -198,6 +198,8 @@ void AllOptions::Bind(Settings& s) {
         "file with the secret that processes show each other; needed beyond loopback");
   s.Add("", "cluster_id", &common.cluster_id,
         "the cluster's name, by which foreign processes are refused; empty: drawn or learned");
+  s.Add("", "api_key_file", &common.api_key_file,
+        "file with the API key that run, chat and bench show the gateway");
   s.Add("", "insecure", &common.insecure, "allow addresses beyond loopback without a secret");
   s.Add("", "log_level", &common.log_level, "debug, info, warning or error");
   s.Add("", "log_format", &common.log_format, "text or json");
@@ -218,6 +220,8 @@ void AllOptions::Bind(Settings& s) {
         "shares of the QoS classes when requests of several wait");
   s.Add("gateway", "queue_aging_s", &gateway.queue_aging_s,
         "wait after which a request counts as one of the class above, s; 0: never");
+  s.Add("gateway", "keys_file", &gateway.keys_file,
+        "API keys and tenants, made by `conclave key`; empty: nobody has to show a key");
   s.Add("gateway", "cache_memory", &gateway.cache_memory, "kept answers, bytes; 0: none");
   s.Add("gateway", "cache_ttl_s", &gateway.cache_ttl_s, "how long an answer is kept, s");
   s.Add("gateway", "first_token_timeout_s", &gateway.first_token_timeout_s,

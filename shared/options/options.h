@@ -26,6 +26,7 @@ struct CommonOptions {
                                     // beyond loopback
   std::string cluster_id;           // processes of another id are refused; empty: that of the first
                                     // controller, kept beside the topology (a controller draws one)
+  std::string api_key_file;         // file with the API key that the command line shows the gateway
   bool insecure = false;            // allow addresses beyond loopback without a secret
   std::string log_level = "info";   // debug, info, warning, error
   std::string log_format = "text";  // text, json
@@ -51,6 +52,7 @@ struct GatewayOptions {
                                                          // classes that wait
   int32_t queue_aging_s = 20;  // a request that waits so long counts as one of the class above; 0:
                                // never
+  std::string keys_file;       // API keys and tenants; empty: nobody has to show a key
   ByteSize cache_memory{64 << 20};      // kept answers; 0: none are kept
   int32_t cache_ttl_s = 3600;           // how long an answer is kept
   int32_t first_token_timeout_s = 600;  // a request that waits longer for its first token fails

@@ -48,6 +48,7 @@ class GatewayRig {
     Duration heartbeat_period = std::chrono::seconds(10);
     Duration first_token_timeout = std::chrono::seconds(60);
     ResponseCacheOptions cache = {};
+    const KeyStore* keys = nullptr;
     Duration fingerprint_hold = std::chrono::seconds(10);
     Duration step_age_limit = std::chrono::seconds(5);
     v1::EngineHello hello = TalesHello();
@@ -62,6 +63,7 @@ class GatewayRig {
     frontend.scheduler.max_waiting = options_.max_waiting;
     frontend.scheduler.first_token_timeout = options_.first_token_timeout;
     frontend.cache = options_.cache;
+    frontend.keys = options_.keys;
     frontend.fingerprint_hold = options_.fingerprint_hold;
     frontend.step_age_limit = options_.step_age_limit;
     frontend.cluster_secret = "a secret for tests";

@@ -315,8 +315,8 @@ TEST_F(RequestSchedulerTest, EndsWaitingRequestsInEveryWay) {
   const auto late = Submit({.timeout = seconds(1)});
   const auto abandoned = Submit({});
   scheduler_->Abandon(last_key_);
-  EXPECT_TRUE(scheduler_->Cancel("cancelled").ok());
-  EXPECT_TRUE(absl::IsNotFound(scheduler_->Cancel("cancelled")));
+  EXPECT_TRUE(scheduler_->Cancel("", "cancelled").ok());
+  EXPECT_TRUE(absl::IsNotFound(scheduler_->Cancel("", "cancelled")));
   EXPECT_EQ(cancelled->finished, std::vector<FinishReason>{FinishReason::kCancelled});
   EXPECT_TRUE(cancelled->done);
   clock_.Advance(seconds(1));
@@ -420,7 +420,7 @@ TEST_F(RequestSchedulerTest, EachOfThoseWhoShareMayLeave) {
   const auto third = Submit({.answer = 3, .timeout = seconds(1), .id = "third", .cache_key = 1});
   Step();
   scheduler_->Abandon(first_key);
-  EXPECT_TRUE(scheduler_->Cancel("second").ok());
+  EXPECT_TRUE(scheduler_->Cancel("", "second").ok());
   EXPECT_EQ(second->finished, std::vector<FinishReason>{FinishReason::kCancelled});
   EXPECT_TRUE(second->done);
   EXPECT_TRUE(engine_.cancelled.empty());

@@ -8,11 +8,12 @@ import re
 import select
 import signal
 import subprocess
+import tempfile
 import termios
 import time
 import unittest
 
-from cluster import CONCLAVE, MODEL, Cluster, ClusterTest, alive, wait_until
+from cluster import CONCLAVE, MODEL, Cluster, ClusterTest, alive, environment, wait_until
 
 
 class Serving(ClusterTest):
@@ -213,6 +214,36 @@ class Caching(unittest.TestCase):
                              first[1][0]["message"]["content"])
             _, metrics = cluster.get("/metrics")
             self.assertIn('conclave_cache_requests_total{result="hit"} 1\n', metrics)
+
+
+class Keys(unittest.TestCase):
+    def test_keys_are_made_asked_for_and_revoked(self):
+        with tempfile.TemporaryDirectory() as folder:
+            keys = os.path.join(folder, "keys.json")
+            secret = os.path.join(folder, "acme.key")
+            settings = {"CONCLAVE_GATEWAY_KEYS_FILE": keys}
+
+            def key(*arguments):
+                return subprocess.run([str(CONCLAVE), "key", *arguments], env=environment(settings), timeout=60,
+                                      stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            missing = key("list")
+            self.assertEqual(missing.returncode, 1)
+            self.assertIn("keys.json", missing.stderr)
+            made = json.loads(key("create", "--tenant", "acme", "--expires", "1d", "--json").stdout)
+            with open(secret, "w", encoding="utf-8") as file:
+                file.write(made["key"] + "\n")
+            with open(keys, encoding="utf-8") as file:
+                self.assertNotIn(made["key"].split("-")[2], file.read())
+            with Cluster(env=settings) as cluster:
+                refused = cluster.conclave("run", "Hello", check=False)
+                self.assertEqual(refused.returncode, 1)
+                self.assertIn("an API key is needed", refused.stderr)
+                self.assertTrue(cluster.run("Hello", "--api-key-file", secret, "--max-tokens", "3")["ids"])
+                self.assertEqual(key("revoke", made["id"]).returncode, 0)
+                wait_until(lambda: cluster.conclave("run", "Hello", "--api-key-file", secret, check=False).returncode == 1,
+                           "the key revoked")
+            self.assertEqual([(each["tenant"], each["state"]) for each in json.loads(key("list", "--json").stdout)],
+                             [("acme", "revoked")])
 
 
 class Stopping(unittest.TestCase):

@@ -24,8 +24,8 @@
 #include <unordered_map>
 #include <utility>
 
-#include "services/gateway/qos/qos_class.h"
 #include "shared/base/clock.h"
+#include "shared/base/qos_class.h"
 
 namespace conclave::gateway {
 

@@ -1,8 +1,8 @@
-#include "services/gateway/qos/qos_class.h"
+#include "shared/base/qos_class.h"
 
 #include <gtest/gtest.h>
 
-namespace conclave::gateway {
+namespace conclave {
 namespace {
 
 constexpr PerClass<double> kDefaults = {64, 16, 4, 1};
@@ -32,4 +32,4 @@ TEST(QosClassTest, SaysWhatIsWrongWithWeights) {
 }
 
 }  // namespace
-}  // namespace conclave::gateway
+}  // namespace conclave

@@ -1,4 +1,4 @@
-#include "services/gateway/qos/qos_class.h"
+#include "shared/base/qos_class.h"
 
 #include <cmath>
 #include <utility>
@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
-namespace conclave::gateway {
+namespace conclave {
 
 namespace {
 
@@ -53,4 +53,4 @@ absl::StatusOr<PerClass<double>> ParseClassWeights(const std::string& text,
   return weights;
 }
 
-}  // namespace conclave::gateway
+}  // namespace conclave

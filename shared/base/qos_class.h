@@ -10,7 +10,7 @@
 
 #include "absl/status/statusor.h"
 
-namespace conclave::gateway {
+namespace conclave {
 
 // Ordered: a lower value goes first. The values of conclave.v1.QosClass, less one.
 enum class QosClass : uint8_t { kRealtime, kInteractive, kBatch, kSheddable };
@@ -34,4 +34,4 @@ using PerClass = std::array<T, kNumQosClasses>;
 absl::StatusOr<PerClass<double>> ParseClassWeights(const std::string& text,
                                                    PerClass<double> defaults);
 
-}  // namespace conclave::gateway
+}  // namespace conclave

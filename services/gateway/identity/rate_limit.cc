@@ -1,0 +1,106 @@
+#include "services/gateway/identity/rate_limit.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "shared/rpc/status.h"
+
+namespace conclave::gateway {
+
+namespace {
+
+constexpr double kMinuteSeconds = 60;
+
+Duration FromSeconds(double seconds) {
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+}
+
+absl::Status Exceeded(const char* what, double limit, Duration wait) {
+  const int64_t ms =
+      std::max<int64_t>(1, std::chrono::duration_cast<std::chrono::milliseconds>(wait).count() + 1);
+  return rpc::WithDetails(
+      absl::ResourceExhaustedError(absl::StrCat("this key's limit of ", limit, " ", what,
+                                                " a minute is reached; try again in ", ms, " ms")),
+      {.reason = "RATE_LIMITED",
+       .metadata = {{"limit", absl::StrCat(what, "_per_minute")}},
+       .retry_after_ms = ms,
+       .fields = {}});
+}
+
+}  // namespace
+
+RateLimit::RateLimit(int64_t requests_per_minute, int64_t tokens_per_minute, TimePoint now) {
+  const auto full = [now](int64_t limit) {
+    return Bucket{
+        .limit = static_cast<double>(limit), .left = static_cast<double>(limit), .filled = now};
+  };
+  requests_ = full(requests_per_minute);
+  tokens_ = full(tokens_per_minute);
+}
+
+absl::Status RateLimit::TakeRequest(TimePoint now) {
+  MutexLock lock(mutex_);
+  requests_.Fill(now);
+  tokens_.Fill(now);
+  if (tokens_.limit > 0 && tokens_.left < 1) {
+    return Exceeded("tokens", tokens_.limit, tokens_.UntilOne());
+  }
+  if (requests_.limit > 0 && requests_.left < 1) {
+    return Exceeded("requests", requests_.limit, requests_.UntilOne());
+  }
+  requests_.left -= 1;
+  return absl::OkStatus();
+}
+
+void RateLimit::UseTokens(int64_t tokens, TimePoint now) {
+  MutexLock lock(mutex_);
+  tokens_.Fill(now);
+  tokens_.left -= static_cast<double>(tokens);
+}
+
+void RateLimit::SetLimits(int64_t requests_per_minute, int64_t tokens_per_minute, TimePoint now) {
+  MutexLock lock(mutex_);
+  requests_.SetLimit(requests_per_minute, now);
+  tokens_.SetLimit(tokens_per_minute, now);
+}
+
+RateLimit::State RateLimit::requests(TimePoint now) const {
+  MutexLock lock(mutex_);
+  return requests_.state(now);
+}
+
+RateLimit::State RateLimit::tokens(TimePoint now) const {
+  MutexLock lock(mutex_);
+  return tokens_.state(now);
+}
+
+void RateLimit::Bucket::Fill(TimePoint now) {
+  if (now <= filled) return;
+  const double seconds = std::chrono::duration<double>(now - filled).count();
+  left = std::min(limit, left + limit * seconds / kMinuteSeconds);
+  filled = now;
+}
+
+Duration RateLimit::Bucket::UntilOne() const {
+  return FromSeconds(std::max(0.0, 1 - left) * kMinuteSeconds / limit);
+}
+
+RateLimit::State RateLimit::Bucket::state(TimePoint now) const {
+  Bucket filled_up = *this;
+  filled_up.Fill(now);
+  if (limit <= 0) return {};
+  return {.limit = static_cast<int64_t>(limit),
+          .remaining = std::max<int64_t>(0, static_cast<int64_t>(std::floor(filled_up.left))),
+          .until_full = FromSeconds((limit - filled_up.left) * kMinuteSeconds / limit)};
+}
+
+void RateLimit::Bucket::SetLimit(int64_t new_limit, TimePoint now) {
+  Fill(now);
+  const auto next = static_cast<double>(new_limit);
+  left = limit > 0 ? left * next / limit : next;
+  limit = next;
+}
+
+}  // namespace conclave::gateway

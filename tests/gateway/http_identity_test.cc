@@ -1,0 +1,173 @@
+// API keys as HTTP and gRPC clients meet them.
+#include <grpcpp/create_channel.h>
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <nlohmann/json.hpp>
+
+#include "conclave/v1/inference.grpc.pb.h"
+#include "tests/gateway/http_api_fixture.h"
+#include "tests/support/temp_dir.h"
+
+namespace conclave::gateway {
+namespace {
+
+using identity::DrawKey;
+using identity::DrawnKey;
+
+class HttpIdentityTest : public HttpApiTest {
+ protected:
+  DrawnKey& Add(const std::string& tenant) {
+    keys_.push_back(DrawKey());
+    keys_.back().record.tenant = tenant;
+    return keys_.back();
+  }
+  void StartWithKeys(GatewayRig::Options options = {}) {
+    const std::string path = dir_.path() / "keys.json";
+    for (const DrawnKey& drawn : keys_) file_.keys.push_back(drawn.record);
+    ASSERT_TRUE(identity::WriteKeyFile(path, file_).ok());
+    auto store = KeyStore::Open(path, &clock_);
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+    options.keys = store_.get();
+    Start(std::move(options));
+  }
+  ~HttpIdentityTest() override { rig_.reset(); }  // before the keys
+  static std::string Header(const DrawnKey& key) {
+    return "Authorization: Bearer " + key.text + "\r\n";
+  }
+  grpc::Status Complete(const std::string& key, v1::CompleteResponse* answer) {
+    const auto stub = v1::InferenceService::NewStub(
+        grpc::CreateChannel(rig_->grpc_address(), grpc::InsecureChannelCredentials()));
+    grpc::ClientContext context;
+    if (!key.empty()) context.AddMetadata("authorization", "Bearer " + key);
+    v1::GenerateRequest request;
+    request.set_text("Once");
+    return stub->Complete(&context, request, answer);
+  }
+
+  SteadyClock clock_;
+  conclave::testing::TempDir dir_;
+  identity::KeyFile file_;
+  std::deque<DrawnKey> keys_;
+  std::unique_ptr<KeyStore> store_;
+};
+
+TEST_F(HttpIdentityTest, NothingButHealthGoesWithoutAKey) {
+  StartWithKeys();
+  EXPECT_EQ(Error(rig_->Post(kChat, Chat()), 401)["code"], "key_missing");
+  EXPECT_EQ(Error(rig_->Post(kChat, Chat(), "Authorization: Bearer sk-x\r\n"), 401)["code"],
+            "key_unknown");
+  Error(rig_->Post(kCompletions, json{{"prompt", "Once"}}), 401);
+  Error(rig_->Post("/tokenize", json{{"prompt", "Once"}}), 401);
+  Error(rig_->Post("/detokenize", json{{"tokens", {5}}}), 401);
+  for (const char* path : {"/v1/models", "/v1/models/tales"}) Error(rig_->Get(path), 401);
+  for (const char* path : {"/livez", "/readyz", "/metrics"}) {
+    EXPECT_EQ(rig_->Get(path).status, 200) << path;
+  }
+  EXPECT_FALSE(rig_->engine().StartedNow().has_value());
+}
+
+TEST_F(HttpIdentityTest, AKeyOpensEverything) {
+  const DrawnKey& key = Add("acme");
+  StartWithKeys();
+  EXPECT_EQ(rig_->Post(kChat, Chat(), Header(key)).status, 200);
+  EXPECT_EQ(rig_->Post("/tokenize", json{{"prompt", "Once"}}, Header(key)).status, 200);
+  v1::CompleteResponse answer;
+  EXPECT_TRUE(Complete(key.text, &answer).ok());
+  EXPECT_EQ(Complete("", &answer).error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(Complete("cv-wrong", &answer).error_code(), grpc::StatusCode::UNAUTHENTICATED);
+}
+
+TEST_F(HttpIdentityTest, LimitsAreToldAndKept) {
+  DrawnKey& key = Add("acme");
+  key.record.requests_per_minute = 2;
+  key.record.tokens_per_minute = 1000;
+  const DrawnKey& other = Add("acme");
+  StartWithKeys();
+  const RawResponse first = rig_->Post(kChat, Chat(), Header(key));
+  EXPECT_EQ(first.status, 200);
+  EXPECT_EQ(first.headers.at("x-ratelimit-limit-requests"), "2");
+  EXPECT_EQ(first.headers.at("x-ratelimit-remaining-requests"), "1");
+  EXPECT_EQ(first.headers.at("x-ratelimit-limit-tokens"), "1000");
+  const RawResponse second = rig_->Post(kChat, Chat({{"stream", true}}), Header(key));
+  EXPECT_EQ(second.headers.at("x-ratelimit-remaining-requests"), "0");
+  EXPECT_LT(std::stoi(second.headers.at("x-ratelimit-remaining-tokens")), 1000)
+      << "the first answer's tokens are charged";
+  const RawResponse refused = rig_->Post(kChat, Chat(), Header(key));
+  EXPECT_EQ(Error(refused, 429)["type"], "rate_limit_error");
+  EXPECT_GT(std::stoi(refused.headers.at("retry-after")), 20);
+  EXPECT_EQ(rig_->Post(kChat, Chat(), Header(other)).status, 200) << "each key has its own";
+}
+
+TEST_F(HttpIdentityTest, ModelsAndClassesMayBeLimited) {
+  DrawnKey& batch = Add("acme");
+  batch.record.classes = {QosClass::kBatch};
+  DrawnKey& elsewhere = Add("acme");
+  elsewhere.record.models = {"fables"};
+  StartWithKeys();
+  EXPECT_EQ(Error(rig_->Post(kChat, Chat(), Header(batch)), 403)["param"], "qos");
+  EXPECT_EQ(rig_->Post(kChat, Chat({{"qos", "batch"}}), Header(batch)).status, 200);
+  EXPECT_EQ(Error(rig_->Post(kChat, Chat(), Header(elsewhere)), 403)["param"], "model");
+}
+
+TEST_F(HttpIdentityTest, ATenantsClassIsCapped) {
+  file_.tenants.push_back({.name = "acme", .weight = 3, .top_class = QosClass::kBatch});
+  const DrawnKey& key = Add("acme");
+  StartWithKeys();
+  EXPECT_EQ(rig_->Post(kChat, Chat({{"qos", "realtime"}}), Header(key)).status, 200);
+  const auto start = rig_->engine().NextStart();
+  EXPECT_EQ(start->qos(), v1::QOS_CLASS_BATCH);
+  EXPECT_EQ(start->tenant_weight(), 3);
+}
+
+TEST_F(HttpIdentityTest, TenantsSeeNothingOfEachOther) {
+  const DrawnKey& acme = Add("acme");
+  const DrawnKey& other = Add("other");
+  StartWithKeys();
+  const json greedy = Chat({{"temperature", 0}});
+  EXPECT_EQ(rig_->Post(kChat, greedy, Header(acme)).headers.at("x-cache"), "miss");
+  EXPECT_EQ(rig_->Post(kChat, greedy, Header(other)).headers.at("x-cache"), "miss");
+  EXPECT_EQ(rig_->Post(kChat, greedy, Header(acme)).headers.at("x-cache"), "hit");
+  // One id, two requests.
+  Hang("The wolf");
+  RawClient first(rig_->http_address());
+  first.Send(GatewayRig::PostText(kChat, Chat({{"stream", true}, {"seed", 1}}).dump(),
+                                  "x-request-id: same\r\n" + Header(acme)));
+  ASSERT_NE(first.ReadUntil("wolf"), "");
+  RawClient second(rig_->http_address());
+  second.Send(GatewayRig::PostText(kChat, Chat({{"stream", true}, {"seed", 1}}).dump(),
+                                   "x-request-id: same\r\n" + Header(other)));
+  ASSERT_NE(second.ReadUntil("wolf"), "");
+  // And nobody cancels another one's.
+  const auto cancel = [this](const DrawnKey& key, const std::string& id) {
+    const auto stub = v1::InferenceService::NewStub(
+        grpc::CreateChannel(rig_->grpc_address(), grpc::InsecureChannelCredentials()));
+    grpc::ClientContext context;
+    context.AddMetadata("authorization", "Bearer " + key.text);
+    v1::CancelRequest request;
+    request.set_request_id(id);
+    v1::CancelResponse response;
+    return stub->Cancel(&context, request, &response).error_code();
+  };
+  EXPECT_EQ(cancel(acme, "same"), grpc::StatusCode::OK);
+  ASSERT_NE(first.ReadUntil("[DONE]"), "");
+  EXPECT_EQ(cancel(acme, "same"), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(cancel(other, "same"), grpc::StatusCode::OK);
+}
+
+TEST_F(HttpIdentityTest, SharedAnswersAreTheTenantsChoice) {
+  file_.tenants.push_back({.name = "a", .shares_cache = true});
+  file_.tenants.push_back({.name = "b", .shares_cache = true});
+  const DrawnKey& a = Add("a");
+  const DrawnKey& b = Add("b");
+  const DrawnKey& c = Add("c");
+  StartWithKeys();
+  const json greedy = Chat({{"temperature", 0}});
+  EXPECT_EQ(rig_->Post(kChat, greedy, Header(a)).headers.at("x-cache"), "miss");
+  EXPECT_EQ(rig_->Post(kChat, greedy, Header(b)).headers.at("x-cache"), "hit");
+  EXPECT_EQ(rig_->Post(kChat, greedy, Header(c)).headers.at("x-cache"), "miss");
+}
+
+}  // namespace
+}  // namespace conclave::gateway
