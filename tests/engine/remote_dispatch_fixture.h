@@ -190,6 +190,17 @@ class RemoteDispatchFixture : public ::testing::Test {
   }
 
   SteadyClock clock_;
+  // Whether a call failed, of whatever reason: a counter that is not zero.
+  bool CountedCallErrors() {
+    const std::string metrics = registry_.Expose();
+    const std::string name = "\nconclave_expert_call_errors_total{";
+    for (size_t at = metrics.find(name); at != std::string::npos; at = metrics.find(name, at + 1)) {
+      const size_t value = metrics.find("} ", at) + 2;
+      if (metrics.substr(value, metrics.find('\n', value) - value) != "0") return true;
+    }
+    return false;
+  }
+
   metrics::Registry registry_;
   std::shared_ptr<const weights::Checkpoint> checkpoint_;
   kernels::NumericsClass numerics_;
