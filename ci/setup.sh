@@ -17,7 +17,7 @@ build_packages=(
 )
 test_packages=(
   libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev clang-16 libclang-rt-16-dev clang-format-16
-  python3 python3-venv python3-yaml curl jq iproute2 procps
+  python3 python3-venv python3-yaml curl jq iproute2 openssl procps
   docker-compose patchelf systemd prometheus
 )
 kubernetes_packages=(

@@ -14,6 +14,7 @@
 #include "shared/base/status_macros.h"
 #include "shared/rpc/cluster_id.h"
 #include "shared/rpc/cluster_secret.h"
+#include "shared/rpc/watched_tls.h"
 
 namespace conclave::cli {
 namespace {
@@ -148,6 +149,12 @@ absl::StatusOr<ClusterPlan> Planner::Plan() {
   if (const std::string& secret = context_.options.common.cluster_secret_file; !secret.empty()) {
     plan.cluster_secret_file = std::filesystem::absolute(secret).string();
   }
+  plan.tls = context_.options.common.tls;
+  for (std::string* path : {&plan.tls.cert, &plan.tls.key, &plan.tls.ca}) {
+    if (!path->empty()) *path = std::filesystem::absolute(*path).string();
+  }
+  plan.tls_server_name = context_.options.common.tls_server_name;
+  plan.api_tls = !context_.options.gateway.tls.cert.empty();
   const auto add = [&](PlannedProcess process) {
     const std::vector<std::string> handed_on = HandedOn(process.kind);
     process.flags.insert(process.flags.begin(), handed_on.begin(), handed_on.end());
@@ -159,6 +166,8 @@ absl::StatusOr<ClusterPlan> Planner::Plan() {
   ASSIGN_OR_RETURN(plan.http_address, TakePort("gateway.http_listen", "gateway HTTP", 0, 0));
   ASSIGN_OR_RETURN(plan.grpc_address,
                    TakePort("gateway.grpc_listen", "gateway gRPC", kGrpcOffset, 0));
+  ASSIGN_OR_RETURN(plan.gateway_ops_address,
+                   TakePort("gateway.ops_listen", "gateway metrics", kOpsOffset, 0));
   ASSIGN_OR_RETURN(plan.controller_address,
                    TakePort("controller.listen", "controller gRPC", kControllerOffset, 0));
   ASSIGN_OR_RETURN(
@@ -200,9 +209,9 @@ absl::StatusOr<ClusterPlan> Planner::Plan() {
        .kind = "gateway",
        .program = "conclave-gateway",
        .flags = {"--name=" + gateway, "--http-listen=" + plan.http_address,
-                 "--grpc-listen=" + plan.grpc_address},
+                 "--grpc-listen=" + plan.grpc_address, "--ops-listen=" + plan.gateway_ops_address},
        .address = plan.http_address,
-       .ops_address = plan.http_address});
+       .ops_address = plan.gateway_ops_address});
   return plan;
 }
 
@@ -213,8 +222,13 @@ absl::Status CheckSettings(const Context& context) {
   for (const char* section : {"up", "controller", "gateway", "engine", "expert"}) {
     RETURN_IF_ERROR(NameSource(options.Validate(section), context.rows));
   }
-  return NameSource(rpc::ClusterSecret::Load(options.common.cluster_secret_file).status(),
-                    context.rows);
+  for (const absl::Status& status :
+       {rpc::ClusterSecret::Load(options.common.cluster_secret_file).status(),
+        rpc::ReadClusterTls(options.common.tls, options.common.tls_server_name).status(),
+        tls::ReadCertificates(options.gateway.tls).status()}) {
+    RETURN_IF_ERROR(NameSource(status, context.rows));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ClusterPlan> PlanCluster(const Context& context, int cores) {

@@ -45,6 +45,11 @@ json ToJson(const ClusterState& state) {
           {"grpc_address", state.grpc_address},
           {"controller_address", state.controller_address},
           {"cluster_secret_file", state.cluster_secret_file},
+          {"tls_cert_file", state.tls.cert},
+          {"tls_key_file", state.tls.key},
+          {"tls_ca_file", state.tls.ca},
+          {"tls_server_name", state.tls_server_name},
+          {"api_tls", state.api_tls},
           {"drain_seconds", state.drain_seconds},
           {"drained_requests", state.drained_requests},
           {"cut_off_requests", state.cut_off_requests},
@@ -89,6 +94,11 @@ absl::StatusOr<ClusterState> ReadClusterState(const std::string& state_dir) {
     state.grpc_address = value.at("grpc_address");
     state.controller_address = value.at("controller_address");
     state.cluster_secret_file = value.at("cluster_secret_file");
+    state.tls.cert = value.value("tls_cert_file", "");
+    state.tls.key = value.value("tls_key_file", "");
+    state.tls.ca = value.value("tls_ca_file", "");
+    state.tls_server_name = value.value("tls_server_name", state.tls_server_name);
+    state.api_tls = value.value("api_tls", false);
     state.drain_seconds = value.value("drain_seconds", int64_t{0});
     state.drained_requests = value.value("drained_requests", int64_t{-1});
     state.cut_off_requests = value.value("cut_off_requests", int64_t{0});

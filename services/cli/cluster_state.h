@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "shared/tls/certificate_files.h"
 
 namespace conclave::cli {
 
@@ -44,7 +45,10 @@ struct ClusterState {
   std::string grpc_address;
   std::string controller_address;
   std::string cluster_secret_file;  // absolute; empty: none. Later commands show the same secret
-  int64_t drain_seconds = 0;        // its setting: how long running requests have at the end
+  tls::CertificateFiles tls;        // the same of its certificates; absolute paths
+  std::string tls_server_name;
+  bool api_tls = false;       // whether the gateway asks its clients for TLS
+  int64_t drain_seconds = 0;  // its setting: how long running requests have at the end
   // At the end: requests that the gateway found running and those of them that it had to cut off.
   // -1: it did not say.
   int64_t drained_requests = -1;

@@ -7,6 +7,7 @@
 #include "shared/base/status_macros.h"
 #include "shared/rpc/channel.h"
 #include "shared/rpc/status.h"
+#include "shared/rpc/watched_tls.h"
 
 namespace conclave::cli {
 namespace {
@@ -70,9 +71,11 @@ MemberInfo FromProto(const v1::Member& member) {
 // A channel that shows the cluster's secret and id.
 absl::StatusOr<rpc::Channel> OpenChannel(const std::string& address, const CommonOptions& common) {
   ASSIGN_OR_RETURN(rpc::ClusterSecret secret, rpc::ClusterSecret::Load(common.cluster_secret_file));
+  ASSIGN_OR_RETURN(auto tls, rpc::ReadClusterTls(common.tls, common.tls_server_name));
   return rpc::Channel({.address = address,
                        .secret = std::move(secret),
-                       .cluster = std::make_shared<rpc::ClusterId>(common.cluster_id)});
+                       .cluster = std::make_shared<rpc::ClusterId>(common.cluster_id),
+                       .tls = std::move(tls)});
 }
 
 // What a failed call means, to a person.

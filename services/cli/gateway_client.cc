@@ -169,14 +169,24 @@ absl::StatusOr<std::string> ReadApiKey(const std::string& path) {
   return key;
 }
 
+// Null without a file.
+absl::StatusOr<std::shared_ptr<rpc::TlsCredentials>> ReadAuthorities(const std::string& path) {
+  if (path.empty()) return nullptr;
+  constexpr char kSystem[] = "/etc/ssl/certs/ca-certificates.crt";
+  ASSIGN_OR_RETURN(
+      const tls::Certificates certificates,
+      tls::ReadCertificates({.prefix = "api", .ca = path == "system" ? kSystem : path}));
+  return rpc::TlsCredentials::Make(certificates);
+}
+
 }  // namespace
 
 GatewayClient::GatewayClient(const std::string& address, const std::string& state_dir,
-                             std::string api_key)
+                             std::string api_key, std::shared_ptr<const rpc::TlsCredentials> tls)
     : address_(address),
       state_dir_(state_dir),
       api_key_(std::move(api_key)),
-      channel_(rpc::ChannelOptions{.address = address, .secret = {}}) {}
+      channel_(rpc::ChannelOptions{.address = address, .secret = {}, .tls = std::move(tls)}) {}
 
 absl::StatusOr<GenerationResult> GatewayClient::Generate(
     const GenerationRequest& request, const std::function<void(const std::string&)>& on_text,
@@ -242,7 +252,17 @@ absl::StatusOr<std::unique_ptr<GatewayClient>> FindGateway(const Context& contex
                                                            const std::string& flag) {
   ASSIGN_OR_RETURN(const std::string address, AddressOf(context, flag));
   ASSIGN_OR_RETURN(std::string key, ReadApiKey(context.options.common.api_key_file));
-  return std::make_unique<GatewayClient>(address, context.state_dir, std::move(key));
+  if (const auto running = ReadRunningCluster(context.state_dir);
+      running.ok() && running->api_tls && running->grpc_address == address &&
+      context.options.common.api_ca_file.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the gateway at ", address,
+        " speaks TLS: name the authorities of its certificate with --api-ca-file FILE, "
+        "or --api-ca-file system for those of this system"));
+  }
+  ASSIGN_OR_RETURN(auto tls, ReadAuthorities(context.options.common.api_ca_file));
+  return std::make_unique<GatewayClient>(address, context.state_dir, std::move(key),
+                                         std::move(tls));
 }
 
 }  // namespace conclave::cli

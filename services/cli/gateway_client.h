@@ -17,8 +17,10 @@ namespace conclave::cli {
 
 class GatewayClient {
  public:
-  // `state_dir` is named by hints in errors. `api_key` empty: none is shown.
-  GatewayClient(const std::string& address, const std::string& state_dir, std::string api_key);
+  // `state_dir` is named by hints in errors. `api_key` empty: none is shown. `tls` null: not
+  // encrypted.
+  GatewayClient(const std::string& address, const std::string& state_dir, std::string api_key,
+                std::shared_ptr<const rpc::TlsCredentials> tls);
 
   const std::string& address() const { return address_; }
 
@@ -36,8 +38,8 @@ class GatewayClient {
 
 // The gateway to talk to: `flag` if given, else the one of the cluster that runs here, else the
 // setting gateway.grpc_listen if it was set; FAILED_PRECONDITION when there is none,
-// INVALID_ARGUMENT when `flag` is no address or names an unknown host, or when api_key_file cannot
-// be read.
+// INVALID_ARGUMENT when `flag` is no address or names an unknown host, or when api_key_file or
+// api_ca_file cannot be read.
 absl::StatusOr<std::unique_ptr<GatewayClient>> FindGateway(const Context& context,
                                                            const std::string& flag);
 

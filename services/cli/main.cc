@@ -143,13 +143,17 @@ int RunEntry(Entry& entry) {
   context.config_file = settings.config_file();
   context.state_dir =
       std::filesystem::absolute(StateDir(context.options.common)).lexically_normal().string();
-  // The cluster that runs here asks for the secret it was started with, and its controller's port
-  // may be another cluster's by now.
+  // The cluster that runs here asks for the secret and the certificates it was started with, and
+  // its controller's port may be another cluster's by now.
   if (const auto running = ReadRunningCluster(context.state_dir); running.ok()) {
     std::string& secret = context.options.common.cluster_secret_file;
     std::string& cluster = context.options.common.cluster_id;
     if (secret.empty()) secret = running->cluster_secret_file;
     if (cluster.empty()) cluster = running->cluster_id;
+    if (!context.options.common.tls.configured() && running->tls.configured()) {
+      context.options.common.tls = running->tls;
+      context.options.common.tls_server_name = running->tls_server_name;
+    }
   }
   // The commands speak to people; the libraries' notes stay quiet.
   status = StartLog("conclave", "warning", context.options.common.log_format);

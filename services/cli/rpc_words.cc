@@ -17,6 +17,12 @@ absl::Status InWords(const absl::Status& status, const std::string& service,
   }
   if (absl::IsUnavailable(status) &&
       absl::StartsWith(message, "failed to connect to all addresses")) {
+    if (absl::StrContains(message, "certificate verify failed") ||
+        absl::StrContains(message, "Hostname Verification Check failed")) {
+      return absl::UnavailableError(absl::StrCat(
+          "the certificate of the ", service, " at ", address,
+          " is not of the authorities that were given, or is for another name (", message, ")"));
+    }
     const size_t reason = message.rfind(": ");
     const absl::string_view why = absl::StrContains(message, "http1.x") ? "it is an HTTP port"
                                   : reason == absl::string_view::npos   ? "no connection"

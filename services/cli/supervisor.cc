@@ -50,6 +50,9 @@ Supervisor::Supervisor(Options options, StopSignals& signals)
   state_.grpc_address = options_.plan.grpc_address;
   state_.controller_address = options_.plan.controller_address;
   state_.cluster_secret_file = options_.plan.cluster_secret_file;
+  state_.tls = options_.plan.tls;
+  state_.tls_server_name = options_.plan.tls_server_name;
+  state_.api_tls = options_.plan.api_tls;
   state_.drain_seconds = options_.common.drain_seconds;
   for (const PlannedProcess& plan : options_.plan.processes) {
     Child child;
@@ -209,7 +212,7 @@ absl::Status Supervisor::Start(Duration timeout) {
     });
     RETURN_IF_ERROR(failed);
     RestartDue();
-    if (const auto ready = HttpGet(options_.plan.http_address, "/readyz", kReadyTimeout);
+    if (const auto ready = HttpGet(options_.plan.gateway_ops_address, "/readyz", kReadyTimeout);
         ready.ok()) {
       // The members report every half second: `ps` right after shall show what is true now.
       if (ready->status == 200 && ready_at == TimePoint{}) ready_at = clock_.Now();

@@ -184,19 +184,28 @@ absl::Status UpCommand::Prepare(const Context& context, ClusterPlan* plan) {
   return absl::OkStatus();
 }
 
+// Who must show what.
+std::string GuardLine(const AllOptions& options) {
+  const bool keys = !options.gateway.keys_file.empty();
+  const bool certificates = options.common.tls.configured();
+  const bool secret = !options.common.cluster_secret_file.empty();
+  if (!certificates && !secret) {
+    return keys ? "Loopback only; clients show an API key." : "Loopback only, no authentication.";
+  }
+  return absl::StrCat("Processes show each other ", certificates ? "certificates" : "a secret",
+                      keys ? "; clients show an API key." : "; clients need none.");
+}
+
 std::string ReadyLines(const ClusterPlan& plan, const Context& context, double seconds,
                        bool foreground) {
-  const bool guarded = !context.options.common.cluster_secret_file.empty();
   const std::string next = "\n  ";
   // With a state folder in each, three commands are too long for one line.
   const bool long_hints = Hint("", context.state_dir).size() > kLongHint;
   const std::string between = long_hints ? next : "   ";
-  return absl::StrCat("Ready in ", FormatSeconds(seconds), ". ",
-                      guarded ? "Processes show each other a secret; clients need none."
-                              : "Loopback only, no authentication.",
-                      "\n  HTTP http://", plan.http_address, "/v1   gRPC ", plan.grpc_address,
-                      "   logs ", context.state_dir, "/logs", next,
-                      "talk: ", Hint("chat", context.state_dir), between,
+  return absl::StrCat("Ready in ", FormatSeconds(seconds), ". ", GuardLine(context.options),
+                      "\n  HTTP http", plan.api_tls ? "s" : "", "://", plan.http_address,
+                      "/v1   gRPC ", plan.grpc_address, "   logs ", context.state_dir, "/logs",
+                      next, "talk: ", Hint("chat", context.state_dir), between,
                       "look: ", Hint("ps", context.state_dir), between,
                       "stop: ", foreground ? "Ctrl-C" : Hint("down", context.state_dir));
 }

@@ -8,6 +8,7 @@
 #include "shared/http/ops_server.h"
 #include "shared/options/service_main.h"
 #include "shared/rpc/server.h"
+#include "shared/rpc/watched_tls.h"
 
 namespace conclave {
 namespace {
@@ -34,6 +35,9 @@ absl::Status Run(int argc, char** argv) {
   ASSIGN_OR_RETURN(service_options.secret,
                    rpc::ClusterSecret::Load(options.common.cluster_secret_file));
   service_options.registry = &registry;
+  ASSIGN_OR_RETURN(
+      const rpc::WatchedTls tls,
+      rpc::StartClusterTls(options.common.tls, options.common.tls_server_name, &registry));
   ASSIGN_OR_RETURN(const std::unique_ptr<controller::ControllerService> service,
                    controller::ControllerService::Create(service_options, &clock));
 
@@ -42,6 +46,8 @@ absl::Status Run(int argc, char** argv) {
   server_options.listen = options.controller.listen;
   server_options.secret = service_options.secret;
   server_options.insecure = options.common.insecure;
+  server_options.tls = tls.credentials;
+  server_options.client_certificates = rpc::ClientCertificates::kDemanded;
   grpc::Service* const services[] = {service.get()};
   ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> server,
                    rpc::Server::Start(server_options, services));

@@ -22,6 +22,7 @@
 #include "shared/placement/member.h"
 #include "shared/rpc/advertise.h"
 #include "shared/rpc/server.h"
+#include "shared/rpc/watched_tls.h"
 #include "shared/weights/engine_weights.h"
 
 namespace conclave::engine {
@@ -76,6 +77,7 @@ struct Engine::State {
   metrics::Registry registry;
   EngineMetrics metrics;
   rpc::ClusterSecret secret;
+  rpc::WatchedTls tls;
   std::shared_ptr<rpc::ClusterId> cluster;
   kernels::CpuLevel level = kernels::CpuLevel::kReference;
   model::ServedModel model;
@@ -107,6 +109,7 @@ absl::Status Engine::State::Open(const CommonOptions& common_options,
   common = common_options;
   options = engine_options;
   ASSIGN_OR_RETURN(secret, rpc::ClusterSecret::Load(common.cluster_secret_file));
+  ASSIGN_OR_RETURN(tls, rpc::StartClusterTls(common.tls, common.tls_server_name, &registry));
   cluster = std::make_shared<rpc::ClusterId>(common.cluster_id);
   ASSIGN_OR_RETURN(level, model::ChooseCpuLevel("engine.cpu_level", options.cpu_level));
   ASSIGN_OR_RETURN(model, model::OpenServedModel(common));
@@ -131,6 +134,8 @@ absl::Status Engine::State::Serve() {
                                        .listen = options.listen,
                                        .secret = secret,
                                        .insecure = common.insecure,
+                                       .tls = tls.credentials,
+                                       .client_certificates = rpc::ClientCertificates::kDemanded,
                                        .health_names = {v1::EngineService::service_full_name()}},
                                       services));
   ASSIGN_OR_RETURN(address,
@@ -149,6 +154,7 @@ absl::Status Engine::State::Join() {
                                 .model = model.identity,
                                 .numerics = model.numerics,
                                 .secret = secret,
+                                .tls = tls.credentials,
                                 .cluster = cluster,
                                 .registry = &registry,
                                 .on_missing = [this](const placement::ExpertKeys& missing) {
@@ -158,6 +164,7 @@ absl::Status Engine::State::Join() {
   placement::Membership::Options membership_options;
   membership_options.controller = common.controller;
   membership_options.secret = secret;
+  membership_options.tls = tls.credentials;
   membership_options.cluster = cluster;
   membership_options.name = options.name;
   membership_options.kind = placement::MemberKind::kEngine;

@@ -23,6 +23,7 @@
 #include "shared/placement/member.h"
 #include "shared/rpc/advertise.h"
 #include "shared/rpc/server.h"
+#include "shared/rpc/watched_tls.h"
 
 namespace conclave::expert {
 namespace {
@@ -79,6 +80,7 @@ struct Worker::State {
   WorkerMetrics metrics;
   InFlightLimit limit;
   rpc::ClusterSecret secret;
+  rpc::WatchedTls tls;
   std::shared_ptr<rpc::ClusterId> cluster;
   std::string name;
   int64_t capacity_bytes = 0;
@@ -105,6 +107,7 @@ absl::Status Worker::State::Open(const CommonOptions& common, const ExpertOption
   name = options.name;
   capacity_bytes = options.memory.bytes;
   ASSIGN_OR_RETURN(secret, rpc::ClusterSecret::Load(common.cluster_secret_file));
+  ASSIGN_OR_RETURN(tls, rpc::StartClusterTls(common.tls, common.tls_server_name, &registry));
   cluster = std::make_shared<rpc::ClusterId>(common.cluster_id);
   ASSIGN_OR_RETURN(model::ServedModel model, model::OpenServedModel(common));
   identity = std::move(model.identity);
@@ -140,6 +143,8 @@ absl::Status Worker::State::Serve(const CommonOptions& common, const ExpertOptio
                                        .listen = options.listen,
                                        .secret = secret,
                                        .insecure = common.insecure,
+                                       .tls = tls.credentials,
+                                       .client_certificates = rpc::ClientCertificates::kDemanded,
                                        .health_names = {v1::ExpertService::service_full_name()}},
                                       services));
   ASSIGN_OR_RETURN(address,
@@ -160,6 +165,7 @@ absl::Status Worker::State::Join(const CommonOptions& common, const ExpertOption
   placement::Membership::Options membership_options;
   membership_options.controller = common.controller;
   membership_options.secret = secret;
+  membership_options.tls = tls.credentials;
   membership_options.cluster = cluster;
   membership_options.name = options.name;
   membership_options.kind = placement::MemberKind::kExpert;

@@ -381,11 +381,10 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
 
 }  // namespace
 
-std::vector<http::Server::Route> HttpRoutes(Frontend* frontend, metrics::Registry* registry,
-                                            const HttpApiOptions& options) {
+std::vector<http::Server::Route> HttpRoutes(Frontend* frontend, const HttpApiOptions& options) {
   const auto api = std::make_shared<HttpApi>(frontend, options);
   std::vector<http::Server::Route> routes =
-      http::OpsRoutes([frontend] { return frontend->readiness(); }, registry);
+      http::HealthRoutes([frontend] { return frontend->readiness(); });
   using Shared = std::shared_ptr<Exchange>;
   routes.push_back({"GET", "/v1/models", [api](const Shared& e) { api->ListModels(e); }});
   routes.push_back({"GET", "/v1/models/*", [api](const Shared& e) { api->GetModel(e); }});

@@ -1,5 +1,5 @@
-// The gateway's HTTP face: OpenAI's endpoints, vLLM's /tokenize and /detokenize, and the ops
-// routes. docs/openai.md is its contract.
+// The gateway's HTTP face: OpenAI's endpoints, vLLM's /tokenize and /detokenize, and /livez and
+// /readyz. docs/openai.md is its contract.
 //
 // Handlers run on the HTTP server's worker threads; what they do with long bodies, on the prompt
 // lane.
@@ -18,8 +18,7 @@ struct HttpApiOptions {
       std::chrono::seconds(10);  // between SSE comments while nothing else is sent
 };
 
-// The frontend and the registry outlive the server that has these routes.
-std::vector<http::Server::Route> HttpRoutes(Frontend* frontend, metrics::Registry* registry,
-                                            const HttpApiOptions& options);
+// The frontend outlives the server that has these routes.
+std::vector<http::Server::Route> HttpRoutes(Frontend* frontend, const HttpApiOptions& options);
 
 }  // namespace conclave::gateway

@@ -17,10 +17,14 @@
 #include "shared/base/log.h"
 #include "shared/base/signals.h"
 #include "shared/base/status_macros.h"
+#include "shared/http/ops_server.h"
 #include "shared/http/server.h"
+#include "shared/http/tls_context.h"
 #include "shared/options/service_main.h"
 #include "shared/placement/member.h"
 #include "shared/rpc/server.h"
+#include "shared/rpc/watched_tls.h"
+#include "shared/tls/certificate_watch.h"
 #include "shared/weights/checkpoint.h"
 
 namespace conclave {
@@ -39,6 +43,34 @@ absl::StatusOr<std::string> Advertised(const std::string& bound, const std::stri
   ASSIGN_OR_RETURN(Address address, ParseAddress(bound));
   address.host = host;
   return address.ToString();
+}
+
+// TLS for the API's clients; its watch, which comes last, writes to the others.
+struct ApiTls {
+  std::shared_ptr<rpc::TlsCredentials> grpc;  // null: no TLS
+  std::shared_ptr<http::TlsContext> http;
+  std::unique_ptr<tls::CertificateWatch> watch;
+};
+
+absl::StatusOr<ApiTls> StartApiTls(const tls::CertificateFiles& files,
+                                   metrics::Registry* registry) {
+  ApiTls api;
+  if (!files.configured()) return api;
+  ASSIGN_OR_RETURN(const tls::Certificates certificates, tls::ReadCertificates(files));
+  ASSIGN_OR_RETURN(api.grpc, rpc::TlsCredentials::Make(certificates));
+  api.http = std::make_shared<http::TlsContext>();
+  RETURN_IF_ERROR(api.http->Use(certificates));
+  ASSIGN_OR_RETURN(api.watch,
+                   tls::CertificateWatch::Start(
+                       files, "api", registry,
+                       [grpc = api.grpc, http = api.http](const tls::Certificates& fresh) {
+                         grpc->Update(fresh);
+                         if (const absl::Status used = http->Use(fresh); !used.ok()) {
+                           LogError("HTTP goes on with the certificate of before",
+                                    {{"error", std::string(used.message())}});
+                         }
+                       }));
+  return api;
 }
 
 http::ServerOptions HttpOptions(const GatewayOptions& options) {
@@ -96,6 +128,10 @@ absl::Status Run(int argc, char** argv) {
 
   SteadyClock clock;
   metrics::Registry registry;
+  ASSIGN_OR_RETURN(
+      const rpc::WatchedTls cluster_tls,
+      rpc::StartClusterTls(options.common.tls, options.common.tls_server_name, &registry));
+  ASSIGN_OR_RETURN(const ApiTls api_tls, StartApiTls(options.gateway.tls, &registry));
   Frontend::Options frontend_options;
   ASSIGN_OR_RETURN(frontend_options.scheduler, SchedulerOptions(options.gateway));
   ASSIGN_OR_RETURN(const std::unique_ptr<gateway::KeyStore> keys,
@@ -107,8 +143,9 @@ absl::Status Run(int argc, char** argv) {
   const auto cluster = std::make_shared<rpc::ClusterId>(options.common.cluster_id);
   frontend_options.link_factory = [&](const std::string& engine, const std::string& address,
                                       gateway::EngineListener* listener) {
-    return gateway::MakeEngineClient({.address = address, .secret = secret, .cluster = cluster},
-                                     options.gateway.name, engine, listener);
+    return gateway::MakeEngineClient(
+        {.address = address, .secret = secret, .cluster = cluster, .tls = cluster_tls.credentials},
+        options.gateway.name, engine, listener);
   };
   frontend_options.registry = &registry;
   frontend_options.clock = &clock;
@@ -120,25 +157,33 @@ absl::Status Run(int argc, char** argv) {
   grpc_options.listen = options.gateway.grpc_listen;
   grpc_options.listen_setting = "--grpc-listen";
   grpc_options.secret = secret;
-  grpc_options.insecure = options.common.insecure;
+  grpc_options.insecure = options.common.insecure || cluster_tls.credentials != nullptr;
+  grpc_options.tls = api_tls.grpc;
   grpc_options.max_receive_bytes = options.gateway.max_body.bytes;
   grpc::Service* const services[] = {service.get()};
   ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> grpc_server,
                    rpc::Server::Start(grpc_options, services));
-  ASSIGN_OR_RETURN(const std::unique_ptr<http::Server> http_server,
-                   http::Server::Start(HttpOptions(options.gateway),
-                                       gateway::HttpRoutes(&frontend, &registry, {})));
+  http::ServerOptions http_options = HttpOptions(options.gateway);
+  http_options.tls = api_tls.http;
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<http::Server> http_server,
+      http::Server::Start(std::move(http_options), gateway::HttpRoutes(&frontend, {})));
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<http::OpsServer> ops,
+      http::OpsServer::Start({.listen = options.gateway.ops_listen,
+                              .readiness = [&frontend] { return frontend.readiness(); },
+                              .registry = &registry}));
 
   std::atomic<bool> draining{false};
   placement::Membership::Options member;
   member.controller = options.common.controller;
   member.secret = secret;
+  member.tls = cluster_tls.credentials;
   member.cluster = cluster;
   member.name = options.gateway.name;
   member.kind = placement::MemberKind::kGateway;
   ASSIGN_OR_RETURN(member.address, Advertised(grpc_server->address(), options.gateway.advertise));
-  ASSIGN_OR_RETURN(member.ops_address,
-                   Advertised(http_server->address(), options.gateway.advertise));
+  ASSIGN_OR_RETURN(member.ops_address, Advertised(ops->address(), options.gateway.advertise));
   member.state_dir = StateDir(options.common);
   member.status = [&] {
     placement::MemberStatus status;
@@ -156,6 +201,7 @@ absl::Status Run(int argc, char** argv) {
                    placement::Membership::Start(std::move(member)));
   LogInfo("serving", {{"http", http_server->address()},
                       {"grpc", grpc_server->address()},
+                      {"ops", ops->address()},
                       {"model", model->name()}});
 
   bool serving = false;

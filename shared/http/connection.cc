@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "shared/http/refusals.h"
+#include "shared/http/tls_context.h"
 
 namespace conclave::http::internal {
 
@@ -32,24 +33,40 @@ std::string_view View(boost::beast::string_view text) { return {text.data(), tex
 
 Connection::Connection(asio::ip::tcp::socket socket, std::shared_ptr<asio::io_context> io,
                        Shared* shared)
-    : socket_(std::move(socket)),
+    : transport_(std::move(socket), shared->options.tls ? shared->options.tls->current() : nullptr),
       io_(std::move(io)),
       shared_(shared),
       wake_timer_(*io_),
       input_room_timer_(*io_),
-      write_timer_(*io_) {}
+      peer_timer_(*io_) {}
 
 void Connection::Start() {
   error_code error;
-  const auto remote = socket_.remote_endpoint(error);
+  asio::ip::tcp::socket& socket = transport_.socket();
+  const auto remote = socket.remote_endpoint(error);
   if (!error) peer_ = remote.address().to_string();
-  const auto local = socket_.local_endpoint(error);
+  const auto local = socket.local_endpoint(error);
   if (!error) local_address_ = local.address().to_string();
-  socket_.set_option(asio::ip::tcp::no_delay(true), error);
+  socket.set_option(asio::ip::tcp::no_delay(true), error);
   asio::co_spawn(
-      *io_, [self = shared_from_this()] { return self->ReadLoop(); }, asio::detached);
+      *io_, [self = shared_from_this()] { return self->Begin(); }, asio::detached);
+}
+
+asio::awaitable<void> Connection::Begin() {
+  const auto self = shared_from_this();
+  if (transport_.encrypted()) {
+    CloseIn(shared_->options.header_timeout);
+    const error_code error = co_await transport_.Handshake();
+    peer_timer_.cancel();
+    if (error || closed_) {
+      Close();
+      shared_->closed(this);
+      co_return;
+    }
+  }
   asio::co_spawn(
-      *io_, [self = shared_from_this()] { return self->Run(); }, asio::detached);
+      *io_, [self] { return self->ReadLoop(); }, asio::detached);
+  co_await Run();
 }
 
 void Connection::Drain() {
@@ -60,9 +77,8 @@ void Connection::Drain() {
 void Connection::Close() {
   if (closed_) return;
   closed_ = true;
-  error_code ignored;
-  socket_.close(ignored);
-  write_timer_.cancel();
+  transport_.Close();
+  peer_timer_.cancel();
   input_room_timer_.cancel();
   if (outgoing_) outgoing_->ClientGone();
   Wake();
@@ -79,8 +95,7 @@ asio::awaitable<void> Connection::ReadLoop() {
       continue;
     }
     error_code error;
-    const size_t count = co_await socket_.async_read_some(
-        asio::buffer(chunk), asio::redirect_error(asio::use_awaitable, error));
+    const size_t count = co_await transport_.Read(asio::buffer(chunk), &error);
     if (error) {
       input_ended_ = true;
       if (outgoing_) outgoing_->ClientGone();
@@ -90,7 +105,7 @@ asio::awaitable<void> Connection::ReadLoop() {
     // A client that sends headers and body apart waits with the body for an acknowledgement, which
     // the system otherwise delays by 40 ms in the hope of an answer to put it on. It forgets the
     // setting again and again.
-    socket_.set_option(QuickAcknowledgement(true), error);
+    transport_.socket().set_option(QuickAcknowledgement(true), error);
     if (!discard_input_) input_.append(chunk, 0, count);
     Wake();
   }
@@ -110,9 +125,10 @@ asio::awaitable<void> Connection::Linger() {
   discard_input_ = true;
   input_.clear();
   input_room_timer_.cancel();
-  error_code ignored;
-  socket_.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
   const TimePoint deadline = std::chrono::steady_clock::now() + kLinger;
+  CloseIn(kLinger);
+  co_await transport_.EndWriting();
+  peer_timer_.cancel();
   while (!input_ended_ && !closed_) {
     if (!co_await WaitUntil(deadline)) co_return;
   }
@@ -309,16 +325,18 @@ asio::awaitable<bool> Connection::WriteWhole(const Response& response) {
 
 asio::awaitable<bool> Connection::Write(std::string bytes) {
   if (closed_) co_return false;
-  write_timer_.expires_after(shared_->options.write_timeout);
-  write_timer_.async_wait([weak = weak_from_this()](error_code error) {
+  CloseIn(shared_->options.write_timeout);
+  const error_code error = co_await transport_.Write(bytes);
+  peer_timer_.cancel();
+  co_return !error;
+}
+
+void Connection::CloseIn(Duration patience) {
+  peer_timer_.expires_after(patience);
+  peer_timer_.async_wait([weak = weak_from_this()](error_code error) {
     if (error) return;
     if (const auto self = weak.lock()) self->Close();
   });
-  error_code error;
-  co_await asio::async_write(socket_, asio::buffer(bytes),
-                             asio::redirect_error(asio::use_awaitable, error));
-  write_timer_.cancel();
-  co_return !error;
 }
 
 std::string Connection::Head(int status, const std::string& content_type,

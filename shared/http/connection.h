@@ -14,6 +14,7 @@
 #include "shared/http/outgoing.h"
 #include "shared/http/router.h"
 #include "shared/http/server.h"
+#include "shared/http/transport.h"
 
 namespace conclave::http::internal {
 
@@ -28,6 +29,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     std::function<void(Connection*)> closed;
   };
 
+  // `socket`: accepted. The server's TlsContext, if it has one, is used as it is now.
   Connection(boost::asio::ip::tcp::socket socket, std::shared_ptr<boost::asio::io_context> io,
              Shared* shared);
 
@@ -41,6 +43,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
   using TimePoint = std::chrono::steady_clock::time_point;
 
+  // The handshake, if there is one, then the two coroutines of the connection's life.
+  boost::asio::awaitable<void> Begin();
   boost::asio::awaitable<void> ReadLoop();
   boost::asio::awaitable<void> Run();
   // One request and its answer. False: the connection is to be closed.
@@ -57,6 +61,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::awaitable<bool> Write(std::string bytes);
   std::string Head(int status, const std::string& content_type, const Headers& headers) const;
 
+  // Closes the connection unless the timer is cancelled before: the peer does not take what it is
+  // sent.
+  void CloseIn(Duration patience);
   // Waits until something happened (bytes came, the peer went, a handler has output) or the
   // deadline. False: the deadline.
   boost::asio::awaitable<bool> WaitUntil(TimePoint deadline);
@@ -64,7 +71,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // The handler has queued something.
   void OnOutput();
 
-  boost::asio::ip::tcp::socket socket_;
+  Transport transport_;
   const std::shared_ptr<boost::asio::io_context> io_;
   Shared* const shared_;
   std::string peer_;
@@ -75,7 +82,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool discard_input_ = false;
   boost::asio::steady_timer wake_timer_;
   boost::asio::steady_timer input_room_timer_;
-  boost::asio::steady_timer write_timer_;
+  boost::asio::steady_timer peer_timer_;
   bool woken_ = false;
   std::shared_ptr<Outgoing> outgoing_;  // of the request being answered
   bool idle_ = true;

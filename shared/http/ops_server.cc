@@ -11,16 +11,12 @@
 
 namespace conclave::http {
 
-std::vector<Server::Route> OpsRoutes(std::function<Readiness()> readiness,
-                                     metrics::Registry* registry) {
+std::vector<Server::Route> HealthRoutes(std::function<Readiness()> readiness) {
   const auto livez = [](const std::shared_ptr<Exchange>& exchange) {
     exchange->Respond({.status = 200, .content_type = "text/plain", .body = "ok\n", .headers = {}});
   };
-  registry
-      ->GetGauge("conclave_build_info",
-                 {{"version", std::string(Version())}, {"commit", std::string(Commit())}})
-      .Set(1);
-  const auto readyz = [readiness](const std::shared_ptr<Exchange>& exchange) {
+  const auto readyz = [readiness =
+                           std::move(readiness)](const std::shared_ptr<Exchange>& exchange) {
     const Readiness now = readiness();
     nlohmann::ordered_json body = {{"ready", now.ready}, {"missing", now.missing}};
     if (!now.notes.empty()) body["notes"] = now.notes;
@@ -30,15 +26,24 @@ std::vector<Server::Route> OpsRoutes(std::function<Readiness()> readiness,
          .body = body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n",
          .headers = {}});
   };
-  const auto metrics = [readiness = std::move(readiness),
-                        registry](const std::shared_ptr<Exchange>& exchange) {
-    registry->GetGauge("conclave_ready").Set(readiness().ready ? 1 : 0);
-    exchange->Respond({.status = 200,
-                       .content_type = "text/plain; version=0.0.4; charset=utf-8",
-                       .body = registry->Expose(),
-                       .headers = {}});
-  };
-  return {{"GET", "/livez", livez}, {"GET", "/readyz", readyz}, {"GET", "/metrics", metrics}};
+  return {{"GET", "/livez", livez}, {"GET", "/readyz", readyz}};
+}
+
+std::vector<Server::Route> OpsRoutes(const std::function<Readiness()>& readiness,
+                                     metrics::Registry* registry) {
+  registry
+      ->GetGauge("conclave_build_info",
+                 {{"version", std::string(Version())}, {"commit", std::string(Commit())}})
+      .Set(1);
+  std::vector<Server::Route> routes = HealthRoutes(readiness);
+  routes.push_back({"GET", "/metrics", [readiness, registry](const std::shared_ptr<Exchange>& e) {
+                      registry->GetGauge("conclave_ready").Set(readiness().ready ? 1 : 0);
+                      e->Respond({.status = 200,
+                                  .content_type = "text/plain; version=0.0.4; charset=utf-8",
+                                  .body = registry->Expose(),
+                                  .headers = {}});
+                    }});
+  return routes;
 }
 
 struct OpsServer::State {

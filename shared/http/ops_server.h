@@ -1,5 +1,5 @@
-// The HTTP port that every process but the gateway has beside its gRPC port: /livez, /readyz,
-// /metrics. (The gateway serves the same three paths on its API port.)
+// The HTTP port that every process has beside those it works on: /livez, /readyz, /metrics. Never
+// encrypted, and no business of clients.
 #pragma once
 
 #include <functional>

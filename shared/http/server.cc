@@ -116,7 +116,10 @@ asio::awaitable<void> Server::State::AcceptLoop() {
     }
     if (connections.size() >= static_cast<size_t>(shared.options.max_connections)) {
       socket.non_blocking(true, error);
-      socket.write_some(asio::buffer(kTooManyConnections, sizeof kTooManyConnections - 1), error);
+      // Over TLS it could only be said after a handshake, which is what there is no room for.
+      if (!shared.options.tls) {
+        socket.write_some(asio::buffer(kTooManyConnections, sizeof kTooManyConnections - 1), error);
+      }
       continue;
     }
     auto connection = std::make_shared<Connection>(std::move(socket), io, &shared);

@@ -20,20 +20,23 @@
 
 namespace conclave::http {
 
+class TlsContext;
+
 struct ServerOptions {
   std::string listen = "";  // host:port; port 0: any
   AccessPolicy access = {};
-  size_t max_header_bytes = 16 << 10;  // request line and headers; beyond: 431
-  size_t max_body_bytes = 4 << 20;     // beyond: 413
+  std::shared_ptr<TlsContext> tls = {};  // null: plain HTTP
+  size_t max_header_bytes = 16 << 10;    // request line and headers; beyond: 431
+  size_t max_body_bytes = 4 << 20;       // beyond: 413
   size_t max_unsent_bytes =
       4 << 20;  // of one streamed answer; a client this far behind is disconnected
-  int32_t max_connections = 1024;                    // beyond: 503 and close
-  int32_t num_workers = 2;                           // threads that run handlers
-  size_t max_queued_requests = 1024;                 // waiting for a worker; beyond: 503
-  Duration idle_timeout = std::chrono::seconds(75);  // between requests
-  Duration header_timeout =
-      std::chrono::seconds(10);  // from a request's first byte to the end of its headers
-  Duration body_timeout = std::chrono::seconds(60);  // from there to the end of its body
+  int32_t max_connections = 1024;                      // beyond: 503 and close
+  int32_t num_workers = 2;                             // threads that run handlers
+  size_t max_queued_requests = 1024;                   // waiting for a worker; beyond: 503
+  Duration idle_timeout = std::chrono::seconds(75);    // between requests
+  Duration header_timeout = std::chrono::seconds(10);  // from a request's first byte to the end of
+                                                       // its headers; and for a TLS handshake
+  Duration body_timeout = std::chrono::seconds(60);    // from there to the end of its body
   Duration write_timeout =
       std::chrono::seconds(30);  // for the client to take what is being written
 };

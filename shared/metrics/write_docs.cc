@@ -24,8 +24,8 @@ const char* TypeName(MetricType type) {
 
 std::string Page() {
   std::string page =
-      "# Metrics\n\nEvery process serves `/metrics` in Prometheus' text format: the gateway on its "
-      "HTTP port, the others on their\n`ops_listen` port. This page is written from "
+      "# Metrics\n\nEvery process serves `/metrics` in Prometheus' text format, on its "
+      "`ops_listen` port.\nThis page is written from "
       "`shared/metrics/catalogue.cc` by `ci/docs.sh`; do not edit it.\n"
       "Dashboards, alerts and scaling rules that use them are in `helm/conclave/files`; "
       "[runbooks.md](runbooks.md) says what to do about each alert.\n";

@@ -20,7 +20,7 @@ struct HttpPort {
 };
 
 HttpPort PortOf(std::string_view section, const AllOptions& options) {
-  if (section == "gateway") return {"gateway.http_listen", options.gateway.http_listen};
+  if (section == "gateway") return {"gateway.ops_listen", options.gateway.ops_listen};
   if (section == "engine") return {"engine.ops_listen", options.engine.ops_listen};
   if (section == "expert") return {"expert.ops_listen", options.expert.ops_listen};
   return {"controller.ops_listen", options.controller.ops_listen};

@@ -85,6 +85,7 @@ absl::Status GatewayOptions::Validate() const {
   RETURN_IF_ERROR(BadName("gateway.name", name));
   RETURN_IF_ERROR(BadAddress("gateway.http_listen", http_listen));
   RETURN_IF_ERROR(BadAddress("gateway.grpc_listen", grpc_listen));
+  RETURN_IF_ERROR(BadAddress("gateway.ops_listen", ops_listen));
   RETURN_IF_ERROR(BadHost("gateway.advertise", advertise));
   RETURN_IF_ERROR(OutOfRange<int64_t>("gateway.max_body", max_body.bytes, 1024, int64_t{1} << 30));
   RETURN_IF_ERROR(OutOfRange("gateway.max_running", max_running, 1, 1'000'000));
@@ -157,13 +158,14 @@ absl::Status UpOptions::Validate() const {
 absl::Status CheckListen(std::string_view setting, std::string_view address,
                          const CommonOptions& common) {
   ASSIGN_OR_RETURN(const Address parsed, ParseAddress(address));
-  if (IsLoopback(parsed.host) || common.insecure || !common.cluster_secret_file.empty()) {
+  if (IsLoopback(parsed.host) || common.insecure || common.tls.configured() ||
+      !common.cluster_secret_file.empty()) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrCat(
       std::string(setting), " is ", std::string(address),
       ", which other machines can reach; set cluster_secret_file (the same secret for all "
-      "processes), or insecure to allow it without, or listen on 127.0.0.1"));
+      "processes) or tls_cert_file, or insecure to allow it without, or listen on 127.0.0.1"));
 }
 
 std::string SecretExposure(const CommonOptions& common) {
@@ -200,6 +202,16 @@ void AllOptions::Bind(Settings& s) {
         "the cluster's name, by which foreign processes are refused; empty: drawn or learned");
   s.Add("", "api_key_file", &common.api_key_file,
         "file with the API key that run, chat and bench show the gateway");
+  s.Add("", "api_ca_file", &common.api_ca_file,
+        "authorities that the gateway's certificate is checked against, PEM, or \"system\"; empty: "
+        "the gateway is called without TLS");
+  s.Add("", "tls_cert_file", &common.tls.cert,
+        "this process' certificate for TLS between processes, PEM; empty: no TLS between them");
+  s.Add("", "tls_key_file", &common.tls.key, "the key of that certificate, PEM");
+  s.Add("", "tls_ca_file", &common.tls.ca,
+        "the authorities that other processes' certificates are checked against, PEM");
+  s.Add("", "tls_server_name", &common.tls_server_name,
+        "the DNS name that the certificate of every process has");
   s.Add("", "insecure", &common.insecure, "allow addresses beyond loopback without a secret");
   s.Add("", "log_level", &common.log_level, "debug, info, warning or error");
   s.Add("", "log_format", &common.log_format, "text or json");
@@ -209,6 +221,10 @@ void AllOptions::Bind(Settings& s) {
   s.Add("gateway", "name", &gateway.name, "this member's name, unique in the cluster");
   s.Add("gateway", "http_listen", &gateway.http_listen, "host:port of the HTTP API");
   s.Add("gateway", "grpc_listen", &gateway.grpc_listen, "host:port of the gRPC API");
+  s.Add("gateway", "ops_listen", &gateway.ops_listen, "host:port of /livez, /readyz, /metrics");
+  s.Add("gateway", "server_cert_file", &gateway.tls.cert,
+        "certificate shown to clients over HTTP and gRPC, PEM; empty: no TLS");
+  s.Add("gateway", "server_key_file", &gateway.tls.key, "the key of that certificate, PEM");
   s.Add("gateway", "advertise", &gateway.advertise,
         "host by which others reach it; empty: the listen address");
   s.Add("gateway", "allowed_hosts", &gateway.allowed_hosts,
@@ -266,6 +282,7 @@ absl::Status AllOptions::Validate(std::string_view section) const {
   if (section == "gateway") {
     RETURN_IF_ERROR(gateway.Validate());
     RETURN_IF_ERROR(check_listen("http_listen", gateway.http_listen));
+    RETURN_IF_ERROR(check_listen("ops_listen", gateway.ops_listen));
     return check_listen("grpc_listen", gateway.grpc_listen);
   }
   if (section == "engine") {

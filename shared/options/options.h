@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "shared/base/settings.h"
+#include "shared/tls/certificate_files.h"
 
 namespace conclave {
 
@@ -27,6 +28,10 @@ struct CommonOptions {
   std::string cluster_id;           // processes of another id are refused; empty: that of the first
                                     // controller, kept beside the topology (a controller draws one)
   std::string api_key_file;         // file with the API key that the command line shows the gateway
+  tls::CertificateFiles tls;        // mutual TLS between the processes: all three files, or none
+  std::string tls_server_name = "conclave";  // DNS name that the certificate of every process has
+  std::string api_ca_file;          // authorities of the gateway's certificate, for the command
+                                    // line: PEM, or "system"; empty: the gateway speaks no TLS
   bool insecure = false;            // allow addresses beyond loopback without a secret
   std::string log_level = "info";   // debug, info, warning, error
   std::string log_format = "text";  // text, json
@@ -40,7 +45,9 @@ struct GatewayOptions {
   std::string name = "gateway";
   std::string http_listen = "127.0.0.1:8000";  // OpenAI-compatible API, health, metrics
   std::string grpc_listen = "127.0.0.1:8001";  // InferenceService
-  std::string advertise;      // host other processes reach this one by; empty: the listen address
+  std::string ops_listen = "127.0.0.1:9000";   // /livez /readyz /metrics
+  std::string advertise;  // host other processes reach this one by; empty: the listen address
+  tls::CertificateFiles tls = {.prefix = "gateway.server"};  // shown to clients; no `ca`
   std::string allowed_hosts;  // names besides loopback and the bound address that a Host header may
                               // have, separated by commas
   ByteSize max_body{4 << 20};  // largest HTTP body or gRPC message accepted

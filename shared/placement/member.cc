@@ -67,7 +67,10 @@ struct Membership::State {
   explicit State(Options o)
       : options(std::move(o)),
         cluster(options.cluster != nullptr ? options.cluster : std::make_shared<rpc::ClusterId>()),
-        channel({.address = options.controller, .secret = options.secret, .cluster = cluster}) {}
+        channel({.address = options.controller,
+                 .secret = options.secret,
+                 .cluster = cluster,
+                 .tls = options.tls}) {}
 
   using Stream = grpc::ClientReaderWriter<v1::MemberReport, v1::ControllerUpdate>;
 

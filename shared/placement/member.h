@@ -17,6 +17,7 @@
 #include "shared/placement/topology.h"
 #include "shared/rpc/cluster_id.h"
 #include "shared/rpc/cluster_secret.h"
+#include "shared/rpc/tls_credentials.h"
 
 namespace conclave::placement {
 
@@ -83,6 +84,7 @@ class Membership {
   struct Options {
     std::string controller;  // host:port
     rpc::ClusterSecret secret;
+    std::shared_ptr<const rpc::TlsCredentials> tls = {};  // null: not encrypted
     // Learned from the kept topology, or from the first controller, if it is not known yet. Null:
     // one of its own.
     std::shared_ptr<rpc::ClusterId> cluster;

@@ -27,13 +27,18 @@ grpc::ChannelArguments MakeChannelArguments(const ChannelOptions& options) {
   // The environment's http_proxy is for the world outside of the cluster.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
+  if (options.tls != nullptr && !options.tls->server_name().empty()) {
+    arguments.SetSslTargetNameOverride(options.tls->server_name());
+  }
   if (options.own_connection) arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   return arguments;
 }
 
 Channel::Channel(const ChannelOptions& options)
-    : channel_(grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(),
-                                         MakeChannelArguments(options))),
+    : channel_(grpc::CreateCustomChannel(
+          options.address,
+          options.tls != nullptr ? options.tls->ForChannel() : grpc::InsecureChannelCredentials(),
+          MakeChannelArguments(options))),
       address_(options.address),
       secret_(options.secret),
       cluster_(options.cluster) {}

@@ -14,6 +14,7 @@
 #include "grpcpp/support/channel_arguments.h"
 #include "shared/rpc/cluster_id.h"
 #include "shared/rpc/cluster_secret.h"
+#include "shared/rpc/tls_credentials.h"
 
 namespace conclave::rpc {
 
@@ -39,7 +40,8 @@ inline constexpr int64_t kStreamWindowBytes = 4 << 20;
 struct ChannelOptions {
   std::string address = {};  // host:port or unix:/path
   ClusterSecret secret = {};
-  std::shared_ptr<const ClusterId> cluster = {};  // null: calls carry no id
+  std::shared_ptr<const ClusterId> cluster = {};   // null: calls carry no id
+  std::shared_ptr<const TlsCredentials> tls = {};  // null: not encrypted
   // Channels with equal arguments share one connection in gRPC; with its own, a channel's back-off
   // and its bytes in flight are nobody else's.
   bool own_connection = true;

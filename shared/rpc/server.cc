@@ -81,6 +81,7 @@ std::string WhyNotBound(const Address& address) {
 
 absl::Status CheckReach(const ServerOptions& options, const std::optional<Address>& address) {
   if (!address.has_value() || IsLoopback(address->host) || options.secret.configured() ||
+      (options.tls != nullptr && options.client_certificates == ClientCertificates::kDemanded) ||
       options.insecure) {
     return absl::OkStatus();
   }
@@ -116,7 +117,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 
   grpc::ServerBuilder builder;
   int port = -1;
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(options.listen,
+                           options.tls != nullptr
+                               ? options.tls->ForServer(options.client_certificates)
+                               : grpc::InsecureServerCredentials(),
+                           &port);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_receive_bytes));
   builder.SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
   // Without this, a second process could bind the same port and take half of the connections.

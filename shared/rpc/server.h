@@ -17,6 +17,7 @@
 #include "grpcpp/impl/codegen/service_type.h"
 #include "grpcpp/support/server_callback.h"
 #include "shared/rpc/cluster_secret.h"
+#include "shared/rpc/tls_credentials.h"
 
 namespace conclave::rpc {
 
@@ -24,9 +25,12 @@ struct ServerOptions {
   std::string name = {};                    // what error messages call it: "expert worker expert-0"
   std::string listen = {};                  // host:port (port 0: any) or unix:/path
   std::string listen_setting = "--listen";  // the setting that error messages tell to change
-  ClusterSecret secret =
-      {};  // decides, with `insecure`, whether an address beyond loopback is allowed
+  // An address beyond loopback needs this, demanded client certificates, or `insecure`.
+  ClusterSecret secret = {};
   bool insecure = false;
+  std::shared_ptr<const TlsCredentials> tls = {};  // null: not encrypted
+  // kDemanded: only processes with a certificate of the cluster's authorities may connect.
+  ClientCertificates client_certificates = ClientCertificates::kNone;
   int64_t max_receive_bytes = 8 << 20;    // a larger message fails its call with RESOURCE_EXHAUSTED
   int32_t max_concurrent_streams = 1024;  // of one connection; further calls wait in the client
   // Full names of services that health checks may ask for: v1::EngineService::service_full_name().

@@ -82,7 +82,7 @@ class GatewayRig {
     }
     auto http = http::Server::Start(
         {.listen = "127.0.0.1:0", .max_body_bytes = options_.max_body_bytes},
-        HttpRoutes(frontend_.get(), &registry, {.heartbeat_period = options_.heartbeat_period}));
+        HttpRoutes(frontend_.get(), {.heartbeat_period = options_.heartbeat_period}));
     EXPECT_TRUE(http.ok()) << http.status();
     http_ = *std::move(http);
     service_ = MakeInferenceService(frontend_.get());

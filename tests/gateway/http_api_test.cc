@@ -300,7 +300,7 @@ TEST_F(HttpApiTest, CountsWhatItDoes) {
   rig_->Post(kChat, Chat());
   rig_->Post(kChat, Chat({{"n", 0}}));
   EXPECT_TRUE(GatewayRig::WaitFor([this] { return rig_->frontend().num_running() == 0; }));
-  const std::string metrics = rig_->Get("/metrics").body;
+  const std::string metrics = rig_->registry.Expose();
   EXPECT_NE(metrics.find(R"(conclave_requests_total{api="chat",code="OK"} 1)"), std::string::npos)
       << metrics;
   EXPECT_NE(metrics.find(R"(conclave_requests_total{api="chat",code="INVALID_ARGUMENT"} 1)"),

@@ -68,7 +68,7 @@ TEST_F(HttpLifecycleTest, CountsWhatRunsApartFromWhatWaits) {
   Start({.max_running = 1});
   const auto shows = [this](const std::string& line) {
     return GatewayRig::WaitFor([&] {
-      return ("\n" + rig_->Get("/metrics").body).find("\n" + line + "\n") != std::string::npos;
+      return ("\n" + rig_->registry.Expose()).find("\n" + line + "\n") != std::string::npos;
     });
   };
   Hang("The wolf");
@@ -80,7 +80,7 @@ TEST_F(HttpLifecycleTest, CountsWhatRunsApartFromWhatWaits) {
   EXPECT_TRUE(shows("conclave_requests_inflight 2"));
   EXPECT_TRUE(shows("conclave_requests_running 1"));
   EXPECT_TRUE(shows(R"(conclave_gateway_queue_requests{class="interactive"} 1)"));
-  EXPECT_EQ(rig_->Get("/metrics").body.find(R"(queue_tokens{class="interactive"} 0)"),
+  EXPECT_EQ(rig_->registry.Expose().find(R"(queue_tokens{class="interactive"} 0)"),
             std::string::npos);
   waiting.Close();
   running.Close();
@@ -219,7 +219,7 @@ TEST_F(HttpLifecycleTest, KeepsApartEnginesOfOneNameAndTwoFingerprints) {
   ASSERT_TRUE(GatewayRig::WaitFor([this] { return rig_->frontend().num_engines() == 1; }));
   rig_->frontend().UpdateCluster(rig_->View());
   ASSERT_TRUE(GatewayRig::WaitFor([this] {
-    return rig_->Get("/metrics").body.find("conclave_engines_refused 1") != std::string::npos;
+    return rig_->registry.Expose().find("conclave_engines_refused 1") != std::string::npos;
   }));
   for (int i = 0; i < 10; ++i) {
     const json answer = json::parse(rig_->Post(kChat, Chat()).body);

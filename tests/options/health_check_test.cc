@@ -15,9 +15,9 @@ namespace {
 
 using ::testing::HasSubstr;
 
-TEST(HealthAddressTest, IsTheHttpPortOfTheProgram) {
+TEST(HealthAddressTest, IsTheOpsPortOfTheProgram) {
   AllOptions options;
-  EXPECT_EQ(*HealthAddress("gateway", options), options.gateway.http_listen);
+  EXPECT_EQ(*HealthAddress("gateway", options), options.gateway.ops_listen);
   EXPECT_EQ(*HealthAddress("engine", options), options.engine.ops_listen);
   EXPECT_EQ(*HealthAddress("expert", options), options.expert.ops_listen);
   EXPECT_EQ(*HealthAddress("controller", options), options.controller.ops_listen);

@@ -74,6 +74,7 @@ class Cluster:
         state = json.loads((self.state_dir / "cluster.json").read_text())
         self.http_address = state["http_address"]
         self.grpc_address = state["grpc_address"]
+        self.ops_address = next(row["ops_address"] for row in state["processes"] if row["kind"] == "gateway")
         return done.stdout
 
     def conclave(self, *arguments, check=True, timeout=PATIENCE_S, stdin=None):
@@ -90,7 +91,6 @@ class Cluster:
         return subprocess.Popen([str(CONCLAVE), *arguments, "--state-dir", str(self.state_dir)], env=self.env,
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-
     def wait_engine(self, num_running):
         """Until engine-0 is known to run so many sequences: what `ps` says is a report old."""
         wait_until(lambda: self.process("engine-0")["load"].startswith(f"{num_running} running"), f"{num_running} running")
@@ -101,6 +101,7 @@ class Cluster:
         running = self.start("run", *arguments)
         self.wait_engine(1)
         return running
+
     def run(self, prompt, *flags, check=True):
         """The JSON of `conclave run`."""
         done = self.conclave("run", prompt, "--json", *flags, check=check)
@@ -128,7 +129,7 @@ class Cluster:
 
     def is_ready(self):
         try:
-            return self.get("/readyz")[0] == 200
+            return self.get("/readyz", self.ops_address)[0] == 200
         except OSError:
             return False
 

@@ -212,7 +212,7 @@ class Caching(unittest.TestCase):
             # The command line asks the model.
             self.assertEqual(cluster.run("What is the capital of France?", "--temperature", "0", "--max-tokens", "20")["text"],
                              first[1][0]["message"]["content"])
-            _, metrics = cluster.get("/metrics")
+            _, metrics = cluster.get("/metrics", cluster.ops_address)
             self.assertIn('conclave_cache_requests_total{result="hit"} 1\n', metrics)
 
 

@@ -68,6 +68,7 @@ void RemoteDispatch::Apply(const placement::Topology& topology) {
         WorkerLink::Options{.name = worker.name,
                             .address = worker.address,
                             .secret = options_.secret,
+                            .tls = options_.tls,
                             .cluster = options_.cluster,
                             .hello = hello_,
                             .inbox = inbox_,

@@ -23,6 +23,7 @@
 #include "shared/base/mutex.h"
 #include "shared/placement/topology.h"
 #include "shared/rpc/cluster_secret.h"
+#include "shared/rpc/tls_credentials.h"
 
 namespace conclave::engine {
 
@@ -33,6 +34,7 @@ class RemoteDispatch final : public ExpertDispatch {
     placement::ModelIdentity model;  // of this engine; workers must have the same fingerprint
     kernels::NumericsClass numerics = kernels::NumericsClass::kBf16;
     rpc::ClusterSecret secret = {};
+    std::shared_ptr<const rpc::TlsCredentials> tls = {};
     std::shared_ptr<const rpc::ClusterId> cluster = {};  // shown to workers; null: none
     // A worker that has not answered a call completely after this fails its rows; one that has not
     // answered at all is disconnected, because what it still computes is of no use. When the

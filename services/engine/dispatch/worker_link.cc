@@ -168,8 +168,10 @@ class WorkerLink::Stream final
 
 WorkerLink::WorkerLink(Options options)
     : options_(std::move(options)),
-      channel_(
-          {.address = options_.address, .secret = options_.secret, .cluster = options_.cluster}),
+      channel_({.address = options_.address,
+                .secret = options_.secret,
+                .cluster = options_.cluster,
+                .tls = options_.tls}),
       streams_(std::make_shared<Streams>()),
       backoff_(rpc::kReconnectBackoffFirst),
       reason_(absl::UnavailableError("not connected yet")) {}

@@ -44,6 +44,7 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
     std::string name;     // "expert-0"
     std::string address;  // host:port
     rpc::ClusterSecret secret;
+    std::shared_ptr<const rpc::TlsCredentials> tls = {};
     std::shared_ptr<const rpc::ClusterId> cluster = {};
     rpc::HelloFrame hello;  // the engine's
     std::shared_ptr<LinkInbox> inbox;

@@ -31,6 +31,7 @@ class Cluster:
             self._start("engine", common + ["--name", "engine-0"])
             http = self._start("gateway", common, r"serving http=(\S+)")
             self.base_url = f"http://{http}/v1"
+            self.ops_address = self._wait_log(self.log_path, r" ops=(\S+)")
             self._wait_ready(f"http://{http}/readyz")
         except BaseException:
             self.close()
@@ -38,8 +39,8 @@ class Cluster:
 
     def _start(self, kind, arguments, pattern=None):
         """Starts a program; the group that `pattern` finds in its log."""
-        listen = {"gateway": ["--http-listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0"]}.get(
-            kind, ["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
+        ports = ["--http-listen", "--grpc-listen"] if kind == "gateway" else ["--listen"]
+        listen = [f"{port}=127.0.0.1:0" for port in [*ports, "--ops-listen"]]
         log_path = os.path.join(self.dir.name, f"{kind}-{len(self.processes)}.log")
         with open(log_path, "w") as log:
             self.processes.append(subprocess.Popen(
@@ -77,7 +78,7 @@ class Cluster:
 
     def gateway_metric(self, line):
         """The value of one line of the gateway's metrics."""
-        url = self.base_url.removesuffix("/v1") + "/metrics"
+        url = f"http://{self.ops_address}/metrics"
         with urllib.request.urlopen(url, timeout=5) as answer:
             for text in answer.read().decode().splitlines():
                 if text.startswith(line + " "):

@@ -1,0 +1,43 @@
+// TLS for gRPC, with certificates that may be replaced while connections live: new connections use
+// the new ones.
+//
+// TLS 1.3 only. Thread-safe; outlived by the servers and channels made with it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "grpcpp/security/credentials.h"
+#include "grpcpp/security/server_credentials.h"
+#include "shared/tls/certificate_files.h"
+
+namespace conclave::rpc {
+
+enum class ClientCertificates { kNone, kDemanded };
+
+class TlsCredentials {
+ public:
+  // `certificates`: as read; a server needs cert and key, a channel the authorities, and the two
+  // sides of mutual TLS all three. UNAVAILABLE when the system has no memory files left.
+  // `server_name`: the name that a server's certificate must have, whatever address it is called
+  // by; empty: the host of its address.
+  static absl::StatusOr<std::shared_ptr<TlsCredentials>> Make(const tls::Certificates& certificates,
+                                                              std::string server_name = "");
+  ~TlsCredentials();
+
+  // From the next second on, new connections use these. The same parts are present as at the start.
+  void Update(const tls::Certificates& certificates);
+
+  std::shared_ptr<grpc::ServerCredentials> ForServer(ClientCertificates clients) const;
+  // Demands of the server a certificate of one of the authorities, for `server_name`.
+  std::shared_ptr<grpc::ChannelCredentials> ForChannel() const;
+  const std::string& server_name() const;
+
+ private:
+  struct State;
+  explicit TlsCredentials(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace conclave::rpc
