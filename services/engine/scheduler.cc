@@ -18,6 +18,10 @@ constexpr Duration kParkedRetry = std::chrono::milliseconds(50);
 // A sequence of a lower class gets a row at least in every so manyth step, however busy the classes
 // above are.
 constexpr uint64_t kMostSkippedSteps = 4;
+// How much longer an urgent step may become by the rows of other classes, and every so manyth one.
+constexpr double kUrgentStretch = 1.2;
+constexpr double kRareStretch = 4;
+constexpr uint64_t kRareStep = 128;  // beyond the 99th percentile
 // The first prefill of a step gets at least this many tokens, so that a budget below the cost of
 // one still makes progress.
 constexpr int64_t kLeastChunk = 16;
@@ -158,12 +162,15 @@ StepPlan Scheduler::Plan() {
   planned_at_ = now_;
   GiveDecodeBlocks();
   StepPlan plan;
+  limit_ms_ = options_.step_budget_ms;
+  urgent_ = false;
   bool may_admit = true;
   bool first_class = true;
   for (Qos qos : {Qos::kRealtime, Qos::kInteractive, Qos::kBatch, Qos::kSheddable}) {
     PlanDecodes(qos, first_class, &plan);
     may_admit = PlanPrefills(qos, may_admit, &plan);
     if (!plan.sequences.empty()) first_class = false;
+    if (qos == Qos::kRealtime && !plan.sequences.empty()) GuardUrgent(plan);
   }
   if (!plan.sequences.empty()) {
     ++step_;
@@ -175,6 +182,12 @@ StepPlan Scheduler::Plan() {
   }
   plan.predicted_ms = step_time_->PredictMs(plan.shape);
   return plan;
+}
+
+void Scheduler::GuardUrgent(const StepPlan& plan) {
+  const double stretch = ++urgent_steps_ % kRareStep == 0 ? kRareStretch : kUrgentStretch;
+  limit_ms_ = std::min(limit_ms_, stretch * step_time_->PredictMs(plan.shape));
+  urgent_ = true;
 }
 
 // Blocks for the next row of every sequence that could have one, in the order of service: whoever
@@ -204,9 +217,8 @@ void Scheduler::PlanDecodes(Qos qos, bool all, StepPlan* plan) {
   });
   for (Sequence* sequence : rows) {
     const StepShape shape = WithDecode(plan->shape, *sequence);
-    const bool due = step_ - sequence->last_step >= kMostSkippedSteps;
-    if (!all && !due && !plan->sequences.empty() &&
-        step_time_->PredictMs(shape) > options_.step_budget_ms)
+    const bool due = !urgent_ && step_ - sequence->last_step >= kMostSkippedSteps;
+    if (!all && !due && !plan->sequences.empty() && step_time_->PredictMs(shape) > limit_ms_)
       continue;
     plan->shape = shape;
     plan->sequences.push_back({.sequence = sequence, .num_tokens = 1, .samples = true});
@@ -255,14 +267,14 @@ bool Scheduler::PlanPrefills(Qos qos, bool may_admit, StepPlan* plan) {
   return may_admit;
 }
 
-// The longest chunk that keeps the step within its budget, and not below what pays for the step's
-// fixed cost.
+// The longest chunk that keeps the step within its limit, and, in a step that is not urgent, not
+// below what pays for the step's fixed cost.
 int64_t Scheduler::ChunkOf(const Sequence& sequence, const StepPlan& plan) const {
   const int64_t most =
       std::min(sequence.num_to_compute(), options_.max_step_tokens - plan.shape.prefill_tokens);
   if (most <= 0) return 0;
-  const bool first = plan.shape.prefill_tokens == 0;
-  double limit_ms = options_.step_budget_ms;
+  const bool first = plan.shape.prefill_tokens == 0 && !urgent_;
+  double limit_ms = limit_ms_;
   if (first)
     limit_ms = std::max(limit_ms, step_time_->PredictMs(plan.shape) + step_time_->costs().fixed_ms);
   int64_t fits = first ? std::min(most, kLeastChunk) : 0;

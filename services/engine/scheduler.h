@@ -9,6 +9,10 @@
 // arrival. In a step, class by class: first the decode rows, then prefill in chunks cut to the
 // step's budget of predicted milliseconds.
 //
+// A step with realtime rows is an urgent one: what else runs in it makes it at most a fifth longer,
+// so that a realtime sequence keeps its pace beside any load. Every 128th urgent step may be four
+// times as long, so that the others go on however long that lasts.
+//
 // Blocks are given for all known ids at admission, and one by one afterwards. When none is free,
 // the last running sequence in the order of service loses its blocks and waits again: its ids are
 // computed anew later, to the same bits and the same tokens.
@@ -123,6 +127,8 @@ class Scheduler {
   std::vector<Sequence*> PrefillCandidates(Qos qos, bool may_admit) const;
   bool PlanPrefills(Qos qos, bool may_admit, StepPlan* plan);
   int64_t ChunkOf(const Sequence& sequence, const StepPlan& plan) const;
+  // The realtime rows are planned: bounds what the other classes add.
+  void GuardUrgent(const StepPlan& plan);
 
   const SchedulerOptions options_;
   KvCache* const cache_;
@@ -136,6 +142,9 @@ class Scheduler {
   TimePoint planned_at_;  // of the last Plan: when its step began
   uint64_t next_arrival_ = 0;
   uint64_t step_ = 0;
+  double limit_ms_ = 0;  // of the step that is being planned
+  bool urgent_ = false;  // it has realtime rows: nothing of others goes beyond the limit
+  uint64_t urgent_steps_ = 0;
   int64_t num_preemptions_ = 0;
 };
 

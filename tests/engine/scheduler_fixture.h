@@ -44,9 +44,10 @@ class SchedulerFixture {
 
   // One step as the loop does it, in which every token is `id`. Sequences that reach their limit
   // are removed; returns the plan as (sequence id, tokens).
-  std::vector<std::pair<uint64_t, int64_t>> Step(int32_t id = 7) {
+  std::vector<std::pair<uint64_t, int64_t>> Step(int32_t id = 7, double* predicted_ms = nullptr) {
     std::vector<std::pair<uint64_t, int64_t>> rows;
     const StepPlan plan = scheduler.Plan();
+    if (predicted_ms != nullptr) *predicted_ms = plan.predicted_ms;
     for (const PlannedSequence& planned : plan.sequences) {
       const SequenceKey key = planned.sequence->request.key;
       rows.emplace_back(key.id, planned.num_tokens);

@@ -1,5 +1,6 @@
 #include "services/engine/scheduler.h"
 
+#include <algorithm>
 #include <chrono>
 #include <map>
 #include <string>
@@ -152,6 +153,51 @@ TEST(Scheduler, ABudgetThatARowOfLowerClassesExceedsIsShared) {
     EXPECT_GE(rows[id], 28) << id;  // two of six rows a step
     EXPECT_LE(rows[id], 40) << id;
   }
+}
+
+// An urgent sequence of steps beside others: how many predicted milliseconds its steps take,
+// sorted, and the rows that each of the others gets.
+struct UrgentRun {
+  std::vector<double> step_ms;
+  std::map<uint64_t, int64_t> rows;
+};
+UrgentRun RunUrgent(SchedulerFixture& f, int num_steps) {
+  SequenceRequest urgent = f.Request(1, 1, 100'000);
+  urgent.qos = Qos::kRealtime;
+  EXPECT_TRUE(f.scheduler.Add(std::move(urgent)).ok());
+  f.Step();
+  UrgentRun run;
+  for (int step = 0; step < num_steps; ++step) {
+    for (const auto& [id, tokens] : f.Step(7, &run.step_ms.emplace_back())) run.rows[id] += tokens;
+  }
+  std::sort(run.step_ms.begin(), run.step_ms.end());
+  EXPECT_EQ(run.rows[1], num_steps);
+  return run;
+}
+
+TEST(Scheduler, OthersStretchUrgentStepsByAFifthAndRarelyMore) {
+  SchedulerFixture f(4096, {.step_budget_ms = 50, .context_tokens = 2000});
+  for (uint64_t id = 2; id < 40; ++id) {
+    SequenceRequest batch = f.Request(id, id < 20 ? 1 : 500, 1000);
+    batch.qos = id % 2 == 0 ? Qos::kBatch : Qos::kSheddable;
+    ASSERT_TRUE(f.scheduler.Add(std::move(batch)).ok());
+  }
+  const UrgentRun run = RunUrgent(f, 1000);
+  EXPECT_LE(run.step_ms[989], 1.5 * 1.2 + 1e-9);  // alone: 1.5
+  EXPECT_LE(run.step_ms.back(), 1.5 * 4 + 1e-9);
+}
+
+TEST(Scheduler, NobodyStarvesBesideAnUrgentSequence) {
+  // A row of another costs more than the stretch allows.
+  SchedulerFixture f(4096, {.step_budget_ms = 50, .context_tokens = 20'000});
+  for (const auto& [id, qos] :
+       {std::pair<uint64_t, Qos>{2, Qos::kInteractive}, {3, Qos::kBatch}, {4, Qos::kSheddable}}) {
+    SequenceRequest other = f.Request(id, 1, 1000);
+    other.qos = qos;
+    ASSERT_TRUE(f.scheduler.Add(std::move(other)).ok());
+  }
+  UrgentRun run = RunUrgent(f, 1280);
+  for (uint64_t id = 2; id < 5; ++id) EXPECT_GE(run.rows[id], 9) << id;
 }
 
 TEST(Scheduler, AdmitsByBlocksAndKeepsTheOrder) {
