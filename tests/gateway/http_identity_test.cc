@@ -89,6 +89,8 @@ TEST_F(HttpIdentityTest, LimitsAreToldAndKept) {
   EXPECT_EQ(first.headers.at("x-ratelimit-limit-requests"), "2");
   EXPECT_EQ(first.headers.at("x-ratelimit-remaining-requests"), "1");
   EXPECT_EQ(first.headers.at("x-ratelimit-limit-tokens"), "1000");
+  // Tokens are charged at a request's end, which comes a moment after its answer's.
+  ASSERT_TRUE(GatewayRig::WaitFor([this] { return rig_->frontend().num_running() == 0; }));
   const RawResponse second = rig_->Post(kChat, Chat({{"stream", true}}), Header(key));
   EXPECT_EQ(second.headers.at("x-ratelimit-remaining-requests"), "0");
   EXPECT_LT(std::stoi(second.headers.at("x-ratelimit-remaining-tokens")), 1000)
