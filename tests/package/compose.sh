@@ -77,6 +77,26 @@ if [ -f "$work/prometheus.tar" ]; then
   check "Prometheus reads all members" wait_until "all members are up" 60 all_scraped
   check "Prometheus computes the rules" rules_are_good
 fi
+
+# The same with keys and TLS: only the gateway is made anew.
+public=$work/public
+rm -rf "$public"
+mkdir "$public"
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 2 -subj /CN=localhost \
+  -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "$public/server.key" -out "$public/server.crt" 2>/dev/null
+"${BUILD_DIR:-build}/conclave" key create --tenant acme --gateway-keys-file "$public/keys.json" >"$work/key"
+chown -R 65532 "$public"
+export CONCLAVE_PUBLIC_DIR=$public CONCLAVE_PUBLIC_NAMES=llm.example.org
+public() { compose -f deploy/compose.public.yaml "$@"; }
+status_with() {
+  curl -s -o /dev/null -w '%{http_code}' --cacert "$public/server.crt" https://localhost:8443/v1/models "${@:2}" | grep -qx "$1"
+}
+check "the public cluster starts" public up -d "${members[@]}"
+check "the gateway is healthy again" wait_until "gateway is healthy" 120 is_healthy gateway
+check "a key is let in" status_with 200 -H "authorization: Bearer $(cat "$work/key")"
+check "no key is refused" status_with 401
+check "a wrong key is refused" status_with 401 -H "authorization: Bearer ck-wrong"
+
 containers=()
 for member in "${members[@]}"; do containers+=("$(container "$member")"); done
 check "the cluster stops" compose stop

@@ -17,19 +17,18 @@ DEPLOY = SOURCE / "deploy"
 SERVICES = {"controller": "controller", "gateway": "gateway", "engine-0": "engine", "expert-0": "expert", "expert-1": "expert"}
 
 
-def compose(file, **environment):
-    """`config` of the Compose there is: the file checked, with all its references resolved."""
-    text = file.read_text()
-    if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
-        command = ["docker", "compose"]
-    else:
+def compose(*files, **environment):
+    """`config` of the Compose there is: the files checked, with all their references resolved."""
+    command, name = ["docker", "compose"], ""
+    if subprocess.run([*command, "version"], capture_output=True).returncode != 0:
         # Compose 1.29, Debian's, knows every key but the project's name.
-        command = ["docker-compose"]
-        text = re.sub(r"^name: .*\n", "", text, flags=re.MULTILINE)
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as copy:
-        copy.write(text)
-        copy.flush()
-        return subprocess.run([*command, "--project-directory", str(DEPLOY), "-f", copy.name, "--profile", "cli", "config"],
+        command, name = ["docker-compose"], r"^name: .*\n"
+    with tempfile.TemporaryDirectory() as folder:
+        for number, file in enumerate(files):
+            copy = pathlib.Path(folder, f"{number}.yaml")
+            copy.write_text(re.sub(name, "", file.read_text(), flags=re.MULTILINE) if name else file.read_text())
+            command += ["-f", str(copy)]
+        return subprocess.run([*command, "--project-directory", str(DEPLOY), "--profile", "cli", "config"],
                               env={**os.environ, **environment}, capture_output=True, text=True)
 
 
@@ -101,6 +100,26 @@ class Compose(unittest.TestCase):
         service = yaml.safe_load(done.stdout)["services"]["engine-0"]
         self.assertIn("/data/model", json.dumps(service["volumes"]))
         self.assertEqual(service["environment"]["CONCLAVE_SERVED_NAME"], "mine")
+
+    def test_the_public_file_adds_keys_certificate_and_ports(self):
+        files = DEPLOY / "compose.yaml", DEPLOY / "compose.public.yaml"
+        names = {"CONCLAVE_PUBLIC_DIR": "/srv/conclave", "CONCLAVE_PUBLIC_NAMES": "llm.example.org"}
+        done = compose(*files, **names)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        gateway = yaml.safe_load(done.stdout)["services"]["gateway"]
+        self.assertEqual(gateway["environment"]["CONCLAVE_GATEWAY_ALLOWED_HOSTS"], "llm.example.org")
+        self.assertIn("/srv/conclave", json.dumps(gateway["volumes"]))
+        self.assertIn("8443", json.dumps(gateway["ports"]))
+        # The settings are the gateway's, which stops at the first file that is not here.
+        environment = {key: value for key, value in gateway["environment"].items() if "SECRET" not in key}
+        started = subprocess.run([BUILD / "conclave-gateway", "--insecure", "--model", SOURCE / "models/tales"], timeout=30,
+                                 env={**environment, "CONCLAVE_STATE_DIR": "/nonexistent"}, capture_output=True, text=True)
+        self.assertEqual(started.returncode, 1)
+        self.assertIn("/etc/conclave/", started.stderr)
+        for name in names:
+            lacking = compose(*files, **{key: value for key, value in names.items() if key != name})
+            self.assertNotEqual(lacking.returncode, 0)
+            self.assertIn(name, lacking.stderr)
 
     def test_a_misspelt_key_is_refused(self):
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as wrong:

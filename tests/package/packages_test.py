@@ -119,6 +119,13 @@ class Package(unittest.TestCase):
             if unit.endswith(".service"):
                 self.system.run("systemd-analyze", "security", "--offline=true", "--threshold=20", f"/lib/systemd/system/{unit}")
 
+    def test_what_the_settings_propose_is_known(self):
+        proposed = self.root / "etc/conclave/conclave.yaml"
+        proposed.write_text(re.sub(r"^#((?:  )?[a-z_]+:)", r"\1", proposed.read_text(), flags=re.MULTILINE))
+        shown = self.system.run("/usr/bin/conclave", "config", "show", "--config", "/etc/conclave/conclave.yaml").stdout
+        for key in ("gateway.keys_file", "gateway.server_cert_file", "tls_ca_file"):
+            self.assertRegex(shown, rf"(?m)^{re.escape(key)} .*/etc/conclave/conclave.yaml")
+
     def test_serves_as_the_units_say(self):
         user = self.system.run("id", "-u", "conclave").stdout.strip()
         group = self.system.run("id", "-g", "conclave").stdout.strip()
@@ -192,8 +199,7 @@ class Tarball(unittest.TestCase):
     def test_runs_a_cluster_where_only_glibc_is(self):
         root = self.root_with_glibc_alone()
         with Container(root, ["/opt/conclave/bin/conclave", "up"], {"HOME": "/var/lib/conclave"}) as cluster:
-            wait_until(lambda: cluster.process.poll() is not None or get("127.0.0.1:8000", "/readyz")[0] == 200,
-                       "the cluster is ready")
+            wait_until(lambda: cluster.process.poll() is not None or "Ready in " in cluster.log(), "the cluster is ready")
             self.assertIsNone(cluster.process.poll(), cluster.log())
             asked = cluster.execute(["/opt/conclave/bin/conclave", "run", *QUESTION])
             self.assertIn(ANSWER, asked.stdout, asked.stderr)
