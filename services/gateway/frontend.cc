@@ -136,7 +136,7 @@ uint64_t Frontend::Submit(Admission admission, Generation generation,
         scheduler_.Submit(key, std::move(job->generation), std::move(job->admission), sink);
       })) {
     const absl::Status why = absl::UnavailableError("the gateway is shutting down or overloaded");
-    RecordRequest(job->generation.api, why);
+    RecordRequest(job->generation.api, job->generation.tenant.name, why);
     sink->OnFailed(why);
   }
   return key;
@@ -184,8 +184,9 @@ int32_t Frontend::num_engines() const {
   return snapshot_.num_engines;
 }
 
-void Frontend::RecordRequest(const std::string& api, const absl::Status& status) {
-  CountRequest(*options_.registry, api, status);
+void Frontend::RecordRequest(const std::string& api, const std::string& tenant,
+                             const absl::Status& status) {
+  CountRequest(*options_.registry, api, tenant, status);
 }
 
 void Frontend::OnEngineConnected(const std::string& engine, const EngineIdentity& identity) {

@@ -95,7 +95,7 @@ class Frontend final : public EngineListener {
   const Clock& clock() const { return *options_.clock; }
 
   // Counts a request that ended before Submit, or one that Submit does not see (tokenize).
-  void RecordRequest(const std::string& api, const absl::Status& status);
+  void RecordRequest(const std::string& api, const std::string& tenant, const absl::Status& status);
 
   // What Drain found and did.
   struct Drained {

@@ -43,8 +43,9 @@ CallOrigin CallOrigin::Of(const grpc::ServerContextBase& context, const Clock& c
 
 void PrepareGrpc(Frontend* frontend, GrpcRequest request) {
   const TimePoint arrival = frontend->clock().Now();
-  const auto fail = [frontend](const GrpcRequest& failed, const absl::Status& why) {
-    frontend->RecordRequest("grpc", why);
+  const auto fail = [frontend](const GrpcRequest& failed, const std::string& tenant,
+                               const absl::Status& why) {
+    frontend->RecordRequest("grpc", tenant, why);
     failed.done(why);
   };
   // Before the wait for the lane: who is one too many hears it at once.
@@ -52,7 +53,7 @@ void PrepareGrpc(Frontend* frontend, GrpcRequest request) {
   absl::StatusOr<Admission> admission =
       principal.ok() ? frontend->Admit(**principal) : absl::StatusOr<Admission>(principal.status());
   if (!admission.ok()) {
-    fail(request, admission.status());
+    fail(request, principal.ok() ? (*principal)->tenant.name : "", admission.status());
     return;
   }
   const size_t bytes = request.bytes;
@@ -66,7 +67,7 @@ void PrepareGrpc(Frontend* frontend, GrpcRequest request) {
              turn.ok() ? Prepare(frontend, *principal, request, arrival)
                        : absl::StatusOr<Generation>(turn);
          if (!generation.ok()) {
-           fail(request, generation.status());
+           fail(request, principal->tenant.name, generation.status());
            return;
          }
          request.done(PreparedRequest{std::move(admission), *std::move(generation)});

@@ -237,20 +237,21 @@ class InferenceServiceImpl final : public RawService {
     const auto call = NewCall(context, response);
     const auto principal = frontend_->Authenticate(Origin(context).authorization);
     if (!principal.ok()) {
-      frontend_->RecordRequest("tokenize", principal.status());
+      frontend_->RecordRequest("tokenize", "", principal.status());
       call->End(rpc::ToGrpc(principal.status()));
       return call.get();
     }
     frontend_->prompts().Run(
         {.bytes = request.Length(),
          .interrupt = call->interrupt(),
-         .run = [frontend = frontend_, call, request, fill](const absl::Status& turn) {
+         .run = [frontend = frontend_, call, request, fill,
+                 tenant = (*principal)->tenant.name](const absl::Status& turn) {
            Request message;
            Response answer;
            absl::Status status = turn;
            if (status.ok()) status = ParseWire(request, &message);
            if (status.ok()) status = fill(*frontend, message, *call->interrupt(), &answer);
-           frontend->RecordRequest("tokenize", status);
+           frontend->RecordRequest("tokenize", tenant, status);
            status.ok() ? call->Succeed(answer) : call->End(rpc::ToGrpc(status));
          }});
     return call.get();

@@ -108,7 +108,7 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
   }
 
   void Refuse(const GenerateJob& job, const absl::Status& status) const {
-    frontend_->RecordRequest(job.api, status);
+    frontend_->RecordRequest(job.api, job.principal ? job.principal->tenant.name : "", status);
     http::Response response = FailureResponse(status);
     response.headers.emplace_back("x-request-id", job.id);
     for (auto& header : RateHeaders(job.principal.get())) {
@@ -292,27 +292,29 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
   // `function`: of the body and of what ends the patience with it.
   template <typename Function>
   void Answer(const std::shared_ptr<Exchange>& exchange, Function function) {
-    const absl::Status known = Authenticate(exchange).status();
+    const auto principal = Authenticate(exchange);
+    const std::string tenant = principal.ok() ? (*principal)->tenant.name : "";
     const absl::StatusOr<std::optional<TimePoint>> deadline =
-        known.ok() ? Deadline(exchange->request(), frontend_->clock().Now())
-                   : absl::StatusOr<std::optional<TimePoint>>(known);
+        principal.ok() ? Deadline(exchange->request(), frontend_->clock().Now())
+                       : absl::StatusOr<std::optional<TimePoint>>(principal.status());
     if (!deadline.ok()) {
-      RespondTokenize(exchange, deadline.status());
+      RespondTokenize(exchange, tenant, deadline.status());
       return;
     }
     const auto interrupt = std::make_shared<text::Interrupt>(*deadline);
     InLane(exchange, interrupt,
-           [self = shared_from_this(), exchange, interrupt, function](const absl::Status& turn) {
-             self->RespondTokenize(exchange, [&]() -> absl::StatusOr<OrderedJson> {
+           [self = shared_from_this(), exchange, interrupt, function,
+            tenant](const absl::Status& turn) {
+             self->RespondTokenize(exchange, tenant, [&]() -> absl::StatusOr<OrderedJson> {
                RETURN_IF_ERROR(turn);
                ASSIGN_OR_RETURN(const json body, ParseBody(exchange->request()));
                return function(body, *interrupt);
              }());
            });
   }
-  void RespondTokenize(const std::shared_ptr<Exchange>& exchange,
+  void RespondTokenize(const std::shared_ptr<Exchange>& exchange, const std::string& tenant,
                        const absl::StatusOr<OrderedJson>& answer) const {
-    frontend_->RecordRequest("tokenize", answer.status());
+    frontend_->RecordRequest("tokenize", tenant, answer.status());
     answer.ok() ? RespondJson(exchange, *answer)
                 : exchange->Respond(FailureResponse(answer.status()));
   }

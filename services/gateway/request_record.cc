@@ -13,6 +13,30 @@ std::string CodeName(const absl::Status& status) {
   return status.ok() ? "OK" : absl::StatusCodeToString(status.code());
 }
 
+constexpr char kNoTenant[] = "none";
+constexpr char kPromptTokens[] = "prompt";
+constexpr char kGeneratedTokens[] = "generated";
+constexpr char kCachedTokens[] = "cached";
+
+// An empty label is none at all to Prometheus.
+std::string TenantLabel(const std::string& tenant) { return tenant.empty() ? kNoTenant : tenant; }
+
+void CountTokens(metrics::Registry& registry, const RequestRecord& record,
+                 int64_t completion_tokens) {
+  const auto count = [&](const char* kind, int64_t tokens) {
+    registry
+        .GetCounter("conclave_tenant_tokens_total",
+                    {{"tenant", TenantLabel(record.tenant)}, {"kind", kind}})
+        .Increment(static_cast<double>(tokens));
+  };
+  if (record.cache == CacheStatus::kHit || record.cache == CacheStatus::kJoined) {
+    count(kCachedTokens, record.prompt_tokens + completion_tokens);
+    return;
+  }
+  count(kPromptTokens, completion_tokens > 0 ? record.prompt_tokens : 0);
+  count(kGeneratedTokens, completion_tokens);
+}
+
 int64_t UnixSeconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -35,7 +59,8 @@ RequestRecord RequestRecord::Of(const Generation& generation, CacheStatus cache)
 
 void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const absl::Status& status,
                int64_t completion_tokens, const std::string& engine, TimePoint now) {
-  CountRequest(registry, record.api, status);
+  CountRequest(registry, record.api, record.tenant, status);
+  CountTokens(registry, record, completion_tokens);
   if (record.rate_limit) {
     const bool answered = completion_tokens > 0 || status.ok();
     record.rate_limit->UseTokens((answered ? record.prompt_tokens : 0) + completion_tokens, now);
@@ -75,12 +100,23 @@ void DeclareCounters(metrics::Registry& registry) {
   for (const QosClass qos : kQosClasses) {
     registry.GetHistogram("conclave_gateway_queue_wait_seconds", {{"class", QosClassName(qos)}});
   }
+  for (const char* const code : {"OK", "RESOURCE_EXHAUSTED"}) {
+    registry.GetCounter("conclave_tenant_requests_total", {{"tenant", kNoTenant}, {"code", code}});
+  }
+  for (const char* const kind : {kPromptTokens, kGeneratedTokens, kCachedTokens}) {
+    registry.GetCounter("conclave_tenant_tokens_total", {{"tenant", kNoTenant}, {"kind", kind}});
+  }
   registry.GetHistogram("conclave_request_seconds");
   registry.GetHistogram("conclave_time_to_first_token_seconds");
 }
 
-void CountRequest(metrics::Registry& registry, const std::string& api, const absl::Status& status) {
+void CountRequest(metrics::Registry& registry, const std::string& api, const std::string& tenant,
+                  const absl::Status& status) {
   registry.GetCounter("conclave_requests_total", {{"api", api}, {"code", CodeName(status)}})
+      .Increment();
+  registry
+      .GetCounter("conclave_tenant_requests_total",
+                  {{"tenant", TenantLabel(tenant)}, {"code", CodeName(status)}})
       .Increment();
   if (!status.ok()) {
     registry.GetCounter("conclave_errors_total", {{"code", CodeName(status)}}).Increment();

@@ -33,8 +33,10 @@ void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const a
 // Gives the counters of requests that a share is made of their zeros: one that first appears with
 // its first event seems not to have grown by it, and a share of what is not there is no share.
 void DeclareCounters(metrics::Registry& registry);
-// Counts a request that has ended, however far it came.
-void CountRequest(metrics::Registry& registry, const std::string& api, const absl::Status& status);
+// Counts a request that has ended, however far it came. `tenant`: empty where there is none, or was
+// none yet.
+void CountRequest(metrics::Registry& registry, const std::string& api, const std::string& tenant,
+                  const absl::Status& status);
 
 // How a request's answer begins.
 Started StartOf(const Generation& generation, const std::string& system_fingerprint,

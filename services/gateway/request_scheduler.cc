@@ -51,7 +51,7 @@ RequestScheduler::~RequestScheduler() {
 void RequestScheduler::Submit(uint64_t key, Generation generation, Admission admission,
                               std::shared_ptr<GenerationSink> sink) {
   const auto refuse = [&](const absl::Status& status) {
-    CountRequest(registry_, generation.api, status);
+    CountRequest(registry_, generation.api, generation.tenant.name, status);
     sink->OnFailed(status);
   };
   if (listeners_by_id_.count({generation.tenant.name, generation.request_id})) {

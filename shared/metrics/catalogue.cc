@@ -86,9 +86,11 @@ constexpr MetricInfo kCatalogue[] = {
     {"conclave_finished_choices_total", kCounter, "1", "gateway", kReason, kNoBuckets,
      "Choices finished, by reason (stop, length, cancelled)."},
     {"conclave_tenant_requests_total", kCounter, "1", "gateway", kTenantAndCode, kNoBuckets,
-     "Requests finished, by tenant and gRPC status code."},
+     "Requests finished, by tenant (none: nobody has to show a key, or none was known) and gRPC "
+     "status code."},
     {"conclave_tenant_tokens_total", kCounter, "1", "gateway", kTenantAndKind, kNoBuckets,
-     "Tokens by tenant and kind (prompt, generated; cached: of kept answers, nothing computed)."},
+     "Tokens by tenant and kind (prompt, generated; cached: of prompts and answers for which "
+     "nothing was computed)."},
 
     {"conclave_queue_depth", kGauge, "1", "engine", kNoLabels, kNoBuckets,
      "Sequences waiting for their first step."},

@@ -69,12 +69,39 @@ const MetricInfo& Checked(std::string_view name, MetricType type, const Labels& 
   return *info;
 }
 
+// What a handle is found by; compared without making one of its own kind.
+struct HandleName {
+  std::string name;
+  Labels labels;
+};
+struct HandleView {
+  std::string_view name;
+  const Labels& labels;
+};
+struct ByName {
+  using is_transparent = void;
+  template <typename A, typename B>
+  bool operator()(const A& a, const B& b) const {
+    const int order = std::string_view(a.name).compare(b.name);
+    return order != 0 ? order < 0 : a.labels < b.labels;
+  }
+};
+
+template <typename Handle>
+using Handles = std::map<HandleName, std::unique_ptr<Handle>, ByName>;
+
+// The handle, made by make() if it is the first time that it is asked for.
+template <typename Handle, typename Make>
+Handle& FindOrMake(Handles<Handle>& handles, std::string_view name, const Labels& labels,
+                   const Make& make) {
+  const auto found = handles.find(HandleView{name, labels});
+  if (found != handles.end()) return *found->second;
+  return *handles.emplace(HandleName{std::string(name), labels}, make()).first->second;
+}
+
 }  // namespace
 
 struct Registry::State {
-  template <typename Handle>
-  using Handles = std::map<std::pair<std::string, Labels>, std::unique_ptr<Handle>, std::less<>>;
-
   prometheus::Registry registry;
   Mutex mutex;
   Handles<Counter> counters GUARDED_BY(mutex);
@@ -86,49 +113,43 @@ Registry::Registry() : state_(std::make_unique<State>()) {}
 Registry::~Registry() = default;
 
 Counter& Registry::GetCounter(std::string_view name, const Labels& labels) {
-  const MetricInfo& info = Checked(name, MetricType::kCounter, labels);
   MutexLock lock(state_->mutex);
-  auto& handle = state_->counters[{std::string(name), labels}];
-  if (handle == nullptr) {
+  return FindOrMake(state_->counters, name, labels, [&] {
+    const MetricInfo& info = Checked(name, MetricType::kCounter, labels);
     auto& family = prometheus::BuildCounter()
                        .Name(std::string(name))
                        .Help(std::string(info.help))
                        .Register(state_->registry);
-    handle = std::make_unique<PrometheusCounter>(
+    return std::make_unique<PrometheusCounter>(
         family.Add(prometheus::Labels(labels.begin(), labels.end())));
-  }
-  return *handle;
+  });
 }
 
 Gauge& Registry::GetGauge(std::string_view name, const Labels& labels) {
-  const MetricInfo& info = Checked(name, MetricType::kGauge, labels);
   MutexLock lock(state_->mutex);
-  auto& handle = state_->gauges[{std::string(name), labels}];
-  if (handle == nullptr) {
+  return FindOrMake(state_->gauges, name, labels, [&] {
+    const MetricInfo& info = Checked(name, MetricType::kGauge, labels);
     auto& family = prometheus::BuildGauge()
                        .Name(std::string(name))
                        .Help(std::string(info.help))
                        .Register(state_->registry);
-    handle = std::make_unique<PrometheusGauge>(
+    return std::make_unique<PrometheusGauge>(
         family.Add(prometheus::Labels(labels.begin(), labels.end())));
-  }
-  return *handle;
+  });
 }
 
 Histogram& Registry::GetHistogram(std::string_view name, const Labels& labels) {
-  const MetricInfo& info = Checked(name, MetricType::kHistogram, labels);
   MutexLock lock(state_->mutex);
-  auto& handle = state_->histograms[{std::string(name), labels}];
-  if (handle == nullptr) {
+  return FindOrMake(state_->histograms, name, labels, [&] {
+    const MetricInfo& info = Checked(name, MetricType::kHistogram, labels);
     auto& family = prometheus::BuildHistogram()
                        .Name(std::string(name))
                        .Help(std::string(info.help))
                        .Register(state_->registry);
-    handle = std::make_unique<PrometheusHistogram>(family.Add(
+    return std::make_unique<PrometheusHistogram>(family.Add(
         prometheus::Labels(labels.begin(), labels.end()),
         prometheus::Histogram::BucketBoundaries(info.buckets.begin(), info.buckets.end())));
-  }
-  return *handle;
+  });
 }
 
 std::string Registry::Expose() const {

@@ -101,6 +101,29 @@ TEST_F(HttpIdentityTest, LimitsAreToldAndKept) {
   EXPECT_EQ(rig_->Post(kChat, Chat(), Header(other)).status, 200) << "each key has its own";
 }
 
+TEST_F(HttpIdentityTest, RequestsAndTokensAreCountedByTenant) {
+  DrawnKey& wolf = Add("wolf");
+  wolf.record.requests_per_minute = 1;
+  StartWithKeys({.cache = {.capacity_bytes = 1 << 20}});
+  Say("Now.");
+  const json greedy = Chat({{"temperature", 0}});
+  EXPECT_EQ(rig_->Post(kChat, greedy, Header(wolf)).status, 200);
+  EXPECT_EQ(rig_->Post(kChat, greedy, Header(wolf)).status, 429);
+  EXPECT_EQ(rig_->Post(kChat, greedy).status, 401);
+  EXPECT_TRUE(GatewayRig::WaitFor([this] { return rig_->frontend().num_running() == 0; }));
+  const std::string metrics = rig_->Get("/metrics").body;
+  for (const char* const line : {
+           R"(conclave_tenant_requests_total{code="OK",tenant="wolf"} 1)",
+           R"(conclave_tenant_requests_total{code="RESOURCE_EXHAUSTED",tenant="wolf"} 1)",
+           R"(conclave_tenant_requests_total{code="UNAUTHENTICATED",tenant="none"} 1)",
+           R"(conclave_tenant_tokens_total{kind="cached",tenant="none"} 0)",
+       }) {
+    EXPECT_NE(metrics.find(std::string(line) + "\n"), std::string::npos) << line << "\n" << metrics;
+  }
+  EXPECT_NE(metrics.find(R"(conclave_tenant_tokens_total{kind="generated",tenant="wolf"} )"),
+            std::string::npos);
+}
+
 TEST_F(HttpIdentityTest, ModelsAndClassesMayBeLimited) {
   DrawnKey& batch = Add("acme");
   batch.record.classes = {QosClass::kBatch};
