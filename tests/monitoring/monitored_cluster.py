@@ -17,6 +17,7 @@ import rules
 
 sys.path.insert(0, str(rules.SOURCE / "tests" / "system"))
 from cluster import BUILD, MODEL, Cluster, wait_until  # noqa: E402
+from tls_test import Authority  # noqa: E402, F401: what live_test issues certificates by
 
 PROMETHEUS = os.environ.get("PROMETHEUS") or shutil.which("prometheus")
 NAMESPACE = "test"
