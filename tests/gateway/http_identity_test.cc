@@ -111,7 +111,7 @@ TEST_F(HttpIdentityTest, RequestsAndTokensAreCountedByTenant) {
   EXPECT_EQ(rig_->Post(kChat, greedy, Header(wolf)).status, 429);
   EXPECT_EQ(rig_->Post(kChat, greedy).status, 401);
   EXPECT_TRUE(GatewayRig::WaitFor([this] { return rig_->frontend().num_running() == 0; }));
-  const std::string metrics = rig_->Get("/metrics").body;
+  const std::string metrics = rig_->registry.Expose();
   for (const char* const line : {
            R"(conclave_tenant_requests_total{code="OK",tenant="wolf"} 1)",
            R"(conclave_tenant_requests_total{code="RESOURCE_EXHAUSTED",tenant="wolf"} 1)",
