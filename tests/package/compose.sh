@@ -34,7 +34,7 @@ mkdir -p /run/docker
 mount -t tmpfs tmpfs /run/docker
 export DOCKER_HOST=unix:///run/docker/test.sock
 # The daemon leaves its parent group empty behind.
-trap 'rmdir /sys/fs/cgroup/*/conclave-compose-test /sys/fs/cgroup/conclave-compose-test 2>/dev/null' EXIT
+trap 'rmdir /sys/fs/cgroup/*/conclave-compose-test /sys/fs/cgroup/conclave-compose-test 2>/dev/null || true' EXIT
 /usr/sbin/dockerd --cgroup-parent conclave-compose-test --data-root "$work/docker" --exec-root /run/docker/exec --pidfile /run/docker/pid --host "$DOCKER_HOST" \
   >"$work/dockerd.log" 2>&1 &
 wait_until "the daemon answers" 60 docker info
