@@ -1,6 +1,7 @@
 // conclave-gateway: the API. Text becomes ids here, engines are chosen here, stop strings end here.
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <string>
@@ -14,6 +15,7 @@
 #include "services/gateway/http_api.h"
 #include "shared/base/address.h"
 #include "shared/base/drain_report.h"
+#include "shared/base/limits.h"
 #include "shared/base/log.h"
 #include "shared/base/signals.h"
 #include "shared/base/status_macros.h"
@@ -73,8 +75,21 @@ absl::StatusOr<ApiTls> StartApiTls(const tls::CertificateFiles& files,
   return api;
 }
 
+// As many as are asked for and the limit of open files allows.
+int32_t MostConnections(int32_t wanted) {
+  constexpr int64_t kOtherFiles = 512;  // gRPC connections, logs, epoll
+  RaiseOpenFiles();
+  const int64_t files = ReadProcessLimits().open_files;
+  const int64_t room = std::max<int64_t>(16, files - kOtherFiles);
+  if (files == 0 || room >= wanted) return wanted;
+  LogWarning("the limit of open files allows fewer connections than gateway.max_connections",
+             {{"connections", room}, {"wanted", wanted}, {"open_files", files}});
+  return static_cast<int32_t>(room);
+}
+
 http::ServerOptions HttpOptions(const GatewayOptions& options) {
   http::ServerOptions http;
+  http.max_connections = MostConnections(options.max_connections);
   http.listen = options.http_listen;
   http.max_body_bytes = static_cast<size_t>(options.max_body.bytes);
   for (const absl::string_view name :

@@ -21,7 +21,6 @@ namespace {
 // In this file co_await never stands to the right of && or ||: GCC 12 awaits there whatever the
 // left side is.
 
-constexpr size_t kReadBytes = 16 << 10;  // of one read
 constexpr size_t kMaxReadAhead = 64
                                  << 10;  // pipelined requests that may wait while one is answered
 constexpr auto kLinger = std::chrono::seconds(1);
@@ -86,7 +85,6 @@ void Connection::Close() {
 
 asio::awaitable<void> Connection::ReadLoop() {
   const auto self = shared_from_this();
-  std::string chunk(kReadBytes, '\0');
   while (!closed_) {
     if (input_.size() >= kMaxReadAhead) {
       error_code ignored;
@@ -94,8 +92,7 @@ asio::awaitable<void> Connection::ReadLoop() {
       co_await input_room_timer_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
       continue;
     }
-    error_code error;
-    const size_t count = co_await transport_.Read(asio::buffer(chunk), &error);
+    error_code error = co_await transport_.Read(&input_);
     if (error) {
       input_ended_ = true;
       if (outgoing_) outgoing_->ClientGone();
@@ -106,7 +103,7 @@ asio::awaitable<void> Connection::ReadLoop() {
     // the system otherwise delays by 40 ms in the hope of an answer to put it on. It forgets the
     // setting again and again.
     transport_.socket().set_option(QuickAcknowledgement(true), error);
-    if (!discard_input_) input_.append(chunk, 0, count);
+    if (discard_input_) input_.clear();
     Wake();
   }
 }

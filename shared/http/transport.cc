@@ -1,13 +1,23 @@
 #include "shared/http/transport.h"
 
+#include <array>
 #include <utility>
 
 namespace conclave::http::internal {
 
 namespace asio = boost::asio;
 
+namespace {
+
+constexpr size_t kReadBytes = 16 << 10;    // of one read
+constexpr size_t kTlsReadBytes = 4 << 10;  // the same; held by every connection
+
+}  // namespace
+
 Transport::Transport(Tcp::socket socket, std::shared_ptr<asio::ssl::context> tls)
     : socket_(std::move(socket)), context_(std::move(tls)) {
+  Error ignored;
+  socket_.non_blocking(true, ignored);
   if (context_) stream_.emplace(socket_, *context_);
 }
 
@@ -20,13 +30,24 @@ asio::awaitable<Transport::Error> Transport::Handshake() {
   co_return error;
 }
 
-asio::awaitable<size_t> Transport::Read(asio::mutable_buffer room, Error* error) {
+asio::awaitable<Transport::Error> Transport::Read(std::string* input) {
+  Error error;
   if (stream_) {
-    co_return co_await stream_->async_read_some(room,
-                                                asio::redirect_error(asio::use_awaitable, *error));
+    std::array<char, kTlsReadBytes> room;
+    const size_t count = co_await stream_->async_read_some(
+        asio::buffer(room), asio::redirect_error(asio::use_awaitable, error));
+    input->append(room.data(), count);
+    co_return error;
   }
-  co_return co_await socket_.async_read_some(room,
-                                             asio::redirect_error(asio::use_awaitable, *error));
+  co_await socket_.async_wait(Tcp::socket::wait_read,
+                              asio::redirect_error(asio::use_awaitable, error));
+  if (error) co_return error;
+  // Room is needed for no longer than this call: a thousand idle connections share it.
+  static thread_local std::array<char, kReadBytes> room;
+  const size_t count = socket_.read_some(asio::buffer(room), error);
+  if (error == asio::error::would_block) co_return Error();
+  input->append(room.data(), count);
+  co_return error;
 }
 
 asio::awaitable<Transport::Error> Transport::Write(const std::string& bytes) {

@@ -24,7 +24,8 @@ class Transport {
 
   // Before anything else; does nothing for plain TCP.
   boost::asio::awaitable<Error> Handshake();
-  boost::asio::awaitable<size_t> Read(boost::asio::mutable_buffer room, Error* error);
+  // Appends what there is, at least a byte, to `input`; nothing on an error.
+  boost::asio::awaitable<Error> Read(std::string* input);
   boost::asio::awaitable<Error> Write(const std::string& bytes);
   // Tells the peer that nothing more comes. Over TLS this ends the read under way.
   boost::asio::awaitable<void> EndWriting();

@@ -88,6 +88,7 @@ absl::Status GatewayOptions::Validate() const {
   RETURN_IF_ERROR(BadAddress("gateway.ops_listen", ops_listen));
   RETURN_IF_ERROR(BadHost("gateway.advertise", advertise));
   RETURN_IF_ERROR(OutOfRange<int64_t>("gateway.max_body", max_body.bytes, 1024, int64_t{1} << 30));
+  RETURN_IF_ERROR(OutOfRange("gateway.max_connections", max_connections, 1, 1'000'000));
   RETURN_IF_ERROR(OutOfRange("gateway.max_running", max_running, 1, 1'000'000));
   RETURN_IF_ERROR(OutOfRange("gateway.max_waiting", max_waiting, 0, 1'000'000));
   RETURN_IF_ERROR(
@@ -230,6 +231,8 @@ void AllOptions::Bind(Settings& s) {
   s.Add("gateway", "allowed_hosts", &gateway.allowed_hosts,
         "names that a Host header may have besides this host's own, comma-separated");
   s.Add("gateway", "max_body", &gateway.max_body, "largest HTTP body or gRPC message, bytes");
+  s.Add("gateway", "max_connections", &gateway.max_connections,
+        "open HTTP connections, further ones get 503");
   s.Add("gateway", "max_running", &gateway.max_running, "requests on engines at once, more wait");
   s.Add("gateway", "max_waiting", &gateway.max_waiting, "requests that wait, more are refused");
   s.Add("gateway", "class_weights", &gateway.class_weights,

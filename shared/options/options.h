@@ -50,8 +50,9 @@ struct GatewayOptions {
   tls::CertificateFiles tls = {.prefix = "gateway.server"};  // shown to clients; no `ca`
   std::string allowed_hosts;  // names besides loopback and the bound address that a Host header may
                               // have, separated by commas
-  ByteSize max_body{4 << 20};  // largest HTTP body or gRPC message accepted
-  int32_t max_running = 256;   // requests on engines at once
+  ByteSize max_body{4 << 20};       // largest HTTP body or gRPC message accepted
+  int32_t max_connections = 16384;  // open HTTP connections; further ones get 503
+  int32_t max_running = 256;        // requests on engines at once
   int32_t max_waiting = 1024;  // requests that wait for a place, before new ones are refused with
                                // retry-after
   std::string class_weights =
