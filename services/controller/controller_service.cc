@@ -1,5 +1,6 @@
 #include "services/controller/controller_service.h"
 
+#include <algorithm>
 #include <set>
 #include <thread>
 
@@ -248,7 +249,7 @@ absl::StatusOr<std::unique_ptr<ControllerService>> ControllerService::Create(con
   if (!options.state_dir.empty()) {
     ASSIGN_OR_RETURN(kept, ReadKept(path));
   }
-  ++kept.term;
+  kept.term = std::max(kept.term + 1, options.least_term);
   if (!options.cluster_id.empty()) kept.cluster_id = options.cluster_id;
   if (kept.cluster_id.empty()) kept.cluster_id = rpc::DrawClusterId();
   if (!options.state_dir.empty()) RETURN_IF_ERROR(WriteKept(path, kept));
@@ -281,6 +282,11 @@ int ControllerService::num_live_members() const {
   int live = 0;
   for (const MemberRow& row : state_->cluster.members()) live += row.live;
   return live;
+}
+
+uint64_t ControllerService::term() const {
+  MutexLock lock(state_->mutex);
+  return state_->cluster.term();
 }
 
 std::string ControllerService::cluster_id() const { return state_->options.cluster_id; }

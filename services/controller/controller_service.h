@@ -19,7 +19,8 @@ class ControllerService final : public v1::PlacementService::CallbackService {
   struct Options {
     Cluster::Options cluster;
     std::chrono::milliseconds report_period{500};
-    std::string cluster_id;  // empty: the one kept in the state folder, else a drawn one
+    uint64_t least_term = 0;  // from the Lease, where there is one
+    std::string cluster_id;   // empty: the one kept in the state folder, else a drawn one
     std::string
         state_dir;  // controller.json with term and cluster id is kept here; empty: not kept
     rpc::ClusterSecret secret;
@@ -35,6 +36,7 @@ class ControllerService final : public v1::PlacementService::CallbackService {
   void Shutdown();
 
   int num_live_members() const;
+  uint64_t term() const;
   std::string cluster_id() const;
 
   grpc::ServerBidiReactor<v1::MemberReport, v1::ControllerUpdate>* Join(

@@ -1,7 +1,11 @@
 // conclave-controller: keeps the members' leases and publishes the topology.
+#include <atomic>
+#include <memory>
+#include <optional>
 #include <string>
 
 #include "services/controller/controller_service.h"
+#include "services/controller/leadership.h"
 #include "shared/base/log.h"
 #include "shared/base/signals.h"
 #include "shared/base/status_macros.h"
@@ -14,6 +18,36 @@ namespace conclave {
 namespace {
 
 constexpr char kSection[] = "controller";
+
+// Serves as the cluster's controller until a stop signal (true) or until the Lease is lost (false).
+absl::StatusOr<bool> Serve(const AllOptions& options,
+                           const controller::ControllerService::Options& service_options,
+                           controller::Leadership& leadership, StopSignals& signals,
+                           const rpc::WatchedTls& tls, std::atomic<bool>* serving) {
+  SteadyClock clock;
+  ASSIGN_OR_RETURN(const std::unique_ptr<controller::ControllerService> service,
+                   controller::ControllerService::Create(service_options, &clock));
+  rpc::ServerOptions server_options;
+  server_options.name = "controller";
+  server_options.listen = options.controller.listen;
+  server_options.secret = service_options.secret;
+  server_options.insecure = options.common.insecure;
+  server_options.tls = tls.credentials;
+  server_options.client_certificates = rpc::ClientCertificates::kDemanded;
+  grpc::Service* const services[] = {service.get()};
+  ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> server,
+                   rpc::Server::Start(server_options, services));
+  server->SetServing(true);
+  *serving = true;
+  LogInfo("serving", {{"grpc", server->address()}, {"cluster_id", service->cluster_id()}});
+
+  const bool stopped = leadership.Keep(signals, [&] { return service->term(); });
+  *serving = false;
+  LogInfo("stopping", {{"members", service->num_live_members()}});
+  service->Shutdown();
+  server->Drain(std::chrono::seconds(1));
+  return stopped;
+}
 
 absl::Status Run(int argc, char** argv) {
   StopSignals signals;
@@ -38,35 +72,37 @@ absl::Status Run(int argc, char** argv) {
   ASSIGN_OR_RETURN(
       const rpc::WatchedTls tls,
       rpc::StartClusterTls(options.common.tls, options.common.tls_server_name, &registry));
-  ASSIGN_OR_RETURN(const std::unique_ptr<controller::ControllerService> service,
-                   controller::ControllerService::Create(service_options, &clock));
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<controller::Leadership> leadership,
+      controller::Leadership::Create({.lease_name = options.controller.lease_name,
+                                      .service_account_dir = options.controller.service_account_dir,
+                                      .state_dir = service_options.state_dir},
+                                     &clock));
 
-  rpc::ServerOptions server_options;
-  server_options.name = "controller";
-  server_options.listen = options.controller.listen;
-  server_options.secret = service_options.secret;
-  server_options.insecure = options.common.insecure;
-  server_options.tls = tls.credentials;
-  server_options.client_certificates = rpc::ClientCertificates::kDemanded;
-  grpc::Service* const services[] = {service.get()};
-  ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> server,
-                   rpc::Server::Start(server_options, services));
+  std::atomic<bool> serving{false};
   http::OpsServer::Options ops_options;
   ops_options.listen = options.controller.ops_listen;
-  ops_options.readiness = [] { return http::Readiness{.ready = true, .missing = {}}; };
+  ops_options.readiness = [&] {
+    http::Readiness readiness{.ready = serving, .missing = {}};
+    if (readiness.ready) return readiness;
+    const std::string why_not = leadership->why_not();
+    readiness.missing.push_back(why_not.empty() ? "the controller is starting" : why_not);
+    return readiness;
+  };
   ops_options.registry = &registry;
   ASSIGN_OR_RETURN(const std::unique_ptr<http::OpsServer> ops,
                    http::OpsServer::Start(std::move(ops_options)));
-  server->SetServing(true);
-  LogInfo("serving", {{"grpc", server->address()},
-                      {"http", ops->address()},
-                      {"cluster_id", service->cluster_id()}});
+  LogInfo("started", {{"http", ops->address()}});
 
-  while (!signals.WaitFor(std::chrono::seconds(3600))) {
+  while (const std::optional<uint64_t> term = leadership->Wait(signals)) {
+    service_options.least_term = *term;
+    const absl::StatusOr<bool> stopped =
+        Serve(options, service_options, *leadership, signals, tls, &serving);
+    if (!stopped.ok() || *stopped) {
+      leadership->Release();
+      return stopped.status();
+    }
   }
-  LogInfo("stopping", {{"members", service->num_live_members()}});
-  service->Shutdown();
-  server->Drain(std::chrono::seconds(1));
   return absl::OkStatus();
 }
 

@@ -58,6 +58,19 @@ absl::Status BadHost(std::string_view setting, const std::string& host) {
       std::string(setting), " is \"", host, "\"; it may be a host name or number without a port"));
 }
 
+// Names of Kubernetes objects are parts of DNS names.
+absl::Status BadLeaseName(std::string_view setting, const std::string& name) {
+  const auto is_end = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
+  const bool good =
+      name.empty() ||
+      (name.size() <= 253 && is_end(name.front()) && is_end(name.back()) &&
+       name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-.") == std::string::npos);
+  if (good) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      std::string(setting), " is \"", name,
+      "\"; it may be empty, or the name of a Lease: lower-case letters, digits, '-' and '.'"));
+}
+
 constexpr int32_t kLongestMs = 3'600'000;
 
 void BindMember(std::string_view section, MemberOptions& member, Settings& s) {
@@ -140,6 +153,7 @@ absl::Status ControllerOptions::Validate() const {
   RETURN_IF_ERROR(BadAddress("controller.ops_listen", ops_listen));
   RETURN_IF_ERROR(OutOfRange("controller.report_period_ms", report_period_ms, 10, kLongestMs));
   RETURN_IF_ERROR(OutOfRange("controller.lease_ms", lease_ms, 20, kLongestMs));
+  RETURN_IF_ERROR(BadLeaseName("controller.lease_name", lease_name));
   if (lease_ms < 2 * report_period_ms) {
     return absl::InvalidArgumentError(
         absl::StrCat("controller.lease_ms is ", lease_ms, " and controller.report_period_ms is ",
@@ -269,6 +283,10 @@ void AllOptions::Bind(Settings& s) {
   s.Add("controller", "lease_ms", &controller.lease_ms, "a member silent this long is gone, ms");
   s.Add("controller", "report_period_ms", &controller.report_period_ms,
         "time between a member's reports, ms");
+  s.Add("controller", "lease_name", &controller.lease_name,
+        "Kubernetes Lease of the one controller that works; empty: none");
+  s.Add("controller", "service_account_dir", &controller.service_account_dir,
+        "folder of the pod's token, ca.crt and namespace");
 
   s.Add("up", "workers", &up.workers, "expert workers; 0: experts in the engines");
   s.Add("up", "engines", &up.engines, "engines");

@@ -110,6 +110,10 @@ struct ControllerOptions {
   std::string ops_listen = "127.0.0.1:9010";
   int32_t lease_ms = 2000;         // a silent member is gone after this long
   int32_t report_period_ms = 500;  // how often members report
+  // Kubernetes: the Lease whose holder is the one controller that works; empty: none
+  std::string lease_name;
+  // where Kubernetes puts a pod's token, ca.crt and namespace
+  std::string service_account_dir = "/var/run/secrets/kubernetes.io/serviceaccount";
 
   absl::Status Validate() const;
 };

@@ -86,6 +86,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"expert", [](AllOptions& o) { o.expert.cpu_level = "sse9"; }, "expert.cpu_level"},
         Bad{"expert", [](AllOptions& o) { o.expert.max_queue_mib = 0; }, "expert.max_queue_mib"},
         Bad{"controller", [](AllOptions& o) { o.controller.lease_ms = 900; }, "two reports"},
+        Bad{"controller", [](AllOptions& o) { o.controller.lease_name = "My Lease"; },
+            "controller.lease_name is \"My Lease\""},
         Bad{"up", [](AllOptions& o) { o.up.engines = 0; }, "up.engines is 0"}));
 
 TEST(CheckListenTest, TakesOtherAddressesWithASecretOrInsecure) {
