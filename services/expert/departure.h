@@ -15,10 +15,9 @@ namespace conclave::expert {
 class Departure {
  public:
   struct Options {
-    // With nobody to take its experts it serves until no frame has come for this long.
+    // With nobody to take its experts it serves until no frame has come for this long. No engine
+    // needs it when none has been connected for this long.
     Duration quiet = std::chrono::seconds(1);
-    // How long it waits for a controller to come back while engines are connected.
-    Duration controller_patience = std::chrono::seconds(5);
   };
   struct Observation {
     bool connected = false;  // to a controller
@@ -30,7 +29,7 @@ class Departure {
 
   // Begins to count.
   Departure(const Options& options, TimePoint now)
-      : options_(options), last_frame_(now), last_connected_(now) {}
+      : options_(options), last_frame_(now), last_stream_(now) {}
 
   bool MayLeave(const Observation& seen, TimePoint now);
 
@@ -38,7 +37,7 @@ class Departure {
   const Options options_;
   uint64_t num_frames_ = 0;
   TimePoint last_frame_;
-  TimePoint last_connected_;
+  TimePoint last_stream_;
 };
 
 }  // namespace conclave::expert
