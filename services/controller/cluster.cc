@@ -130,6 +130,7 @@ absl::Status Cluster::OnReport(Report report) {
   member.connected = true;
 
   const Report& now = member.report;
+  SettleLetGo(now, is_new);
   if (is_new) {
     Tell(now.name, absl::StrCat("joined as process ", now.pid, " at ", now.address));
   }
@@ -293,11 +294,13 @@ ModelTopology Cluster::TopologyOf(Model& model) const {
     if (!ServesModel(member.report, MemberKind::kExpert, model.identity.fingerprint)) continue;
     if (member.live || owned.contains(name)) workers[name] = &member;
   }
+  std::map<std::string, ExpertKeys> kept;
+  for (const auto& [name, member] : workers) kept[name] = KeptBy(model, *member);
   // Each expert is served by its owner once loaded there; until then by whoever still holds it.
   std::map<ExpertKey, std::string> server;
   for (const bool owners_turn : {true, false}) {
     for (const auto& [name, member] : workers) {
-      for (const ExpertKey& key : member->report.status.holds) {
+      for (const ExpertKey& key : kept[name]) {
         const auto owner = model.owners.find(key);
         const bool owns = owner != model.owners.end() && owner->second == name;
         if (owns == owners_turn && (member->live || owns)) server.emplace(key, name);
@@ -311,7 +314,7 @@ ModelTopology Cluster::TopologyOf(Model& model) const {
     worker.host = member->report.host;
     worker.live = member->live;
     worker.hold = owned[name];
-    for (const ExpertKey& key : member->report.status.holds) {
+    for (const ExpertKey& key : kept[name]) {
       if (server[key] == name) {
         worker.serve.insert(key);
         worker.hold.insert(key);
@@ -361,6 +364,8 @@ void Cluster::Publish() {
   if (models != topology_.models || topology_.epoch.term != term_) {
     topology_.epoch = next;
     topology_.models = std::move(models);
+    for (const ModelTopology& model : topology_.models)
+      NoteLetGo(models_[model.model.fingerprint], model, next);
   }
   TellHandovers();
 }

@@ -112,6 +112,9 @@ class Cluster {
     // An expert that a worker no longer serves stays loaded until every live engine has seen this
     // epoch.
     std::map<std::pair<placement::ExpertKey, std::string>, placement::Epoch> retained;
+    // Experts that a worker reports and that a topology since has told it to release: it may have
+    // released them by now. The newest epoch that did.
+    std::map<std::pair<placement::ExpertKey, std::string>, placement::Epoch> let_go;
     placement::ExpertKeys unplaced_told;
   };
 
@@ -139,6 +142,12 @@ class Cluster {
   void PlanDueModels();
   void Publish();
   placement::ModelTopology TopologyOf(Model& model) const;
+  // What a worker has and keeps: what it reports, but for what it may be releasing.
+  placement::ExpertKeys KeptBy(const Model& model, const Member& worker) const;
+  // After a report of this worker: forgets what it has been told to release when that is settled.
+  void SettleLetGo(const Report& worker, bool is_new);
+  // After a topology of this model with this epoch has become the one to publish.
+  void NoteLetGo(Model& model, const placement::ModelTopology& published, placement::Epoch epoch);
   bool AllEnginesHaveSeen(const std::string& fingerprint, placement::Epoch epoch) const;
   void Tell(const std::string& member, std::string text);
 

@@ -54,6 +54,36 @@ ExpertKeys Cluster::WithoutRoom(const std::string& fingerprint,
   return without;
 }
 
+ExpertKeys Cluster::KeptBy(const Model& model, const Member& worker) const {
+  const Report& report = worker.report;
+  // Who drains releases nothing.
+  if (report.status.state == MemberState::kDraining) return report.status.holds;
+  ExpertKeys kept;
+  for (const ExpertKey& key : report.status.holds) {
+    if (!model.let_go.contains({key, report.name})) kept.insert(kept.end(), key);
+  }
+  return kept;
+}
+
+void Cluster::SettleLetGo(const Report& worker, bool is_new) {
+  if (worker.kind != MemberKind::kExpert || !worker.status.model) return;
+  // Gone, or wanted again by a topology that the worker has applied: what it reports then it keeps.
+  std::erase_if(models_[worker.status.model->fingerprint].let_go, [&](const auto& entry) {
+    return entry.first.second == worker.name &&
+           (is_new || !worker.status.holds.contains(entry.first.first) ||
+            worker.seen_epoch > entry.second);
+  });
+}
+
+void Cluster::NoteLetGo(Model& model, const ModelTopology& published, placement::Epoch epoch) {
+  for (const TopologyWorker& worker : published.workers) {
+    for (const ExpertKey& key : members_.at(worker.name).report.status.holds) {
+      if (!worker.hold.contains(key))
+        model.let_go.insert_or_assign(std::pair{key, worker.name}, epoch);
+    }
+  }
+}
+
 Handover Cluster::HandoverOf(const std::string& name) const {
   const auto found = members_.find(name);
   if (found == members_.end()) return Handover::kNone;

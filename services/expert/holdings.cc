@@ -47,7 +47,7 @@ void Holdings::SetTarget(placement::ExpertKeys target) {
 }
 
 void Holdings::Freeze() {
-  MutexLock lock(mutex_);
+  MutexLock lock(mutex_);  // Step releases under it
   frozen_ = true;
 }
 
@@ -73,9 +73,12 @@ std::string Holdings::Note() const {
 
 bool Holdings::Step(const placement::ExpertKeys& target, kernels::ThreadPool* pool) {
   const placement::ExpertKeys held = Held();
-  // Releasing first makes room.
+  // Releasing first makes room. By the target of this moment: once SetTarget has returned, nothing
+  // that it names goes any more.
   for (const placement::ExpertKey& key : held) {
     if (target.contains(key)) continue;
+    MutexLock lock(mutex_);
+    if (frozen_ || target_.contains(key)) return true;
     experts_.Release(IdOf(key));
     return true;
   }

@@ -31,10 +31,11 @@ class Holdings {
   Holdings(Options options, experts::ExpertSet* experts);
   ~Holdings();  // stops after the expert being loaded
 
+  // When it has returned, nothing of the target is released any more.
   void SetTarget(placement::ExpertKeys target) EXCLUDES(mutex_);
 
-  // Loads and releases nothing from now on, after the expert in work: who leaves serves what it has
-  // to its end.
+  // Releases nothing from now on, and loads nothing after the expert in work: who leaves serves
+  // what it has to its end.
   void Freeze() EXCLUDES(mutex_);
 
   placement::ExpertKeys Held() const;

@@ -247,7 +247,6 @@ placement::Handover Worker::State::handover_now() const {
 void Worker::State::HandOver(TimePoint end) {
   const TimePoint start = clock.Now();
   if (start >= end) return;
-  holdings->Freeze();
   membership->ReportNow();
   Departure departure({}, start);
   bool done = false;
@@ -313,6 +312,8 @@ absl::Status Worker::Failure() const {
 }
 
 void Worker::Drain(std::chrono::milliseconds grace) {
+  // First, so that what a draining worker reports is what it keeps.
+  state_->holdings->Freeze();
   if (state_->draining.exchange(true)) return;
   state_->server->SetServing(false);
   const TimePoint end = state_->clock.Now() + grace;

@@ -113,8 +113,13 @@ struct Membership::State {
 };
 
 v1::MemberReport Membership::State::MakeReport(bool first, bool is_leaving) {
-  const MemberStatus status = options.status();
   v1::MemberReport report;
+  {
+    // Before the status, which then is one by this topology, not by one before it.
+    MutexLock lock(mutex);
+    if (topology != nullptr) ToProto(applied, report.mutable_seen_epoch());
+  }
+  const MemberStatus status = options.status();
   report.set_name(options.name);
   report.set_incarnation(incarnation);
   report.set_kind(static_cast<v1::MemberKind>(options.kind));
@@ -143,7 +148,6 @@ v1::MemberReport Membership::State::MakeReport(bool first, bool is_leaving) {
   MutexLock lock(mutex);
   report.set_highest_term(highest_term);
   if (topology != nullptr) {
-    ToProto(applied, report.mutable_seen_epoch());
     if (first) ToProto(*topology, report.mutable_last_topology());
   }
   return report;

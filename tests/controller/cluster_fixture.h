@@ -63,6 +63,7 @@ class ClusterTest : public testing::Test {
   // The worker loads what it is told to hold and releases the rest.
   void Obey(Report& worker) {
     worker.status.holds = Hold(worker.name);
+    worker.seen_epoch = cluster_.topology().epoch;
     Send(worker);
   }
 

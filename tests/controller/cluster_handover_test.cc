@@ -239,6 +239,51 @@ TEST_F(ClusterHandoverTest, WhatGoesTwiceStaysUntilTheSecondIsKnown) {
   EXPECT_EQ(Hold("expert-0").size(), 4u);
 }
 
+// What a worker has been told to release counts no more, whatever an older report says, until it
+// has applied a topology that wants it again.
+TEST_F(ClusterHandoverTest, WhatIsBeingReleasedIsNotServed) {
+  Start({&first_});
+  Send(second_);
+  Pass(milliseconds(400), {&engine_, &first_, &second_});
+  Obey(second_);
+  Acknowledge();
+  ASSERT_EQ(Hold("expert-0").size(), 4u);  // it releases the rest now, and has not reported since
+  ASSERT_EQ(first_.status.holds.size(), 8u);
+  Drain(second_);
+  Pass(milliseconds(400), {&engine_, &first_, &second_});
+  EXPECT_EQ(Hold("expert-0").size(), 8u);
+  EXPECT_EQ(Serve("expert-0").size(), 4u);
+  EXPECT_EQ(Serve("expert-1").size(), 4u);
+  // It had released two of the four when it applied that.
+  const ExpertKeys all = Hold("expert-0");
+  const ExpertKeys gone = {*Serve("expert-1").begin(), *Serve("expert-1").rbegin()};
+  first_.seen_epoch = cluster_.topology().epoch;
+  for (const placement::ExpertKey& key : gone) first_.status.holds.erase(key);
+  Send(first_);
+  EXPECT_EQ(Serve("expert-0").size(), 6u);
+  EXPECT_EQ(Serve("expert-1"), gone);
+  Obey(first_);
+  EXPECT_EQ(Serve("expert-0"), all);
+  Acknowledge();
+  EXPECT_EQ(cluster_.HandoverOf("expert-1"), Handover::kDone);
+}
+
+// One that drains releases nothing: should who took over die, it serves again.
+TEST_F(ClusterHandoverTest, AWorkerThatHasHandedOverServesAgainWhenTheTakerDies) {
+  Start({&first_, &second_});
+  Drain(first_);
+  Pass(milliseconds(400), {&engine_, &first_, &second_});
+  Obey(second_);
+  Acknowledge();
+  ASSERT_EQ(cluster_.HandoverOf("expert-0"), Handover::kDone);
+  second_.incarnation = "another";
+  second_.status.holds.clear();
+  cluster_.OnDisconnected("expert-1", "expert-1-first");
+  Send(second_);
+  EXPECT_EQ(Serve("expert-0").size(), 4u);
+  EXPECT_EQ(cluster_.HandoverOf("expert-0"), Handover::kMoving);
+}
+
 TEST_F(ClusterHandoverTest, ARestartedControllerGoesOnWithADrain) {
   Start({&first_, &second_});
   const placement::Topology last = cluster_.topology();

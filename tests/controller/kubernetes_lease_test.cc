@@ -35,7 +35,7 @@ class KubernetesLeaseTest : public ::testing::Test {
 
   testing::TempDir dir_;
   const std::string account_ = dir_.path() / "account";
-  const testing::CertificateAuthority authority_;
+  testing::Authority authority_;
   LeaseServer server_{account_, authority_};
   const KubernetesApi api_ = ApiTo(server_.port());
   SimulatedClock clock_;
@@ -191,7 +191,7 @@ TEST_F(KubernetesLeaseTest, ATokenThatIsRenewedIsReadAgain) {
 }
 
 TEST_F(KubernetesLeaseTest, AServerOfAnotherAuthorityIsNotTrusted) {
-  const testing::CertificateAuthority other;
+  testing::Authority other;
   LeaseServer impostor(dir_.path() / "other", other);
   const KubernetesApi api = ApiTo(impostor.port());
   KubernetesLease lease({.name = kName, .name_space = "here", .identity = "pod-a"}, &api, &clock_);

@@ -107,7 +107,7 @@ class LeadershipTest : public ::testing::Test {
 
   testing::TempDir dir_;
   const std::string account_ = dir_.path() / "account";
-  const testing::CertificateAuthority authority_;
+  testing::Authority authority_;
   LeaseServer server_{account_, authority_};
 };
 

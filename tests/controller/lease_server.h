@@ -22,7 +22,7 @@
 
 #include "nlohmann/json.hpp"
 #include "shared/base/mutex.h"
-#include "tests/controller/test_certificates.h"
+#include "tests/support/authority.h"
 
 namespace conclave::controller {
 
@@ -31,15 +31,16 @@ class LeaseServer {
   static constexpr char kCollection[] = "/apis/coordination.k8s.io/v1/namespaces/here/leases";
 
   // Writes the service account that a pod here would have to `folder`.
-  explicit LeaseServer(const std::filesystem::path& folder,
-                       const testing::CertificateAuthority& authority, long valid_seconds = 3600)
+  LeaseServer(const std::filesystem::path& folder, testing::Authority& authority,
+              int64_t valid_seconds = 3600)
       : tls_(boost::asio::ssl::context::tls_server), acceptor_(io_, {address(), 0}) {
-    const testing::Pem pem = authority.Issue(valid_seconds);
-    tls_.use_certificate_chain(boost::asio::buffer(pem.certificate));
-    tls_.use_private_key(boost::asio::buffer(pem.key), boost::asio::ssl::context::pem);
+    std::filesystem::create_directories(folder / "server");
+    const tls::CertificateFiles files = authority.Issue(
+        folder / "server", "server", {.names = {"IP:127.0.0.1"}, .until_s = valid_seconds});
+    tls_.use_certificate_chain_file(files.cert);
+    tls_.use_private_key_file(files.key, boost::asio::ssl::context::pem);
     port_ = acceptor_.local_endpoint().port();
-    std::filesystem::create_directories(folder);
-    Put(folder / "ca.crt", authority.certificate());
+    Put(folder / "ca.crt", authority.pem());
     Put(folder / "namespace", "here");
     folder_ = folder;
     SetToken("first");

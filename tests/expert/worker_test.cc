@@ -90,15 +90,18 @@ class Observer {
 };
 
 constexpr milliseconds kCallTimeout{500};
+// Where no call may fail, however busy the machine is.
+constexpr milliseconds kPatience{20'000};
 
 // An engine as far as experts go: a member with a dispatch that follows the topology.
 class Engine {
  public:
-  Engine(const placement::ModelIdentity& identity, const std::string& controller) {
+  Engine(const placement::ModelIdentity& identity, const std::string& controller,
+         milliseconds call_timeout = kCallTimeout) {
     engine::RemoteDispatch::Options dispatch_options;
     dispatch_options.engine_name = "engine-0";
     dispatch_options.model = identity;
-    dispatch_options.call_timeout = kCallTimeout;
+    dispatch_options.call_timeout = call_timeout;
     auto dispatch = engine::RemoteDispatch::Create(dispatch_options);
     EXPECT_TRUE(dispatch.ok()) << dispatch.status();
     dispatch_ = *std::move(dispatch);
@@ -314,7 +317,7 @@ TEST_F(WorkerTest, AWorkerThatLeavesHandsItsExpertsOver) {
 TEST_F(WorkerTest, ADrainLosesNoRow) {
   auto first = StartWorker("expert-0");
   const auto second = StartWorker("expert-1");
-  Engine engine(identity_, controller_.address());
+  Engine engine(identity_, controller_.address(), kPatience);
   const auto checkpoint = OpenGolden("olmoe");
   const int32_t layer = identity_.moe_layers.front();
   ASSERT_TRUE(WaitFor([&] { return engine.dispatch().Missing().empty(); }));
@@ -354,7 +357,7 @@ TEST_F(WorkerTest, ADrainLosesNoRow) {
 // Frames by the older topology come as long as an engine has not applied the newer one.
 TEST_F(WorkerTest, ADrainingWorkerServesUntilTheEngineHasApplied) {
   const auto first = StartWorker("expert-0"), second = StartWorker("expert-1");
-  Engine engine(identity_, controller_.address());
+  Engine engine(identity_, controller_.address(), kPatience);
   const auto checkpoint = OpenGolden("olmoe");
   const int32_t layer = identity_.moe_layers.front();
   ASSERT_TRUE(WaitFor([&] { return engine.dispatch().Missing().empty(); }));
