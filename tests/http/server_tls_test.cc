@@ -113,10 +113,11 @@ TEST_F(ServerTlsTest, AStreamWhoseClientGoesIsNoticed) {
   client->Send(Get("/held"));
   const std::shared_ptr<Exchange> held = Held();
   ASSERT_NE(held, nullptr);
-  BoundedQueue<bool> gone(1);
-  held->OnClientGone([&gone] { gone.TryPush(true); });
+  // Shared: the server's thread may still be at the queue when this test is over.
+  const auto gone = std::make_shared<BoundedQueue<bool>>(1);
+  held->OnClientGone([gone] { gone->TryPush(true); });
   client.reset();
-  EXPECT_TRUE(gone.PopFor(std::chrono::seconds(10)).has_value());
+  EXPECT_TRUE(gone->PopFor(std::chrono::seconds(10)).has_value());
 }
 
 }  // namespace
