@@ -1,6 +1,7 @@
 """Every query of dashboards, rules and autoscalers against a live Prometheus under load, and every alert provoked, with windows
 shortened. One cluster for all, in this order. Needs Prometheus, says so and skips otherwise."""
 
+import json
 import math
 import os
 import re
@@ -38,7 +39,7 @@ class LiveTest(unittest.TestCase):
         cls.addClassCleanup(cls.cluster.__exit__)
         cls.cluster.up()
         cls.prometheus = cls.cluster.prometheus
-        cls.provoked, cls.num_asked = set(), 0
+        cls.provoked, cls.num_answered = set(), 0
         cls.load = Clients()
         cls.addClassCleanup(cls.load.stopping.set)
         cls.start_load()
@@ -49,6 +50,7 @@ class LiveTest(unittest.TestCase):
         status, text = cls.cluster.post("/v1/chat/completions", body)
         if status != expected:
             raise AssertionError(f"{status} instead of {expected}: {text}")
+        return None if fields.get("stream") else json.loads(text)
 
     @classmethod
     def start_load(cls):
@@ -65,9 +67,10 @@ class LiveTest(unittest.TestCase):
     def check(self, where, query):
         """What a query answers, at the latest after the time that the shortest windows take to fill; it must answer something."""
         with self.subTest(query=where):
-            type(self).num_asked += 1
-            return wait_until(lambda: [(labels, value) for labels, value in self.prometheus.ask(query) if not math.isnan(value)],
-                              f"an answer to {query}", 15)
+            answer = wait_until(lambda: [(labels, value) for labels, value in self.prometheus.ask(query) if not math.isnan(value)],
+                                f"an answer to {query}", 15)
+            type(self).num_answered += 1
+            return answer
         return []
 
     def test_1_queries_of_dashboards(self):
@@ -138,19 +141,23 @@ class LiveTest(unittest.TestCase):
         self.assertEqual(self.prometheus.firing() & critical, set())
 
     def test_6_unlike_workers_and_certificates_of_a_day(self):
-        self.wait_firing("ConclaveExpertImbalance", "ConclaveCertificateExpiresSoon", "ConclaveCertificateExpiresNow")
+        self.wait_firing("ConclaveExpertImbalance", "ConclaveCertificateExpiresSoon", "ConclaveCertificateExpiresNow", timeout_s=60)
 
     def test_7_more_than_the_engine_can_hold(self):
         """One long sequence after another leaves no room; what waits is late; and nothing is asked twice any more."""
         self.load.stop()
         busy = Clients()
         self.addCleanup(busy.stopping.set)
-        # Of 16 blocks all are in use. The answer is slow, so that it lasts.
+        # A prompt that leaves no block free, and an answer that is slow, so that it lasts.
+        answer_tokens = 25
+        around = self.chat(words(10), max_tokens=1)["usage"]["prompt_tokens"] - 10  # the chat template's
+        prompt = words(CONTEXT - answer_tokens - around)
         for _ in range(2):
-            busy.keep(lambda i: self.chat(words(CONTEXT - 60), max_tokens=40, pace=10, qos="realtime", ignore_eos=True, cache="off"))
+            busy.keep(lambda i: self.chat(prompt, max_tokens=answer_tokens, pace=5, qos="realtime", ignore_eos=True, cache="off"))
+        # The pauses let the long ones in again, so that most of the short ones find no room.
         for _ in range(12):
-            busy.keep(lambda i: self.chat(f"Count to {i}.", qos="realtime", cache="off"))
-        busy.keep(lambda i: self.chat(f"Count down from {i}.", temperature=0))
+            busy.keep(lambda i: self.chat(f"Count to {i}.", qos="realtime", cache="off"), pause_s=2)
+        busy.keep(lambda i: self.chat(f"Count down from {i}.", temperature=0), pause_s=1)
         self.wait_firing("ConclaveKvPressure", "ConclaveQueueOld", "ConclaveFirstTokenSlow", "ConclaveFirstTokenBurn",
                          "ConclaveFirstTokenBurnSlow", "ConclaveRequestP99High", "ConclaveCacheHitCollapse", timeout_s=60)
         busy.stop()
@@ -179,7 +186,7 @@ class LiveTest(unittest.TestCase):
         wait_until(lambda: not over & self.prometheus.firing(), f"the end of {sorted(over)}", 40)
 
     def test_9_all_alerts_were_provoked(self):
-        print(f"{self.num_asked} queries answered, {len(self.provoked)} alerts provoked")
+        print(f"{self.num_answered} queries answered, {len(self.provoked)} alerts provoked")
         self.assertEqual(self.provoked, {rule["alert"] for rule in rules.rules(rules.ALERTS)})
 
 

@@ -14,7 +14,7 @@ def cache():
                f"conclave:cache_hits:ratio_rate1d{{{NS}}}", width=6),
         number("Kept answers", "Answers in the caches of all gateways.", "short", f"sum(conclave_cache_answers{{{NS}}})", width=6),
         number("Mean size of an answer", "Memory of the caches by their answers.", "bytes",
-               f"sum(conclave_cache_bytes{{{NS}}}) / sum(conclave_cache_answers{{{NS}}})", width=6),
+               f"sum(conclave_cache_bytes{{{NS}}}) / clamp_min(sum(conclave_cache_answers{{{NS}}}), 1)", width=6),
         graph("Cacheable requests", "By result: hit (a kept answer), joined (shares a running one's answer), miss.", "reqps",
               {f"sum by (result) (rate(conclave_cache_requests_total{{{NS}}}{RATE}))": "{{result}}"}, stacked=True),
         graph("Memory of the caches", "Memory of the kept answers.", "bytes", {f"sum by (pod) (conclave_cache_bytes{{{NS}}})": "{{pod}}"}),
@@ -34,7 +34,7 @@ def kv():
               {f"sum by (pod) (rate(conclave_preemptions_total{{{NS}}}{RATE}))": "{{pod}}"}),
         graph("Sequences", "Sequences that hold KV blocks.", "none", {f"sum by (pod) (conclave_sequences_running{{{NS}}})": "{{pod}}"}),
         graph("KV blocks of a sequence", "Blocks in use by the sequences that hold some.", "none",
-              {f'sum(conclave_kv_blocks{{{NS},state="used"}}) / (sum(conclave_sequences_running{{{NS}}}) > 0)': "blocks"}),
+              {f'sum(conclave_kv_blocks{{{NS},state="used"}}) / clamp_min(sum(conclave_sequences_running{{{NS}}}), 1)': "blocks"}),
         graph("Tokens to compute", "What engines have queued, and what waits in the gateways.", "short",
               {f"sum(conclave_queued_tokens{{{NS}}})": "engines", f"sum(conclave_gateway_queue_tokens{{{NS}}})": "gateways"}),
     ]
