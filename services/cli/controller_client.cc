@@ -26,7 +26,7 @@ std::string KindName(v1::MemberKind kind) {
 }
 
 std::string StateName(const v1::Member& member) {
-  if (!member.live()) return "lost";
+  if (!member.live()) return member.report().leaving() ? "left" : "lost";
   switch (member.report().state()) {
     case v1::MEMBER_STATE_READY:
       return "ready";

@@ -16,7 +16,7 @@ namespace conclave::cli {
 struct MemberInfo {
   std::string name;
   std::string kind;   // "gateway", "engine", "expert"
-  std::string state;  // "loading", "ready", "draining", "lost"
+  std::string state;  // "loading", "ready", "draining", "left", "lost"
   bool live = false;
   std::string address, ops_address, host, version, note;
   int64_t pid = 0;

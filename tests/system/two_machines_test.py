@@ -134,7 +134,7 @@ class TwoMachines(unittest.TestCase):
         self.assertEqual(self.members()["expert-9"]["holds"].split(" ")[0], "0")
         worker.terminate()
         worker.wait(timeout=60)
-        wait_until(lambda: self.members()["expert-9"]["state"] == "lost", "its leaving")
+        wait_until(lambda: self.members()["expert-9"]["state"] == "left", "its leaving")
         self.assertNotIn("have no live worker", self.on_a("ps").stdout)
 
 
