@@ -152,33 +152,6 @@ absl::StatusOr<std::string> AddressOf(const Context& context, const std::string&
                                                     ", or name a gateway: --gateway HOST:PORT"));
 }
 
-absl::StatusOr<std::string> ReadApiKey(const std::string& path) {
-  if (path.empty()) return "";
-  constexpr uint64_t kMost = 4096;
-  const absl::StatusOr<std::string> text = ReadRegularFile(path, kMost);
-  if (!text.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("api_key_file: ", std::string(text.status().message())));
-  }
-  const std::string key(absl::StripAsciiWhitespace(*text));
-  const bool printable = std::all_of(key.begin(), key.end(), absl::ascii_isgraph);
-  if (key.empty() || !printable) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("api_key_file: ", path, " holds no API key; conclave key create prints one"));
-  }
-  return key;
-}
-
-// Null without a file.
-absl::StatusOr<std::shared_ptr<rpc::TlsCredentials>> ReadAuthorities(const std::string& path) {
-  if (path.empty()) return nullptr;
-  constexpr char kSystem[] = "/etc/ssl/certs/ca-certificates.crt";
-  ASSIGN_OR_RETURN(
-      const tls::Certificates certificates,
-      tls::ReadCertificates({.prefix = "api", .ca = path == "system" ? kSystem : path}));
-  return rpc::TlsCredentials::Make(certificates);
-}
-
 }  // namespace
 
 GatewayClient::GatewayClient(const std::string& address, const std::string& state_dir,
@@ -194,7 +167,7 @@ absl::StatusOr<GenerationResult> GatewayClient::Generate(
   RETURN_IF_ERROR(CheckText(request));
   const v1::GenerateRequest proto = ToProto(request);
   grpc::ClientContext context;
-  channel_.Prepare(&context, std::chrono::milliseconds(0));
+  channel_.Prepare(&context, request.timeout);
   if (!api_key_.empty()) context.AddMetadata("authorization", "Bearer " + api_key_);
   GenerationResult result;
   const auto start = std::chrono::steady_clock::now();
@@ -260,9 +233,42 @@ absl::StatusOr<std::unique_ptr<GatewayClient>> FindGateway(const Context& contex
         " speaks TLS: name the authorities of its certificate with --api-ca-file FILE, "
         "or --api-ca-file system for those of this system"));
   }
-  ASSIGN_OR_RETURN(auto tls, ReadAuthorities(context.options.common.api_ca_file));
+  ASSIGN_OR_RETURN(const std::string authorities,
+                   ReadApiAuthorities(context.options.common.api_ca_file));
+  std::shared_ptr<rpc::TlsCredentials> tls;
+  if (!authorities.empty()) {
+    tls::Certificates trusted;
+    trusted.ca_pem = authorities;
+    ASSIGN_OR_RETURN(tls, rpc::TlsCredentials::Make(trusted));
+  }
   return std::make_unique<GatewayClient>(address, context.state_dir, std::move(key),
                                          std::move(tls));
+}
+
+absl::StatusOr<std::string> ReadApiKey(const std::string& path) {
+  if (path.empty()) return "";
+  constexpr uint64_t kMost = 4096;
+  const absl::StatusOr<std::string> text = ReadRegularFile(path, kMost);
+  if (!text.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("api_key_file: ", std::string(text.status().message())));
+  }
+  const std::string key(absl::StripAsciiWhitespace(*text));
+  const bool printable = std::all_of(key.begin(), key.end(), absl::ascii_isgraph);
+  if (key.empty() || !printable) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("api_key_file: ", path, " holds no API key; conclave key create prints one"));
+  }
+  return key;
+}
+
+absl::StatusOr<std::string> ReadApiAuthorities(const std::string& path) {
+  if (path.empty()) return "";
+  constexpr char kSystem[] = "/etc/ssl/certs/ca-certificates.crt";
+  ASSIGN_OR_RETURN(
+      tls::Certificates certificates,
+      tls::ReadCertificates({.prefix = "api", .ca = path == "system" ? kSystem : path}));
+  return std::move(certificates.ca_pem);
 }
 
 }  // namespace conclave::cli

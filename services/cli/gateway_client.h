@@ -43,4 +43,11 @@ class GatewayClient {
 absl::StatusOr<std::unique_ptr<GatewayClient>> FindGateway(const Context& context,
                                                            const std::string& flag);
 
+// The key in the file that api_key_file names; empty without one. INVALID_ARGUMENT when it holds
+// none.
+absl::StatusOr<std::string> ReadApiKey(const std::string& path);
+
+// The certificates of the authorities that api_ca_file names, in PEM; empty without one.
+absl::StatusOr<std::string> ReadApiAuthorities(const std::string& path);
+
 }  // namespace conclave::cli

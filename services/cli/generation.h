@@ -29,6 +29,7 @@ struct GenerationRequest {
   std::vector<ChatTurn> chat;  // empty: `text` is completed as it is
   std::string text;
   Parameters parameters;
+  std::chrono::milliseconds timeout{0};  // for the whole answer; 0: none
 };
 
 struct GenerationResult {
