@@ -102,6 +102,8 @@ class Frontend final : public EngineListener {
     int32_t running = 0;  // admitted before, and not yet at their end
     int32_t cut_off = 0;  // of these, failed because the grace was over
   };
+  // Says that it is not ready any more, and serves on.
+  void AnnounceEnd() { leaving_ = true; }
   // Refuses new requests and waits for the running ones. After `grace` the rest gets UNAVAILABLE.
   // A request whose end was sent before the call is not among those running. Called once.
   Drained Drain(Duration grace);
@@ -141,6 +143,7 @@ class Frontend final : public EngineListener {
   const int32_t max_admitted_;
   const std::shared_ptr<Places> places_ = std::make_shared<Places>();
   std::atomic<uint64_t> next_key_{1};
+  std::atomic<bool> leaving_{false};
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};
   BoundedQueue<std::function<void()>> tasks_;

@@ -16,7 +16,7 @@ http::Readiness Frontend::readiness() const {
     readiness.missing = snapshot_.missing;
     if (!note_.empty()) readiness.notes.push_back(note_);
   }
-  if (draining_)
+  if (leaving_ || draining_)
     readiness.missing.insert(readiness.missing.begin(), "the gateway is shutting down");
   readiness.ready = readiness.missing.empty();
   return readiness;

@@ -232,6 +232,11 @@ absl::Status Run(int argc, char** argv) {
   draining = true;
   membership->ReportNow();
   grpc_server->SetServing(false);
+  if (options.gateway.lame_duck_seconds > 0) {
+    frontend.AnnounceEnd();
+    http_server->EndAfterAnswers();
+    signals.WaitFor(std::chrono::seconds(options.gateway.lame_duck_seconds));
+  }
   const auto grace = std::chrono::seconds(options.common.drain_seconds);
   // New requests are refused with UNAVAILABLE from here; then connections end one after the other.
   const Frontend::Drained drained = frontend.Drain(grace);

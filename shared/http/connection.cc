@@ -173,7 +173,7 @@ asio::awaitable<bool> Connection::ServeOne() {
     if (failure) co_await WriteWhole(*failure);
     co_return false;
   }
-  keep_alive_ = parser.keep_alive() && !AsksToClose(message) && !draining_;
+  keep_alive_ = parser.keep_alive() && !AsksToClose(message) && !draining_ && !shared_->ending;
   chunked_ = message.version() >= 11;
 
   Request request;

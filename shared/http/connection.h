@@ -5,6 +5,7 @@
 // being answered), the other does everything else.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -27,6 +28,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     // Runs a handler on a worker thread; false when too many wait.
     std::function<bool(std::function<void()>)> post_to_worker;
     std::function<void(Connection*)> closed;
+    std::atomic<bool> ending{false};  // every answer is the last of its connection
   };
 
   // `socket`: accepted. The server's TlsContext, if it has one, is used as it is now.

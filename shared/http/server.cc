@@ -175,6 +175,8 @@ int32_t Server::num_connections() const {
   return state_->num_connections;
 }
 
+void Server::EndAfterAnswers() { state_->shared.ending = true; }
+
 bool Server::Drain(Duration grace) {
   State* const state = state_.get();
   asio::post(*state->io, [state] {

@@ -66,6 +66,9 @@ class Server {
   // Connections open now.
   int32_t num_connections() const;
 
+  // From here on every answer is the last of its connection ("Connection: close"), so that clients
+  // come back by a new one, which a balancer takes elsewhere. Requests are still taken.
+  void EndAfterAnswers();
   // Stops accepting and closes idle connections; answers begun go on until `grace` has passed. True
   // if all finished.
   bool Drain(Duration grace);

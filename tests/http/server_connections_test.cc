@@ -149,6 +149,18 @@ TEST_F(ServerConnectionsTest, DrainFinishesWhatRunsAndTakesNothingNew) {
   EXPECT_TRUE(drained.get());
 }
 
+TEST_F(ServerConnectionsTest, EndsConnectionsByTheirAnswersAndTakesNewOnes) {
+  Start();
+  RawClient kept(server_->address());
+  kept.Send(Post("/echo", "x"));
+  EXPECT_EQ(kept.ReadResponse().body, "x");
+  server_->EndAfterAnswers();
+  kept.Send(Post("/echo", "y"));
+  EXPECT_EQ(kept.ReadResponse().body, "y");
+  EXPECT_TRUE(kept.WaitForClose());
+  ExpectServes();
+}
+
 TEST_F(ServerConnectionsTest, DrainEndsWithItsGrace) {
   Start();
   RawClient client(server_->address());

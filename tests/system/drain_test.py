@@ -1,5 +1,6 @@
-"""Expert workers come and go under load: no request fails or gives other tokens."""
+"""Expert workers and gateways come and go under load: no request fails or gives other tokens."""
 
+import http.client
 import json
 import os
 import pathlib
@@ -177,6 +178,36 @@ class WithoutRoom(Drains):
             wait_until(lambda: self.cluster.process("expert-1")["pid"] != pid, "its end")
             self.assertGreater(time.monotonic() - began, 2.9)
         self.assertIn("raise their --memory", self.events())
+
+
+class LameDuck(unittest.TestCase):
+    """A gateway that a balancer has to notice: with gateway.lame_duck_seconds it serves on, not ready, before it drains."""
+
+    def ask(self, connection):
+        body = json.dumps({"model": "tales", "max_tokens": 4, "messages": [{"role": "user", "content": QUESTIONS[0]}]})
+        connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        return answer
+
+    def test_old_and_new_connections_are_served_and_told_to_close(self):
+        cluster = Cluster(env={"CONCLAVE_GATEWAY_LAME_DUCK_SECONDS": "3"})
+        self.addCleanup(cluster.__exit__)
+        cluster.up()
+        host, _, port = cluster.http_address.rpartition(":")
+        kept = http.client.HTTPConnection(host, int(port), timeout=20)
+        self.assertEqual(self.ask(kept).getheader("connection"), "keep-alive")
+        began = time.monotonic()
+        pid = cluster.kill("gateway", signal.SIGTERM)
+        wait_until(lambda: cluster.get("/readyz", cluster.ops_address)[0] == 503, "not ready")
+        self.assertIn("shutting down", cluster.get("/readyz", cluster.ops_address)[1])
+        for connection in (kept, http.client.HTTPConnection(host, int(port), timeout=20)):
+            answer = self.ask(connection)
+            self.assertEqual((answer.status, answer.getheader("connection")), (200, "close"))
+            connection.close()
+        self.assertEqual(cluster.process("gateway")["pid"], pid)
+        cluster.wait_restarted("gateway", pid)
+        self.assertGreater(time.monotonic() - began, 2.9)
 
 
 if __name__ == "__main__":
