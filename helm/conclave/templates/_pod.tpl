@@ -46,7 +46,7 @@ runtimeClassName: {{ . }}
 {{- end }}
 {{- if .spec.priorityClassName }}
 priorityClassName: {{ .spec.priorityClassName }}
-{{- else if $root.Values.priorityClasses.create }}
+{{- else if and $root.Values.priorityClasses.create (ne .component "doctor") }}
 priorityClassName: {{ include "conclave.fullname" $root }}
 {{- end }}
 {{- with .spec.nodeSelector }}
@@ -81,8 +81,8 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Probes and the wait before the end: (dict "root" $). The port "ops" answers in plain HTTP, with and without TLS. */}}
-{{- define "conclave.lifecycle" -}}
+{{/* Probes: (dict "root" $). The port "ops" answers in plain HTTP, with and without TLS. */}}
+{{- define "conclave.probes" -}}
 startupProbe:
   httpGet: {path: /livez, port: ops}
   periodSeconds: 1
@@ -97,9 +97,6 @@ livenessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 3
-lifecycle:
-  preStop:
-    sleep: {seconds: 5}
 {{- end }}
 
 {{/* The pod's own name and address, as settings of a section: (dict "section" "ENGINE"). */}}
