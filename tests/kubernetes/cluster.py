@@ -28,6 +28,7 @@ SERVICE_NETWORK = "10.96.0.0/16"
 DNS_ADDRESS = "10.96.0.10"
 CONTROL_ADDRESS = f"{NETWORK}.10"
 CONTAINERD = "/usr/bin/containerd"
+POD_NETWORK = "conclave"
 
 
 def work_folder():
@@ -67,6 +68,47 @@ def hierarchies():
     return [tree for tree in root.iterdir() if (tree / "cgroup.procs").exists()]
 
 
+def kill(node):
+    """Kills what runs in the node's control groups, and the shims of its containers; how many there were."""
+    found = set()
+    for tree in hierarchies():
+        for file in (tree / f"conclave-node{node}").rglob("cgroup.procs"):
+            try:
+                found.update(map(int, file.read_text().split()))
+            except OSError:  # a group that ended meanwhile
+                continue
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if f"/run/conclave-containerd{node}/" in (process / "cmdline").read_text():
+                found.add(int(process.name))
+        except OSError:
+            continue
+    for pid in found:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    return len(found)
+
+
+def pod_namespaces(state):
+    """The network namespaces that a containerd made for pods, from what it keeps of their containers."""
+    names = set()
+    for file in state.glob("io.containerd.runtime.v2.task/k8s.io/*/config.json"):
+        for entry in json.loads(file.read_text()).get("linux", {}).get("namespaces", []):
+            if entry["type"] == "network" and entry.get("path", "").startswith(("/run/netns/cni-", "/var/run/netns/cni-")):
+                names.add(os.path.basename(entry["path"]))
+    return names
+
+
+def remove_group(group):
+    for folder, _, _ in os.walk(group, topdown=False):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass
+
+
 class Cluster:
     def __init__(self, tools):
         self.folder = work_folder()
@@ -85,8 +127,7 @@ class Cluster:
         return self.keys / "admin.kubeconfig"
 
     def up(self, nodes):
-        """Starts the control plane and `nodes` nodes with all images of the folder `images`."""
-        self.take_lock()
+        """Starts the control plane and `nodes` nodes with all images of the folder `images`. Precondition: take_lock()."""
         self.down()
         self.make_network()
         self.start_control_plane()
@@ -96,22 +137,26 @@ class Cluster:
             self.import_images(node)
 
     def down(self):
-        """Ends every process of this cluster, and removes its namespaces, mounts and control groups."""
-        for folder in sorted(self.run.glob("node*")):
-            self.stop_node(int(folder.name[4:]))
+        """Ends every process of this cluster, and removes its namespaces, mounts and control groups: of a run that was killed, too."""
+        for node in sorted(self.nodes_left()):
+            self.stop_node(node)
         for name in ("scheduler", "controller-manager", "apiserver", "etcd"):
             self.end(name)
-        for name in os.listdir("/run/netns") if os.path.isdir("/run/netns") else []:
-            if re.fullmatch(r"conclave[1-9]", name):
-                quiet("ip", "netns", "delete", name, check=False)
+        for node in (1, *self.nodes_left()):
+            quiet("ip", "netns", "delete", namespace(node), check=False)
         for tree in hierarchies():
             for group in tree.glob("conclave-node*"):
-                for folder, _, _ in os.walk(group, topdown=False):
-                    try:
-                        os.rmdir(folder)
-                    except OSError:
-                        pass
+                remove_group(group)
+        for result in pathlib.Path("/var/lib/cni/results").glob(f"{POD_NETWORK}-*"):
+            result.unlink(missing_ok=True)
         shutil.rmtree(self.run / "etcd-data", ignore_errors=True)
+
+    def nodes_left(self):
+        """The numbers of the nodes of which anything is there: folder, containers, network or control group."""
+        places = [self.run.glob("node*"), pathlib.Path("/run").glob("conclave-containerd*"), pathlib.Path("/run/netns").glob("conclave*")]
+        places += [tree.glob("conclave-node*") for tree in hierarchies()]
+        numbers = (re.fullmatch(r"(?:node|conclave|conclave-containerd|conclave-node)([1-9])", path.name) for found in places for path in found)
+        return {int(number[1]) for number in numbers if number}
 
     def command(self, node, *words):
         return inside(node, *words)
@@ -274,44 +319,24 @@ class Cluster:
     def stop_node(self, node):
         """Everything of the node ends at once, as if its power failed; the control plane is not told."""
         folder = self.run / f"node{node}"
-        state = f"/run/conclave-containerd{node}"
-        self.end(f"kube-proxy{node}")
-        self.end(f"kubelet{node}")
-        networks = set()
-        if os.path.exists(f"{state}/containerd.sock"):
-            control = ["ctr", "-a", f"{state}/containerd.sock", "-n", "k8s.io"]
-            tasks = quiet(*control, "tasks", "list", "-q", check=False).split()
-            if tasks:
-                quiet(*control, "tasks", "rm", "-f", *tasks, check=False)
-            containers = quiet(*control, "containers", "list", "-q", check=False).split()
-            networks = self.pod_namespaces(control, containers)
-            if containers:
-                quiet(*control, "containers", "rm", *containers, check=False)
-        self.end(f"containerd{node}")
-        for _ in range(20):  # the shims of the containers unmount a little later
+        state = pathlib.Path(f"/run/conclave-containerd{node}")
+        for name in (f"kube-proxy{node}", f"kubelet{node}", f"containerd{node}"):
+            self.end(name)
+        networks = pod_namespaces(state)
+        until(f"the processes of node {node} have ended", 20, lambda: not kill(node), every=0.05)
+        for _ in range(20):  # a mount may lie on another one
             mounts = [line.split()[1] for line in open("/proc/mounts")]
             ours = [path for path in mounts if path.startswith((f"{folder}/", f"{state}/"))]
             if not ours:
                 break
             for path in sorted(ours, reverse=True):
                 quiet("umount", "-l", path, check=False)
-            time.sleep(0.05)
         for name in networks:
             quiet("ip", "netns", "delete", name, check=False)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(state, ignore_errors=True)
         if node != 1:
             quiet("ip", "netns", "delete", namespace(node), check=False)
-
-    def pod_namespaces(self, control, containers):
-        """The network namespaces that containerd made for the node's pods."""
-        paths = set()
-        for container in containers:
-            specification = json.loads(quiet(*control, "containers", "info", container, check=False) or "{}").get("Spec", {})
-            for entry in specification.get("linux", {}).get("namespaces", []):
-                if entry["type"] == "network" and entry.get("path", "").startswith(("/run/netns/cni-", "/var/run/netns/cni-")):
-                    paths.add(os.path.basename(entry["path"]))
-        return paths
 
     def containerd_config(self, node, folder):
         return f"""version = 2
@@ -346,7 +371,7 @@ state = "/run/conclave-containerd{node}"
             "type": "bridge", "bridge": "pods0", "isGateway": True, "ipMasq": False, "hairpinMode": True,
             "ipam": {"type": "host-local", "dataDir": f"{folder}/addresses", "ranges": [[subnet]], "routes": [{"dst": "0.0.0.0/0"}]},
         }  # fmt: skip
-        return {"cniVersion": "0.4.0", "name": "bridge", "plugins": [bridge]}
+        return {"cniVersion": "0.4.0", "name": POD_NETWORK, "plugins": [bridge]}
 
     def kubelet_config(self, node, folder):
         return {
@@ -398,6 +423,7 @@ def main(arguments):
     cluster = Cluster(binaries.folder())
     match arguments:
         case ["up", *count]:
+            cluster.take_lock()
             binaries.make_images(cluster.images)
             cluster.up(int(count[0]) if count else 2)
             print(f"export KUBECONFIG={cluster.kubeconfig} PATH={cluster.tools}:$PATH")
