@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The chart on a real Kubernetes: two nodes in network namespaces of this machine, from binaries, without a container registry.
 #
-#   ci/kubernetes.sh           everything
-#   ci/kubernetes.sh --quick   without scaling, failures and the loss of a node
+#   ci/kubernetes.sh           everything; 6 minutes on two cores
+#   ci/kubernetes.sh --quick   installation, first requests, one upgrade and one change of size under load, uninstallation
 #   ci/kubernetes.sh --keep    and leave the cluster running
 #
 # Needs root, a build in build/ (or $BUILD), and the packages that ci/setup.sh --kubernetes installs. KUBE_ARCHIVE names a folder with the

@@ -186,7 +186,7 @@ def closed(schema):
 def policies_allow_exactly(tools):
     """The flows between pods that the rendered NetworkPolicies allow are those that docs/kubernetes.md lists, and no others."""
     for values in ([], ["-f", CHART / "examples" / "private.yaml"], ["-f", CHART / "examples" / "pools.yaml"]):
-        reachability.check(render(tools, *values, "--set", "controller.lease=true"), yaml.safe_load((HERE / "flows.yaml").read_text()), len(values) > 0)
+        reachability.check(render(tools, *values,), yaml.safe_load((HERE / "flows.yaml").read_text()), len(values) > 0)
     return "default, private and pools"
 
 
@@ -194,7 +194,7 @@ def pods_are_restricted(tools):
     """What the namespace's standard would refuse, and the tokens that only the controller needs."""
     pods = 0
     for example in EXAMPLES:
-        for found in render(tools, "-f", example, "--set", "controller.lease=true"):
+        for found in render(tools, "-f", example,):
             if found["kind"] not in ("Deployment", "Pod"):
                 continue
             pods += 1

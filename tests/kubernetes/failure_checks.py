@@ -1,5 +1,146 @@
-"""Pods that follow the load: HorizontalPodAutoscalers on the metrics of Prometheus, through prometheus-adapter."""
+"""What goes wrong in clusters: pods that cannot serve say why and serve nobody, a node that is lost is made up for."""
+
+import json
+import shutil
+import time
+
+from kube import CHART, ROOT, Load, pods_of, until
+from load_checks import LOAD, rows, wait_settled
+from report import Problem, expect
+from serving_checks import NAMESPACE, VALUES
+
+MODEL = ROOT / "models" / "tales"
 
 
 def check(report, kube, service):
-    pass
+    volumes = kube.cluster.folder / "volumes"
+    report.check("wrong pods under load say what is wrong and never serve: 0 failed", wrong_pods, kube, service, volumes)
+    report.check("a node lost under load: everything is back", node_loss, kube, service)
+
+
+def make_volume(kube, name, folder):
+    """A volume of a folder of this machine, and the claim that a pod names."""
+    volume = {
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadOnlyMany"], "hostPath": {"path": str(folder)},
+            "storageClassName": "", "claimRef": {"namespace": NAMESPACE, "name": name},
+        },
+    }  # fmt: skip
+    claim = {
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"accessModes": ["ReadOnlyMany"], "storageClassName": "", "volumeName": name, "resources": {"requests": {"storage": "1Gi"}}},
+    }  # fmt: skip
+    kube.apply(json.dumps({"apiVersion": "v1", "kind": "List", "items": [volume, claim]}))
+
+
+def wrong_pods(kube, service, volumes):
+    shutil.rmtree(volumes, ignore_errors=True)
+    shutil.copytree(MODEL, volumes / "good")
+    shutil.copytree(MODEL, volumes / "short")
+    for file in (volumes / "short").glob("*.safetensors"):
+        with open(file, "r+b") as weights:
+            weights.truncate(file.stat().st_size // 2)
+    for name in ("good", "short"):
+        make_volume(kube, name, volumes / name)
+    pools = {
+        "good": {"model": claim("good")},
+        "absent": {"model": claim("nowhere")},
+        "short": {"model": claim("short")},
+        "other": {"model": {"numerics": "f32"}},
+    }
+    poor = {"settings": {"kv_memory": "4GiB"}, "resources": {"requests": {"memory": "64Mi"}, "limits": {"memory": "256Mi"}}}
+    values = json.dumps({
+        "experts": {"pools": {name: {"replicas": 1, **pool} for name, pool in pools.items()}},
+        "engines": {"pools": {"poor": {"replicas": 1, **poor}}},
+    })  # fmt: skip
+    try:
+        with Load(service, *LOAD) as load:
+            note = they_say(kube, service, values)
+    finally:
+        kube.kubectl("delete", "deployment,secret", "-n", NAMESPACE, "--ignore-not-found", "demo-conclave-expert-stranger", "stranger")
+        kube.helm("upgrade", "demo", CHART, "-n", NAMESPACE, *VALUES, "--wait", "--timeout", "90s", timeout=100)
+        wait_settled(kube)
+        kube.kubectl("delete", "pvc", "-n", NAMESPACE, "good", "short")
+        kube.kubectl("delete", "pv", "good", "short")
+    return f"{note}; {load.no_failures()}"
+
+
+def they_say(kube, service, values):
+    kube.helm("upgrade", "demo", CHART, "-n", NAMESPACE, *VALUES, "-f", "-", stdin=values)
+    stranger(kube)
+    notes = [
+        said(kube, "absent", 'persistentvolumeclaim "nowhere" not found'),
+        said(kube, "short", "model.safetensors"),
+        said(kube, "stranger", "another cluster secret"),
+        said(kube, "poor", "kv_memory", "engine"),
+    ]
+    kube.wait_rollout(NAMESPACE, "demo-conclave-expert-good", 60)
+    for pool, component in (("absent", "expert"), ("short", "expert"), ("stranger", "expert"), ("poor", "engine")):
+        for pod in kube.objects("pods", NAMESPACE, pods_of(component, pool)):
+            expect(not any(status["ready"] for status in pod["status"].get("containerStatuses", [])), f"the pod of {pool} is ready")
+    for pod in kube.objects("pods", NAMESPACE, pods_of("expert", "other")):
+        expect(rows(kube, service, pod) == 0, "a worker with another fingerprint has computed rows")
+    return f"{len(notes) + 1} kinds, and a volume that is good"
+
+
+def claim(name):
+    return {"delivery": "persistentVolumeClaim", "persistentVolumeClaim": {"claimName": name}}
+
+
+def stranger(kube):
+    """A worker with another secret, as if it were of another installation."""
+    kube.kubectl("create", "secret", "generic", "-n", NAMESPACE, "stranger", "--from-literal=secret=0123456789abcdef0123456789abcdef")
+    found = json.dumps(kube.object("deployment", NAMESPACE, "demo-conclave-expert-main"))
+    deployment = json.loads(found.replace('"conclave.dev/pool": "main"', '"conclave.dev/pool": "stranger"').replace("demo-conclave-cluster", "stranger"))
+    deployment["metadata"] = {"name": "demo-conclave-expert-stranger", "namespace": NAMESPACE, "labels": {"app.kubernetes.io/instance": "demo"}}
+    deployment["spec"]["replicas"] = 1
+    deployment.pop("status")
+    kube.apply(json.dumps(deployment))
+
+
+def said(kube, pool, words, component="expert"):
+    """Until the pod of a pool says `words` in an event, its state or its log."""
+    texts = []
+
+    def says():
+        texts.clear()
+        for pod in kube.objects("pods", NAMESPACE, pods_of(component, pool)):
+            name = pod["metadata"]["name"]
+            events = [event["message"] for event in kube.objects("events", NAMESPACE) if event["involvedObject"].get("name") == name]
+            logs = [kube.logs(NAMESPACE, name, *previous) for previous in ((), ("--previous",))]
+            texts.extend(events + logs + [json.dumps(pod["status"])])
+        return any(words in text for text in texts)
+
+    try:
+        until(f"the pod of {pool} says {words!r}", 40, says, every=1)
+    except Problem as problem:
+        raise Problem(f"{problem}; it says:\n" + "\n".join(text[-1500:] for text in texts)) from None
+
+
+def node_loss(kube, service):
+    load = Load(service, *LOAD)
+    with load:
+        time.sleep(2)
+        lost = time.monotonic()
+        kube.cluster.stop_node(2)
+
+        def back():
+            deployments = kube.objects("deployments", NAMESPACE)
+            return all(entry["status"].get("readyReplicas", 0) == entry["spec"]["replicas"] for entry in deployments) and service.answers()
+
+        time.sleep(14)  # until the node counts as lost, its pods count as ready
+        until("everything is ready on node 1", 90, back, every=1)
+        took = time.monotonic() - lost
+    with Load(service, *LOAD) as after:
+        time.sleep(5)
+    after.no_failures()
+    kube.cluster.start_node(2)
+    failed = len(load.result["failures"])
+    until("node 2 is back", 60, lambda: "True" in node_state(kube, "node2"), every=1)
+    wait_settled(kube, 90)
+    return f"back after {took:.0f} s; {failed} of {load.result['requests'] + failed} requests failed meanwhile, none after"
+
+
+def node_state(kube, node):
+    return [c["status"] for c in kube.object("node", "default", node)["status"]["conditions"] if c["type"] == "Ready"]

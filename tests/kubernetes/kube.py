@@ -15,8 +15,8 @@ CHART = ROOT / "helm" / "conclave"
 
 
 class Kube:
-    def __init__(self, cluster):
-        self.cluster = cluster
+    def __init__(self, cluster, document):
+        self.cluster, self.document = cluster, document
         self.tools = cluster.tools
         self.environment = {
             "KUBECONFIG": str(cluster.kubeconfig), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(cluster.folder),

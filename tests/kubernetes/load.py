@@ -1,6 +1,6 @@
 """A load of short requests against the gateway's Service, from inside the cluster's network.
 
-    python3 load.py ADDRESS PORT HOST [--clients N] [--rate R] [--cached] [--ca FILE] [--key KEY]
+    python3 load.py ADDRESS PORT HOST [--clients N] [--rate R] [--pace P] [--cached] [--ca FILE] [--key KEY]
 
 Half of the clients keep their connection, half open one for each request; half of the requests are streamed. Runs until its
 standard input ends, then prints one JSON object: how many requests ended well, the failures with their times, and percentiles.
@@ -50,13 +50,18 @@ class Client(threading.Thread):
         if self.connection is None:
             self.connection = self.connect()
         streamed = self.random.random() < 0.5
+        prompt = f"Spell the word {self.random.choice(WORDS)}."
+        if self.options.pace:
+            prompt = "Tell me the fable of the Wolf And The Lamb."
         body = {
             "model": self.options.model,
-            "messages": [{"role": "user", "content": f"Spell the word {self.random.choice(WORDS)}."}],
+            "messages": [{"role": "user", "content": prompt}],
             "max_tokens": self.options.tokens,
             "temperature": 0,
             "stream": streamed,
         }
+        if self.options.pace:
+            body["pace"] = self.options.pace
         if not self.options.cached:
             body["cache"] = "off"
         headers = {"Content-Type": "application/json", "Host": f"{self.options.host}:{self.options.port}"}
@@ -102,6 +107,7 @@ def main():
     parser.add_argument("host")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--rate", type=float, default=0, help="requests a second of all clients; 0: as fast as answered")
+    parser.add_argument("--pace", type=float, default=0, help="tokens a second of each request, of a longer prompt; 0: all at once")
     parser.add_argument("--tokens", type=int, default=8)
     parser.add_argument("--model", default="tales")
     parser.add_argument("--cached", action="store_true")

@@ -4,16 +4,23 @@ import subprocess
 import time
 
 from cluster import inside
-from kube import CHART, Load, is_ready, pods_of, until
+from kube import Load, is_ready, pods_of, until
 from report import Problem, expect
-from serving_checks import NAMESPACE, VALUES
+from serving_checks import NAMESPACE
 
 LOAD = ["--clients", 6, "--rate", 12]
+ENDS = "Upgrades, drains, and the end of pods"  # the heading of their commands in docs/kubernetes.md
 
 
 def check(report, kube, service, quick):
+    report.check("upgrade under load: 0 failed", upgrade, kube, service)
+    if not quick:
+        report.check("rollback under load: 0 failed", rollback, kube, service)
+        report.check("a pod of each kind deleted under load: 0 failed", delete_pods, kube, service)
     report.check("experts 2 -> 4 -> 2 under load: 0 failed, new pods used within 5 s", scale_experts, kube, service)
-    report.check("two controllers by mistake under load: 0 failed", two_controllers, kube, service)
+    if not quick:
+        report.check("two controllers by mistake under load: 0 failed", two_controllers, kube, service)
+        report.check("a node drained under load: 0 failed", drain, kube, service)
 
 
 def under_load(service, action, *arguments, after=3):
@@ -27,7 +34,7 @@ def under_load(service, action, *arguments, after=3):
 
 def upgrade(kube, service):
     def act():
-        kube.helm("upgrade", "demo", CHART, "-n", NAMESPACE, *VALUES, "--set", "logLevel=debug", "--wait", "--timeout", "120s", timeout=130)
+        kube.document.run(ENDS, 0)
         wait_settled(kube)
 
     return under_load(service, act)
@@ -35,7 +42,7 @@ def upgrade(kube, service):
 
 def rollback(kube, service):
     def act():
-        kube.helm("rollback", "demo", "-n", NAMESPACE, "--wait", "--timeout", "120s", timeout=130)
+        kube.document.run(ENDS, 1)
         wait_settled(kube)
 
     return under_load(service, act)
@@ -125,12 +132,12 @@ def running(kube, component):
 def drain(kube, service):
     def act():
         try:
-            kube.kubectl("drain", "node2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s", timeout=130)
+            kube.document.run(ENDS, 2, NODE="node2")
             left = [pod for pod in kube.objects("pods", NAMESPACE) if pod["spec"].get("nodeName") == "node2"]
             if left:
                 raise Problem(f"{len(left)} pods are still on node2")
             wait_settled(kube)
         finally:
-            kube.kubectl("uncordon", "node2")
+            kube.document.run(ENDS, 3, NODE="node2")
 
     return under_load(service, act)

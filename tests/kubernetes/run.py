@@ -1,11 +1,11 @@
 """The chart on a real Kubernetes of two nodes: see ci/kubernetes.sh, which starts this."""
 
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import threading
 
@@ -18,13 +18,9 @@ import scaling_checks
 import serving_checks
 import yaml
 from cluster import Cluster, until
-from kube import ROOT, Kube, is_ready
-from report import Problem, Report
-
-
-def assemble(build, images):
-    """Our own images, from the build tree."""
-    subprocess.run([ROOT / "deploy/images/assemble.sh", build, images], check=True, stdout=subprocess.DEVNULL, timeout=120)
+from document import Document
+from kube import Kube, is_ready
+from report import Problem, Report, expect
 
 
 def base(kube):
@@ -41,15 +37,17 @@ def base(kube):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("build", type=pathlib.Path)
-    parser.add_argument("--quick", action="store_true", help="without scaling, failures and the loss of a node")
+    parser.add_argument("--quick", action="store_true", help="the shortest run that installs, asks, upgrades, changes a pool's size, and uninstalls")
     parser.add_argument("--keep", action="store_true", help="leave the cluster running (tests/kubernetes/cluster.py down ends it)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     report = Report()
     tools = binaries.folder()
     cluster = Cluster(tools)
-    kube = Kube(cluster)
-    start = Starting(cluster, options.build)
+    cluster.take_lock()
+    document = Document(cluster, options.build)
+    kube = Kube(cluster, document)
+    start = Starting(cluster, document)
     try:
         start.thread.start()
         chart_checks.check(report, tools, options.build)
@@ -73,22 +71,35 @@ def checks(report, kube, options):
         scaling_checks.check(report, kube, installed)
         failure_checks.check(report, kube, installed)
     serving_checks.uninstall(report, kube)
+    if not options.quick:
+        report.check("every command of docs/kubernetes.md was run", all_was_run, kube.document)
+
+
+def all_was_run(document):
+    left = document.not_run()
+    expect(not left, "not run: " + "; ".join(left))
+    return f"{len(document.done)} blocks"
 
 
 class Starting:
     """Starts the cluster beside the checks that need none."""
 
-    def __init__(self, cluster, build):
-        self.cluster, self.build, self.error = cluster, build, None
+    def __init__(self, cluster, document):
+        self.cluster, self.document, self.error = cluster, document, None
         self.thread = threading.Thread(target=self.run)
 
     def run(self):
         try:
             binaries.make_images(self.cluster.images)
-            assemble(self.build, self.cluster.images)
+            self.document.run("Images", 0, outside=True)
             self.cluster.up(2)
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                list(pool.map(self.load, (1, 2)))
         except Exception as error:
             self.error = error
+
+    def load(self, node):
+        self.document.run("Images", 1, outside=True, CONTAINERD_ADDRESS=f"/run/conclave-containerd{node}/containerd.sock")
 
     def join(self):
         self.thread.join(180)

@@ -1,5 +1,105 @@
-"""Pods that follow the load: HorizontalPodAutoscalers on the metrics of Prometheus, through prometheus-adapter."""
+"""Pods that follow the load: HorizontalPodAutoscalers on the metrics of Prometheus, through prometheus-adapter.
+
+The load is of paced streams, 40 tokens at 20 a second: each lasts two seconds and costs little, so that two cores carry the step.
+"""
+
+import json
+import time
+
+from kube import CHART, HERE, Load, is_ready, pods_of, until
+from report import Problem, expect
+from serving_checks import NAMESPACE, VALUES
+
+STREAM = ["--pace", 20, "--tokens", 40]
+IDEAL_SECONDS = 2.0
+SLO_SECONDS = 3.0  # a whole stream, with the processors of all pods shared
+STEP = 5
+DEPLOYMENTS = {"gateway": "demo-conclave-gateway", "engine": "demo-conclave-engine-main", "expert": "demo-conclave-expert-main"}
 
 
 def check(report, kube, service):
-    pass
+    if not report.check("Prometheus, its adapter and the autoscalers start", start, kube):
+        return
+    report.check("every autoscaler sees all its metrics", metrics_are_there, kube)
+    report.check(f"load x{STEP}: gateways and experts scaled out and within the SLO <= 30 s after it", step, kube, service)
+    report.check("Prometheus down: nothing is scaled, nothing fails", without_prometheus, kube, service)
+    report.check("scaled down again when the load is over: 0 failed", down, kube, service)
+
+
+def start(kube):
+    kube.document.run("Monitoring")
+    kube.document.run("Scaling", 0)
+    kube.apply((HERE / "manifests/monitoring.yaml").read_text())
+    values = ["-f", HERE / "scaling.yaml"]
+    kube.helm("upgrade", "demo", CHART, "-n", NAMESPACE, *VALUES, *values, "--wait", "--timeout", "90s", timeout=100)
+    kube.wait_rollout("monitoring", "prometheus", 60)
+    kube.wait_rollout("monitoring", "prometheus-adapter", 60)
+
+
+def metrics_are_there(kube):
+    def seen():
+        scalers = kube.objects("hpa", NAMESPACE)
+        active = [condition for scaler in scalers for condition in scaler["status"].get("conditions", []) if condition["type"] == "ScalingActive"]
+        full = all(len(scaler["status"].get("currentMetrics") or []) == len(scaler["spec"]["metrics"]) for scaler in scalers)
+        valid = all(any(entry.values()) for scaler in scalers for entry in scaler["status"].get("currentMetrics") or [])
+        return len(scalers) == 3 and len(active) == 3 and full and valid and all(c["status"] == "True" for c in active)
+
+    try:
+        until("the autoscalers are active", 60, seen, every=1)
+        kube.document.run("Scaling", 1)
+    except Problem:
+        states = [scaler["status"] for scaler in kube.objects("hpa", NAMESPACE)]
+        raise Problem(f"not active within 60 s: {json.dumps(states)[:3000]}") from None
+    return ", ".join(sorted(scaler["metadata"]["name"] for scaler in kube.objects("hpa", NAMESPACE)))
+
+
+def ready(kube, component):
+    return sum(map(is_ready, kube.objects("pods", NAMESPACE, pods_of(component))))
+
+
+def counts(kube):
+    return {component: kube.object("deployment", NAMESPACE, name)["spec"]["replicas"] for component, name in DEPLOYMENTS.items()}
+
+
+def step(kube, service):
+    with Load(service, "--clients", 4, *STREAM) as low:
+        until("scaled to what little load needs", 90, lambda: counts(kube)["gateway"] == 1 and ready(kube, "gateway") == 1, every=1)
+        before = counts(kube)
+        time.sleep(5)
+    with Load(service, "--clients", 4 * STEP, *STREAM) as high:
+        until("gateways and experts scaled out", 30, lambda: ready(kube, "gateway") >= 3 and ready(kube, "expert") > before["expert"], every=0.5)
+        scaled = high.second()
+        time.sleep(max(0, 42 - scaled))
+        after = counts(kube)
+    low.no_failures(5)
+    high.no_failures(50)
+    late = [longest for count, longest in high.result["by_second"][30:] if count]
+    expect(late and max(late) <= SLO_SECONDS, f"30 s after the step streams take up to {max(late, default=0):.2f} s, wanted {SLO_SECONDS}")
+    return f"{before} -> {after} in {scaled:.0f} s; then at most {max(late):.2f} s a stream of {IDEAL_SECONDS} s; {high.no_failures()}"
+
+
+def without_prometheus(kube, service):
+    before = counts(kube)
+    kube.kubectl("scale", "-n", "monitoring", "deployment/prometheus", "--replicas=0")
+    with Load(service, "--clients", 4, *STREAM) as load:
+        # No load to speak of: with metrics the autoscalers would go down within seconds.
+        for _ in range(20):
+            time.sleep(1)
+            expect(all(now >= before[name] for name, now in counts(kube).items()), f"scaled from {before} to {counts(kube)}")
+
+        def blind():
+            found = [c for s in kube.objects("hpa", NAMESPACE) for c in s["status"]["conditions"] if c["type"] == "ScalingActive"]
+            return all(condition["status"] == "False" for condition in found)
+
+        until("the autoscalers say that they see nothing", 30, blind, every=1)
+    kube.kubectl("scale", "-n", "monitoring", "deployment/prometheus", "--replicas=1")
+    kube.wait_rollout("monitoring", "prometheus", 60)
+    return f"held {before}; {load.no_failures(10)}"
+
+
+def down(kube, service):
+    began = time.monotonic()
+    with Load(service, "--clients", 2, *STREAM) as load:
+        until("scaled down", 90, lambda: counts(kube)["gateway"] == 1 and counts(kube)["expert"] == 2, every=1)
+        until("the others are gone", 60, lambda: ready(kube, "gateway") == 1 and ready(kube, "expert") == 2, every=1)
+    return f"{time.monotonic() - began:.0f} s; {load.no_failures(5)}"

@@ -4,20 +4,23 @@ import json
 import time
 
 from chart_checks import EXAMPLES
-from kube import CHART, HERE, Service, is_ready, until
-from report import expect
+from cluster import work_folder
+from kube import CHART, HERE, Service, is_ready, pods_of, until
+from report import Problem, expect
 
 NAMESPACE = "ai"
-EXAMPLE = CHART / "examples" / "laptop.yaml"
-VALUES = ["-f", EXAMPLE, "-f", HERE / "values.yaml"]
+NAME = "demo-conclave-gateway"
+DOCUMENT = work_folder() / "document"  # where the commands of docs/kubernetes.md leave their files
+BASE = ["-f", CHART / "examples" / "laptop.yaml", "-f", DOCUMENT / "secure.yaml"]
+VALUES = [*BASE, "-f", HERE / "values.yaml"]
 
 
 def dry_runs(report, kube):
     """Every example's objects are taken by the API server, the pods' under the restricted standard."""
-    for name in ("dry", "monitoring", NAMESPACE):
+    for name in ("dry", "dry-install", "monitoring"):
         kube.kubectl("create", "namespace", name)
-    for name in ("dry", NAMESPACE):
-        kube.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    kube.kubectl("label", "namespace", "dry", "pod-security.kubernetes.io/enforce=restricted")
+    kube.kubectl("create", "serviceaccount", "-n", "dry", "demo-conclave")  # a pod, such as that of `helm test`, wants it to be there
     for example in EXAMPLES:
         report.check(f"server-side dry run of {example.name}", dry_run, kube, example)
 
@@ -27,26 +30,65 @@ def dry_run(kube, example):
     # Objects without a namespace of their own belong to that of the release.
     answer = kube.apply(text, "--server-side", "--dry-run=server", "--validate=strict", f"--kubeconfig={kube.in_namespace('dry')}")
     expect("would violate PodSecurity" not in answer, answer)
-    kube.helm("install", "demo", CHART, "-n", "dry", "--dry-run=server", "-f", example)
+    kube.helm("install", "demo", CHART, "-n", "dry-install", "--dry-run=server", "-f", example)
     return f"{len(answer.splitlines())} objects"
 
 
 def install(report, kube):
     """The release that the other checks work on, or None."""
-    began = time.monotonic()
-
-    def laptop():
-        kube.helm("install", "demo", CHART, "-n", NAMESPACE, "-f", EXAMPLE, "--wait", "--timeout", "60s", timeout=70)
-        return f"{time.monotonic() - began:.1f} s"
-
-    if not report.check("helm install --wait of the laptop example within 60 s", laptop):
+    if not report.check("namespace, Secrets with keys and certificates", make_secrets, kube):
         return None
-    service = Service(kube, NAMESPACE, "demo-conclave-gateway")
-    report.check("a streamed answer through the Service", streamed, service)
+    if not report.check("helm install --wait of the laptop example within 60 s", laptop, kube):
+        return None
+    service = service_of(kube)
+    report.check("a streamed answer through the Service, with TLS and key", streamed, service)
+    report.check("the documented first request", first_answer, kube)
+    report.check("a key made later is taken", later_key, kube, service)
+    report.check("without TLS, without a key, with a wrong one: refused", refuses_strangers, kube, service)
     report.check("a wrong upgrade is refused, and changes nothing", wrong_upgrade, kube, service)
     if not report.check("two of everything", two_of_everything, kube, service):
         return None
     return service
+
+
+def laptop(kube):
+    kube.document.run("Installation")
+
+
+def make_secrets(kube):
+    for heading in ("Namespace", "Keys", "Certificates"):
+        kube.document.run(heading)
+
+
+def service_of(kube):
+    return Service(kube, NAMESPACE, NAME, DOCUMENT / "ca.crt", (DOCUMENT / "acme.key").read_text().strip())
+
+
+def first_answer(kube):
+    expect("[DONE]" in kube.document.run("First answer"), "the stream does not end with [DONE]")
+
+
+def later_key(kube, service):
+    """kubelet writes a changed Secret into the pods within about a minute: here the gateway's own part, that it reads it again."""
+    kube.document.run("Keys", 1)
+    key = (DOCUMENT / "beta.key").read_text().strip()
+    began = time.monotonic()
+    touch = {"metadata": {"annotations": {"read-secrets": str(time.time())}}}  # a changed pod makes kubelet look at once
+    for pod in kube.objects("pods", NAMESPACE, pods_of("gateway")):
+        kube.kubectl("patch", "pod", "-n", NAMESPACE, pod["metadata"]["name"], "-p", json.dumps(touch))
+    until("the new key is taken", 90, lambda: service.chat(key=key, max_tokens=4)[0] == 200, every=0.5)
+    return f"{time.monotonic() - began:.1f} s after the Secret was changed"
+
+
+def refuses_strangers(kube, service):
+    for key in (None, "sk-wrong"):
+        status, text = service.chat(key=key)
+        expect(status == 401, f"with the key {key}: status {status}: {text}")
+    try:
+        Service(kube, NAMESPACE, NAME).chat(key=None)
+    except Problem:
+        return  # the gateway ends what is no TLS handshake
+    raise Problem("plain HTTP was answered")
 
 
 def streamed(service):
@@ -60,7 +102,7 @@ def streamed(service):
 
 
 def wrong_upgrade(kube, service):
-    text = kube.refused("helm", "upgrade", "demo", CHART, "-n", NAMESPACE, "-f", EXAMPLE, "--set", "gateway.replica=3")
+    text = kube.refused("helm", "upgrade", "demo", CHART, "-n", NAMESPACE, *BASE, "--set", "gateway.replica=3")
     expect("/gateway" in text and "replica" in text, text)
     expect(json.loads(kube.helm("list", "-n", NAMESPACE, "-o", "json"))[0]["revision"] == "1", "there is a second revision")
     expect(service.answers(), "the gateway does not answer")
@@ -82,9 +124,12 @@ def uninstall(report, kube):
     report.check("helm uninstall leaves nothing", uninstalled, kube)
 
 
+OURS = ("kube-root-ca.crt", "conclave-api-keys", "conclave-doctor-key", "conclave-clients-tls", "conclave-services-tls", "conclave-authority")
+
+
 def uninstalled(kube):
-    kube.helm("uninstall", "demo", "-n", NAMESPACE, "--wait", "--timeout", "60s", timeout=70)
-    kinds = kube.kubectl("api-resources", "--verbs=list", "--namespaced", "-o", "name").split()
+    kube.document.run("End", 0)
+    kinds = kube.kubectl("api-resources", "--verbs=list", "-o", "name").split()
     kinds = [kind for kind in kinds if not kind.startswith(("events", "pods.metrics")) and "custom.metrics" not in kind]
     end = time.monotonic() + 60
     while True:
@@ -93,9 +138,10 @@ def uninstalled(kube):
             f"{entry['kind']}/{entry['metadata']['name']}\n"
             for kind in ("secrets", "configmaps", "leases", "pods")
             for entry in kube.objects(kind, NAMESPACE)
-            if entry["metadata"]["name"] != "kube-root-ca.crt"
+            if entry["metadata"]["name"] not in OURS
         )
         if not text.strip():
-            return
+            break
         expect(time.monotonic() < end, f"left after 60 s:\n{text}")
         time.sleep(0.5)
+    kube.document.run("End", 1)
