@@ -10,11 +10,11 @@
 #include "services/gateway/complete_call.h"
 #include "services/gateway/grpc_messages.h"
 #include "services/gateway/grpc_prepare.h"
-#include "services/gateway/queued_writer.h"
 #include "services/gateway/session_call.h"
 #include "services/gateway/unary_call.h"
 #include "services/gateway/wire_message.h"
 #include "shared/base/status_macros.h"
+#include "shared/rpc/queued_writer.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::gateway {
@@ -22,7 +22,7 @@ namespace conclave::gateway {
 namespace {
 
 // One streamed request.
-class GenerateCall final : public QueuedWriter<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
+class GenerateCall final : public rpc::QueuedWriter<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
  public:
   GenerateCall(Frontend* frontend, CallOrigin origin)
       : frontend_(frontend),

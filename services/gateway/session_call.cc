@@ -6,8 +6,8 @@
 
 #include "services/gateway/grpc_messages.h"
 #include "services/gateway/grpc_prepare.h"
-#include "services/gateway/queued_writer.h"
 #include "services/gateway/wire_message.h"
+#include "shared/rpc/queued_writer.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::gateway {
@@ -16,7 +16,7 @@ namespace {
 
 using SessionReactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 
-class SessionCall final : public QueuedWriter<SessionReactor> {
+class SessionCall final : public rpc::QueuedWriter<SessionReactor> {
  public:
   SessionCall(Frontend* frontend, CallOrigin origin)
       : frontend_(frontend), origin_(std::move(origin)) {

@@ -16,7 +16,7 @@
 #include "grpcpp/support/status.h"
 #include "shared/base/mutex.h"
 
-namespace conclave::gateway {
+namespace conclave::rpc {
 
 // Bytes of messages that may wait for a client that reads slowly; beyond, its call fails.
 inline constexpr size_t kMaxUnsentBytes = 4 << 20;
@@ -109,4 +109,4 @@ class QueuedWriter : public Base, public std::enable_shared_from_this<QueuedWrit
   std::optional<grpc::Status> end_ GUARDED_BY(mutex_);
 };
 
-}  // namespace conclave::gateway
+}  // namespace conclave::rpc
