@@ -1,5 +1,5 @@
 // `conclave bench serve`: a closed loop of clients against a gateway; each sends its next request
-// when the last is answered.
+// when the last is answered. `conclave bench gateway` is in gateway_bench/.
 #include <signal.h>
 
 #include <cstdio>
@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "services/cli/command.h"
+#include "services/cli/gateway_bench/echo.h"
+#include "services/cli/gateway_bench/gateway_bench.h"
 #include "services/cli/gateway_client.h"
 #include "services/cli/generation_flags.h"
 #include "services/cli/interrupt.h"
@@ -41,11 +43,16 @@ struct Quantity {
 class BenchCommand final : public Command {
  public:
   const char* name() const override { return "bench"; }
-  const char* summary() const override { return "measure serving: bench serve"; }
+  const char* summary() const override { return "measure serving: bench serve, bench gateway"; }
   void AddFlags(CLI::App& app) override {
     app_ = &app;
-    app.add_option("serve", what_, "what to measure: the only word that may stand here")
+    app.add_option("serve|gateway", what_, "a running cluster, or what the gateway costs")
         ->type_name("");
+    app.add_option("--rows", rows_, GatewayBenchRows())->type_name("ROW,...")->delimiter(',');
+    app.add_option("--echo-answers", echo_answers_)->group("");  // what RunGatewayBench starts
+    app.add_option("--seconds", seconds_, "gateway: of each measurement")
+        ->check(CLI::Range(0.1, 600.0))
+        ->option_text("N [5]");
     app.add_option("--gateway", gateway_, "its gRPC port; default: the cluster that runs here")
         ->type_name("HOST:PORT");
     app.add_option("-c,--concurrency", concurrency_, "clients at once")
@@ -64,6 +71,7 @@ class BenchCommand final : public Command {
   int Run(const Context& context) override;
 
  private:
+  int Serve(const Context& context);
   absl::Status ReadPrompts();
   void Client(const GatewayClient& client, const std::atomic<bool>& interrupted);
   void Add(const absl::StatusOr<GenerationResult>& result) EXCLUDES(mutex_);
@@ -81,6 +89,9 @@ class BenchCommand final : public Command {
   int concurrency_ = 8, requests_ = 64;
   bool raw_ = false, json_ = false;
   Parameters parameters_;
+  std::vector<std::string> rows_;
+  std::string echo_answers_;
+  double seconds_ = 5;
   std::vector<std::string> prompts_;
   std::atomic<int> next_{0};
   Mutex mutex_;
@@ -197,12 +208,32 @@ void BenchCommand::PrintJson(double seconds) const {
 int BenchCommand::Run(const Context& context) {
   if (what_.empty()) {
     std::fputs(app_->help("conclave").c_str(), stderr);
-    return Fail(absl::InvalidArgumentError("what is to be measured: conclave bench serve"));
-  }
-  if (what_ != "serve") {
     return Fail(absl::InvalidArgumentError(
-        absl::StrCat("\"", what_, "\" cannot be measured; conclave bench serve can")));
+        "what is to be measured: conclave bench serve or conclave bench gateway"));
   }
+  if (what_ == "serve") {
+    if (!rows_.empty()) {
+      return Fail(absl::InvalidArgumentError("--rows is for conclave bench gateway"));
+    }
+    return Serve(context);
+  }
+  if (what_ == "gateway") {
+    if (!echo_answers_.empty()) {
+      StopSignals signals;
+      const absl::Status served = ServeEcho(echo_answers_, signals);
+      return served.ok() ? kExitOk : Fail(served);
+    }
+    if (!gateway_.empty()) {
+      return Fail(absl::InvalidArgumentError(
+          "conclave bench gateway measures clusters that it starts itself; leave --gateway out"));
+    }
+    return RunGatewayBench(context, {.rows = rows_, .seconds = seconds_, .json = json_});
+  }
+  return Fail(absl::InvalidArgumentError(absl::StrCat(
+      "\"", what_, "\" cannot be measured; conclave bench serve and bench gateway can")));
+}
+
+int BenchCommand::Serve(const Context& context) {
   StopSignals signals;  // before any thread: gRPC's must not take them
   const auto gateway = FindGateway(context, gateway_);
   if (!gateway.ok()) return Fail(gateway.status());

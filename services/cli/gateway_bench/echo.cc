@@ -1,0 +1,162 @@
+#include "services/cli/gateway_bench/echo.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "conclave/v1/inference.grpc.pb.h"
+#include "nlohmann/json.hpp"
+#include "services/cli/gateway_bench/senders.h"
+#include "shared/base/json_file.h"
+#include "shared/base/status_macros.h"
+#include "shared/http/server.h"
+#include "shared/rpc/queued_writer.h"
+#include "shared/rpc/server.h"
+
+namespace conclave::cli {
+namespace {
+
+constexpr auto kPoll = std::chrono::milliseconds(10);
+constexpr auto kStartPatience = std::chrono::seconds(30);
+
+std::string AddressesFile(const std::string& answers) { return answers + ".addresses"; }
+
+class CompleteEcho final : public grpc::ServerUnaryReactor {
+ public:
+  CompleteEcho() { Finish(grpc::Status::OK); }
+  void OnDone() override { delete this; }
+};
+
+class SessionEcho final
+    : public rpc::QueuedWriter<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
+ public:
+  explicit SessionEcho(const std::vector<grpc::ByteBuffer>* answer) : answer_(answer) {}
+  void Begin() { StartRead(&request_); }
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      End(grpc::Status::OK);
+      return;
+    }
+    for (const grpc::ByteBuffer& message : *answer_) Push(message);
+    request_.Clear();
+    StartRead(&request_);
+  }
+  void OnCancel() override { Abort(grpc::Status::CANCELLED); }
+
+ private:
+  const std::vector<grpc::ByteBuffer>* const answer_;
+  grpc::ByteBuffer request_;
+};
+
+using EchoBase = v1::InferenceService::WithRawCallbackMethod_Complete<
+    v1::InferenceService::WithRawCallbackMethod_Session<v1::InferenceService::Service>>;
+
+class EchoService final : public EchoBase {
+ public:
+  EchoService(const std::string& complete, const std::vector<std::string>& session)
+      : complete_(BufferOf(complete)) {
+    for (const std::string& message : session) session_.push_back(BufferOf(message));
+  }
+
+  using EchoBase::Complete;
+  using EchoBase::Session;
+
+  grpc::ServerUnaryReactor* Complete(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                     grpc::ByteBuffer* response) override {
+    *response = complete_;
+    return new CompleteEcho();
+  }
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Session(
+      grpc::CallbackServerContext*) override {
+    auto call = std::make_shared<SessionEcho>(&session_);
+    call->KeepAlive();
+    call->Begin();
+    return call.get();
+  }
+
+ private:
+  const grpc::ByteBuffer complete_;
+  std::vector<grpc::ByteBuffer> session_;
+};
+
+// Bytes as text that JSON can hold.
+std::string Escaped(const std::string& bytes) { return absl::Base64Escape(bytes); }
+
+absl::StatusOr<std::string> Unescaped(const nlohmann::json& text) {
+  std::string bytes;
+  if (text.is_string() && absl::Base64Unescape(text.get<std::string>(), &bytes)) return bytes;
+  return absl::InvalidArgumentError("the echo's answers are damaged");
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Echo>> Echo::Start(const EchoAnswers& answers,
+                                                  const std::string& folder) {
+  nlohmann::json session = nlohmann::json::array();
+  for (const std::string& message : answers.session) session.push_back(Escaped(message));
+  const std::string path = folder + "/echo.json";
+  RETURN_IF_ERROR(WriteJsonFile(path, {{"complete", Escaped(answers.complete)},
+                                       {"session", session},
+                                       {"http_body", Escaped(answers.http_body)},
+                                       {"sse_body", Escaped(answers.sse_body)}}));
+  unlink(AddressesFile(path).c_str());
+  auto echo = std::make_unique<Echo>();
+  ASSIGN_OR_RETURN(echo->child_, Child::Start({"bench", "gateway", "--echo-answers", path},
+                                              folder + "/echo.log"));
+  const auto deadline = std::chrono::steady_clock::now() + kStartPatience;
+  for (;;) {
+    const auto addresses = ReadJsonFile(AddressesFile(path));
+    if (addresses.ok()) {
+      echo->grpc_address_ = addresses->value("grpc", "");
+      echo->http_address_ = addresses->value("http", "");
+      return echo;
+    }
+    if (!echo->child_->running() || std::chrono::steady_clock::now() > deadline) {
+      return absl::UnavailableError(
+          absl::StrCat("the echo did not start: ", echo->child_->WhyEnded().message()));
+    }
+    std::this_thread::sleep_for(kPoll);
+  }
+}
+
+absl::Status ServeEcho(const std::string& answers, StopSignals& signals) {
+  ASSIGN_OR_RETURN(const nlohmann::json file, ReadJsonFile(answers));
+  ASSIGN_OR_RETURN(const std::string complete, Unescaped(file.value("complete", "")));
+  ASSIGN_OR_RETURN(const std::string http_body, Unescaped(file.value("http_body", "")));
+  ASSIGN_OR_RETURN(const std::string sse_body, Unescaped(file.value("sse_body", "")));
+  std::vector<std::string> session;
+  for (const nlohmann::json& message : file.value("session", nlohmann::json::array())) {
+    ASSIGN_OR_RETURN(session.emplace_back(), Unescaped(message));
+  }
+  EchoService service(complete, session);
+  grpc::Service* const services[] = {&service};
+  ASSIGN_OR_RETURN(const auto grpc_server,
+                   rpc::Server::Start({.name = "echo", .listen = "127.0.0.1:0"}, services));
+  ASSIGN_OR_RETURN(const auto http_server,
+                   http::Server::Start({.listen = "127.0.0.1:0"},
+                                       {{.method = "POST",
+                                         .path = "/v1/chat/completions",
+                                         .handler = [&](std::shared_ptr<http::Exchange> exchange) {
+                                           if (exchange->request().body.find("\"stream\":true") ==
+                                               std::string::npos) {
+                                             exchange->Respond({.body = http_body});
+                                             return;
+                                           }
+                                           exchange->BeginStream({});
+                                           exchange->Write(sse_body);
+                                           exchange->EndStream();
+                                         }}}));
+  RETURN_IF_ERROR(WriteJsonFile(AddressesFile(answers), {{"grpc", grpc_server->address()},
+                                                         {"http", http_server->address()}}));
+  while (!signals.WaitFor(std::chrono::seconds(60))) {
+    // Whoever started it would have ended it.
+    if (getppid() == 1) break;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace conclave::cli

@@ -1,0 +1,17 @@
+// What another process of this host has used: processor time and memory, as the system counts them.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+
+namespace conclave::cli {
+
+// Of all its threads, user and system, those that have ended included; in steps of 10 ms. NOT_FOUND
+// when there is no such process.
+absl::StatusOr<double> CpuSeconds(int64_t pid);
+
+// Resident bytes.
+absl::StatusOr<int64_t> ResidentBytes(int64_t pid);
+
+}  // namespace conclave::cli
