@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The chart on a real Kubernetes: two nodes in network namespaces of this machine, from binaries, without a container registry.
 #
-#   ci/kubernetes.sh           everything; 6 minutes on two cores
+#   ci/kubernetes.sh           everything; 6 to 8 minutes on two cores
 #   ci/kubernetes.sh --quick   installation, first requests, one upgrade and one change of size under load, uninstallation
 #   ci/kubernetes.sh --keep    and leave the cluster running
 #

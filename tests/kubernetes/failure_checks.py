@@ -4,18 +4,20 @@ import json
 import shutil
 import time
 
+import scaling_checks
 from kube import CHART, ROOT, Load, pods_of, until
 from load_checks import LOAD, rows, wait_settled
 from report import Problem, expect
 from serving_checks import NAMESPACE, VALUES
 
 MODEL = ROOT / "models" / "tales"
+LOST = 'ALERTS{alertname="ConclaveWorkerLost",alertstate="firing"}'
 
 
 def check(report, kube, service):
     volumes = kube.cluster.folder / "volumes"
     report.check("wrong pods under load say what is wrong and never serve: 0 failed", wrong_pods, kube, service, volumes)
-    report.check("a node lost under load: everything is back", node_loss, kube, service)
+    report.check("a node lost under load: everything is back, and the alert fires", node_loss, kube, service)
 
 
 def make_volume(kube, name, folder):
@@ -119,17 +121,24 @@ def said(kube, pool, words, component="expert"):
 
 
 def node_loss(kube, service):
+    """Node 2 has no controller, which counts the lost members, but an engine or a worker."""
+    keep_off(kube, "controller", "node2")
+    members = [pod for kind in ("engine", "expert") for pod in kube.objects("pods", NAMESPACE, pods_of(kind)) if pod["spec"]["nodeName"] == "node2"]
+    expect(members, "no engine and no worker is on node 2")
+    expect(not scaling_checks.query(kube, LOST), "the alert of lost workers fires before one is lost")
     load = Load(service, *LOAD)
     with load:
         time.sleep(2)
         lost = time.monotonic()
         kube.cluster.stop_node(2)
+        until("the alert ConclaveWorkerLost fires", 30, lambda: scaling_checks.query(kube, LOST), every=0.5)
+        fired = time.monotonic() - lost
 
         def back():
             deployments = kube.objects("deployments", NAMESPACE)
             return all(entry["status"].get("readyReplicas", 0) == entry["spec"]["replicas"] for entry in deployments) and service.answers()
 
-        time.sleep(14)  # until the node counts as lost, its pods count as ready
+        time.sleep(max(0, 14 - fired))  # until the node counts as lost, its pods count as ready
         until("everything is ready on node 1", 90, back, every=1)
         took = time.monotonic() - lost
     with Load(service, *LOAD) as after:
@@ -139,7 +148,17 @@ def node_loss(kube, service):
     failed = len(load.result["failures"])
     until("node 2 is back", 60, lambda: "True" in node_state(kube, "node2"), every=1)
     wait_settled(kube, 90)
-    return f"back after {took:.0f} s; {failed} of {load.result['requests'] + failed} requests failed meanwhile, none after"
+    return f"alert after {fired:.0f} s, back after {took:.0f} s; {failed} of {load.result['requests'] + failed} requests failed meanwhile, none after"
+
+
+def keep_off(kube, component, node):
+    """Has the one pod of a component run on another node."""
+    for pod in kube.objects("pods", NAMESPACE, pods_of(component)):
+        if pod["spec"]["nodeName"] == node:
+            kube.kubectl("cordon", node)
+            kube.kubectl("delete", "pod", "-n", NAMESPACE, pod["metadata"]["name"])
+            wait_settled(kube)
+            kube.kubectl("uncordon", node)
 
 
 def node_state(kube, node):

@@ -3,7 +3,8 @@
     python3 load.py ADDRESS PORT HOST [--clients N] [--rate R] [--pace P] [--cached] [--ca FILE] [--key KEY]
 
 Half of the clients keep their connection, half open one for each request; half of the requests are streamed. Runs until its
-standard input ends, then prints one JSON object: how many requests ended well, the failures with their times, and percentiles.
+standard input ends, then prints one JSON object: how many requests ended well, when each began and how long it took, the failures
+with their times, and percentiles.
 A request fails unless its status is 200 and its answer is complete; nothing is tried again.
 """
 
@@ -131,18 +132,8 @@ def main():
         "requests": len(times), "seconds": round(took, 1), "failures": [f for client in clients for f in client.failures],
         "p50": percentile(times, 0.5), "p99": percentile(times, 0.99), "longest": max(times, default=None),
         "longest_gap": round(max(gaps, default=0), 3),
-        "by_second": by_second(done, begin),
+        "times": [[round(at - begin, 2), round(length, 3)] for at, length in done],
     }))  # fmt: skip
-
-
-def by_second(done, begin):
-    """[requests begun, longest time] of each second since the start."""
-    rows = {}
-    for at, length in done:
-        row = rows.setdefault(int(at - begin), [0, 0.0])
-        row[0] += 1
-        row[1] = max(row[1], round(length, 3))
-    return [rows.get(second, [0, 0.0]) for second in range(max(rows, default=-1) + 1)]
 
 
 if __name__ == "__main__":

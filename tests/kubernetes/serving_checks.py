@@ -43,6 +43,7 @@ def install(report, kube):
     service = service_of(kube)
     report.check("a streamed answer through the Service, with TLS and key", streamed, service)
     report.check("the documented first request", first_answer, kube)
+    report.check("helm test", helm_test, kube)
     report.check("a key made later is taken", later_key, kube, service)
     report.check("without TLS, without a key, with a wrong one: refused", refuses_strangers, kube, service)
     report.check("a wrong upgrade is refused, and changes nothing", wrong_upgrade, kube, service)
@@ -62,6 +63,17 @@ def make_secrets(kube):
 
 def service_of(kube):
     return Service(kube, NAMESPACE, NAME, DOCUMENT / "ca.crt", (DOCUMENT / "acme.key").read_text().strip())
+
+
+def helm_test(kube):
+    try:
+        kube.document.run("Test")
+    except Problem as problem:
+        said = kube.logs(NAMESPACE, "demo-conclave-doctor")
+        kube.kubectl("delete", "pod", "-n", NAMESPACE, "demo-conclave-doctor", "--ignore-not-found")
+        raise Problem(f"{problem}\n{said}") from None
+    left = [pod["metadata"]["name"] for pod in kube.objects("pods", NAMESPACE, pods_of("doctor"))]
+    expect(not left, f"its pod is still there: {left}")
 
 
 def first_answer(kube):
