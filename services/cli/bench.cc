@@ -53,6 +53,9 @@ class BenchCommand final : public Command {
     app.add_option("--seconds", seconds_, "gateway: of each measurement")
         ->check(CLI::Range(0.1, 600.0))
         ->option_text("N [5]");
+    app.add_option("--streams", streams_, "gateway: open at once in the row \"streams\"")
+        ->check(CLI::Range(1, 50'000))
+        ->option_text("N [10000]");
     app.add_option("--gateway", gateway_, "its gRPC port; default: the cluster that runs here")
         ->type_name("HOST:PORT");
     app.add_option("-c,--concurrency", concurrency_, "clients at once")
@@ -92,6 +95,7 @@ class BenchCommand final : public Command {
   std::vector<std::string> rows_;
   std::string echo_answers_;
   double seconds_ = 5;
+  int32_t streams_ = 10'000;
   std::vector<std::string> prompts_;
   std::atomic<int> next_{0};
   Mutex mutex_;
@@ -227,7 +231,8 @@ int BenchCommand::Run(const Context& context) {
       return Fail(absl::InvalidArgumentError(
           "conclave bench gateway measures clusters that it starts itself; leave --gateway out"));
     }
-    return RunGatewayBench(context, {.rows = rows_, .seconds = seconds_, .json = json_});
+    return RunGatewayBench(
+        context, {.rows = rows_, .seconds = seconds_, .streams = streams_, .json = json_});
   }
   return Fail(absl::InvalidArgumentError(absl::StrCat(
       "\"", what_, "\" cannot be measured; conclave bench serve and bench gateway can")));

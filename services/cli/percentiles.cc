@@ -13,4 +13,16 @@ double Percentile(std::vector<double> values, double percent) {
   return values[std::min(index, values.size() - 1)];
 }
 
+double AreaUnderCurve(const std::vector<double>& a, const std::vector<double>& b) {
+  std::vector<double> sorted = b;
+  std::sort(sorted.begin(), sorted.end());
+  double above = 0;
+  for (const double value : a) {
+    const auto low = std::lower_bound(sorted.begin(), sorted.end(), value);
+    const auto high = std::upper_bound(low, sorted.end(), value);
+    above += static_cast<double>(low - sorted.begin()) + 0.5 * static_cast<double>(high - low);
+  }
+  return above / (static_cast<double>(a.size()) * static_cast<double>(b.size()));
+}
+
 }  // namespace conclave::cli

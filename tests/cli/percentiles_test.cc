@@ -19,5 +19,12 @@ TEST(PercentileTest, OfOneAndOfNone) {
   EXPECT_EQ(Percentile({}, 50), 0);
 }
 
+TEST(AreaUnderCurveTest, SaysHowOftenOneIsAboveTheOther) {
+  EXPECT_EQ(AreaUnderCurve({1, 2, 3}, {1, 2, 3}), 0.5);
+  EXPECT_EQ(AreaUnderCurve({4, 5}, {1, 2, 3}), 1);
+  EXPECT_EQ(AreaUnderCurve({1}, {2}), 0);
+  EXPECT_EQ(AreaUnderCurve({2}, {1, 2, 3, 4}), 0.375);
+}
+
 }  // namespace
 }  // namespace conclave::cli

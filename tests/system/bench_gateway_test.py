@@ -22,9 +22,9 @@ class BenchGateway(unittest.TestCase):
         return subprocess.run([str(CONCLAVE), "bench", "gateway", *flags], env=self.env, timeout=timeout,
                               stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
-    def measure(self, row, seconds="0.3"):
+    def measure(self, row, *flags, seconds="0.3"):
         """The figures of one row by name; checks their form, and that nothing is left behind."""
-        done = self.bench("--rows", row, "--seconds", seconds, "--json")
+        done = self.bench("--rows", row, "--seconds", seconds, "--json", *flags)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(list(self.folder.iterdir()), [])
         self.assertIn(f"{row}: ", done.stderr)
@@ -61,6 +61,44 @@ class BenchGateway(unittest.TestCase):
             self.assertAlmostEqual(figures[f"{shape}, added P50"],
                                    figures[f"{shape}, gateway P50"] - figures[f"{shape}, echo P50"], places=3)
 
+    def test_streams(self):
+        figures = self.measure("streams", "--streams", "300")
+        self.assertGreater(figures["memory with 300 streams"], figures["memory before"])
+        # Outside of these bounds something else than streams would have been counted.
+        self.assertGreater(figures["memory for each stream"], 1)
+        self.assertLess(figures["memory for each stream"], 500)
+
+    def test_overload(self):
+        figures = self.measure("overload", seconds="0.5")
+        self.assertGreater(figures["capacity"], 1)
+        self.assertGreater(figures["sent in overload"], 2 * figures["capacity"])
+        self.assertGreater(figures["refused"] + figures["out of time after waiting"], 20)
+        self.assertGreater(figures["goodput"], 1)
+        self.assertEqual(figures["realtime requests that failed"], 0)
+
+    def test_fairness(self):
+        figures = self.measure("fairness", seconds="1")
+        # The modest tenant gets far more than its part of the requests, which is a twentieth.
+        self.assertGreater(figures["weight 1 beside 1, share"], 25)
+        self.assertLess(figures["weight 1 beside 1, share"], 75)
+        self.assertGreater(figures["weight 3 beside 1, share"], figures["weight 1 beside 1, share"])
+
+    def test_realtime(self):
+        figures = self.measure("realtime", seconds="1.5")
+        for who in ("alone", "beside"):
+            self.assertGreater(figures[f"token P50, {who}"], 0)
+            self.assertGreaterEqual(figures[f"token P99, {who}"], figures[f"token P50, {who}"])
+        self.assertAlmostEqual(figures["token P99, beside over alone"],
+                               figures["token P99, beside"] / figures["token P99, alone"], places=6)
+
+    def test_isolation(self):
+        figures = self.measure("isolation")
+        self.assertEqual(figures["the other's answers not computed for it"], 0)
+        self.assertEqual(figures["its own questions again, kept"], 100)
+        # With 240 of each kind the standard deviation is 0.026.
+        self.assertAlmostEqual(figures["AUC of times, known to one or new"], 0.5, delta=0.2)
+        self.assertGreater(figures["AUC of times, its own kept answers or new"], 0.8)
+
     def test_table(self):
         done = self.bench("--rows", "hits", "--seconds", "0.1")
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -74,6 +112,7 @@ class BenchGateway(unittest.TestCase):
                              (("--seconds", "soon"), "--seconds"),
                              (("--gateway", "127.0.0.1:1"), "leave --gateway out"),
                              (("--model", "/nowhere"), "/nowhere"),
+                             (("--streams", "0"), "--streams"),
                              (("serve",), "")):
             with self.subTest(flags):
                 done = self.bench(*flags)

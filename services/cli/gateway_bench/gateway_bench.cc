@@ -19,6 +19,11 @@ namespace {
 constexpr BenchRow kRows[] = {
     {"hits", "answers from the cache", MeasureHits},
     {"latency", "added at half of the load", MeasureLatency},
+    {"streams", "memory of open streams", MeasureStreams},
+    {"overload", "five times what can be answered", MeasureOverload},
+    {"fairness", "two tenants, one sends 20 times as much", MeasureFairness},
+    {"realtime", "beside another tenant's batch", MeasureRealtime},
+    {"isolation", "what a tenant can tell of another", MeasureIsolation},
 };
 
 std::vector<std::string> RowNames() {
@@ -106,6 +111,7 @@ int RunGatewayBench(const Context& context, const GatewayBenchOptions& options) 
   for (const BenchRow* row : *rows) {
     const RowContext row_context = {.model = context.options.common.model,
                                     .seconds = options.seconds,
+                                    .streams = options.streams,
                                     .interrupted = &interrupt.interrupted(),
                                     .progress = [row](const std::string& what) {
                                       std::fprintf(stderr, "%s: %s\n", row->name, what.c_str());

@@ -12,6 +12,7 @@ namespace conclave::cli {
 struct GatewayBenchOptions {
   std::vector<std::string> rows;  // names; empty: all
   double seconds = 5;             // of each measurement
+  int32_t streams = 10'000;       // of the row "streams"
   bool json = false;
 };
 

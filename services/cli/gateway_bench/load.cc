@@ -82,6 +82,7 @@ class Loop : public std::enable_shared_from_this<Loop> {
 
   void OnEnd(TimePoint intended, const absl::Status& status) EXCLUDES(mutex_) {
     const TimePoint now = steady_clock::now();
+    const double took = std::chrono::duration<double>(now - intended).count();
     bool again = false;
     {
       MutexLock lock(mutex_);
@@ -89,9 +90,11 @@ class Loop : public std::enable_shared_from_this<Loop> {
       if (closed_) return;
       if (status.ok()) {
         result_.answered += now <= end_;
-        result_.latencies.push_back(std::chrono::duration<double>(now - intended).count());
+        result_.latencies.push_back(took);
+        result_.due.push_back(std::chrono::duration<double>(intended - start_).count());
       } else {
         ++result_.failed;
+        if (absl::IsResourceExhausted(status)) result_.refusals.push_back(took);
         if (result_.first_error.ok()) result_.first_error = status;
       }
       // A failure ends its place in a closed loop: a gateway that refuses must not be hammered.
@@ -115,6 +118,15 @@ class Loop : public std::enable_shared_from_this<Loop> {
 };
 
 }  // namespace
+
+int64_t EndedWithin(const LoadResult& result, double begin, double end) {
+  int64_t count = 0;
+  for (size_t i = 0; i < result.latencies.size(); ++i) {
+    const double at = result.due[i] + result.latencies[i];
+    count += at >= begin && at <= end;
+  }
+  return count;
+}
 
 LoadResult RunLoad(const LoadOptions& options, Sender sender) {
   return std::make_shared<Loop>(options, std::move(sender))->Run();

@@ -38,11 +38,18 @@ struct LoadResult {
   int64_t sent = 0;
   int64_t answered = 0;  // inside the duration, well
   int64_t failed = 0;
-  double seconds = 0;             // that `answered` took
-  std::vector<double> latencies;  // of all that were answered well, seconds
+  double seconds = 0;  // that `answered` took
+  // Of all that were answered well, in the order of their ends; seconds.
+  std::vector<double> latencies;
+  std::vector<double> due;  // when each of them was due, from the load's start
+  // Of those refused with RESOURCE_EXHAUSTED, which also count as failed.
+  std::vector<double> refusals;
   absl::Status first_error;
   double rate() const { return seconds > 0 ? static_cast<double>(answered) / seconds : 0; }
 };
+
+// How many of them ended from `begin` to `end`.
+int64_t EndedWithin(const LoadResult& result, double begin, double end);
 
 // Returns when all requests have ended or patience has. `sender` may be called on any thread, also
 // inside the callback of an earlier request.

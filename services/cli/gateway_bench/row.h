@@ -26,6 +26,7 @@ struct Figure {
 struct RowContext {
   std::string model;   // checkpoint folder
   double seconds = 0;  // of each measurement in a row
+  int32_t streams = 0;
   const std::atomic<bool>* interrupted = nullptr;
   std::function<void(const std::string&)> progress;  // says what begins now
 };
@@ -40,5 +41,15 @@ struct BenchRow {
 absl::StatusOr<std::vector<Figure>> MeasureHits(const RowContext& context);
 // What the gateway adds to the echo's time at half of its load.
 absl::StatusOr<std::vector<Figure>> MeasureLatency(const RowContext& context);
+// The gateway's memory with many streams open.
+absl::StatusOr<std::vector<Figure>> MeasureStreams(const RowContext& context);
+// Five times as many requests as can be answered, of all classes.
+absl::StatusOr<std::vector<Figure>> MeasureOverload(const RowContext& context);
+// What two tenants get of which one asks for much more.
+absl::StatusOr<std::vector<Figure>> MeasureFairness(const RowContext& context);
+// Times between the tokens of a realtime request beside a tenant's batch.
+absl::StatusOr<std::vector<Figure>> MeasureRealtime(const RowContext& context);
+// Whether a tenant can tell what another one has asked.
+absl::StatusOr<std::vector<Figure>> MeasureIsolation(const RowContext& context);
 
 }  // namespace conclave::cli
