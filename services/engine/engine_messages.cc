@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "shared/base/status_macros.h"
+#include "shared/rpc/qos_class.h"
 
 namespace conclave::engine {
 namespace {
@@ -34,24 +35,6 @@ absl::StatusOr<SamplingRequest> ReadSampling(const v1::EngineSampling& message) 
   if (message.has_top_logprobs()) sampling.top_logprobs = message.top_logprobs();
   sampling.pace = message.pace();
   return sampling;
-}
-
-absl::StatusOr<Qos> ReadQos(v1::QosClass qos) {
-  switch (qos) {
-    case v1::QOS_CLASS_REALTIME:
-      return Qos::kRealtime;
-    case v1::QOS_CLASS_UNSPECIFIED:
-    case v1::QOS_CLASS_INTERACTIVE:
-      return Qos::kInteractive;
-    case v1::QOS_CLASS_BATCH:
-      return Qos::kBatch;
-    case v1::QOS_CLASS_SHEDDABLE:
-      return Qos::kSheddable;
-    default:
-      break;
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("qos is ", static_cast<int>(qos), ": must be a QosClass, 0 to 4"));
 }
 
 v1::FinishReason WireReason(EndReason reason) {
@@ -119,7 +102,7 @@ absl::StatusOr<SequenceRequest> ReadStart(const v1::StartSequence& start, uint64
   request.max_tokens = start.max_tokens();
   request.min_tokens = start.min_tokens();
   request.stop_ids.assign(start.stop_ids().begin(), start.stop_ids().end());
-  ASSIGN_OR_RETURN(request.qos, ReadQos(start.qos()));
+  ASSIGN_OR_RETURN(request.qos, rpc::FromProto(start.qos()));
   request.tenant_weight =
       start.tenant_weight() == 0 ? 1.0f : static_cast<float>(start.tenant_weight());
   if (start.remaining_ms() > 0) {

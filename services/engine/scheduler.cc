@@ -166,11 +166,11 @@ StepPlan Scheduler::Plan() {
   urgent_ = false;
   bool may_admit = true;
   bool first_class = true;
-  for (Qos qos : {Qos::kRealtime, Qos::kInteractive, Qos::kBatch, Qos::kSheddable}) {
+  for (QosClass qos : kQosClasses) {
     PlanDecodes(qos, first_class, &plan);
     may_admit = PlanPrefills(qos, may_admit, &plan);
     if (!plan.sequences.empty()) first_class = false;
-    if (qos == Qos::kRealtime && !plan.sequences.empty()) GuardUrgent(plan);
+    if (qos == QosClass::kRealtime && !plan.sequences.empty()) GuardUrgent(plan);
   }
   if (!plan.sequences.empty()) {
     ++step_;
@@ -205,7 +205,7 @@ void Scheduler::GiveDecodeBlocks() {
   }
 }
 
-void Scheduler::PlanDecodes(Qos qos, bool all, StepPlan* plan) {
+void Scheduler::PlanDecodes(QosClass qos, bool all, StepPlan* plan) {
   std::vector<Sequence*> rows;
   for (Sequence* sequence : running_) {
     if (sequence->request.qos == qos && sequence->num_to_compute() == 1 && Runnable(*sequence))
@@ -227,7 +227,7 @@ void Scheduler::PlanDecodes(Qos qos, bool all, StepPlan* plan) {
 
 // In the order of service: those of the class that hold blocks and are not done with their prompt,
 // and as many waiting ones as could find a place in the batch.
-std::vector<Sequence*> Scheduler::PrefillCandidates(Qos qos, bool may_admit) const {
+std::vector<Sequence*> Scheduler::PrefillCandidates(QosClass qos, bool may_admit) const {
   std::vector<Sequence*> prefilling;
   int64_t places = options_.max_batch - num_running();
   for (Sequence* sequence : running_) {
@@ -250,7 +250,7 @@ std::vector<Sequence*> Scheduler::PrefillCandidates(Qos qos, bool may_admit) con
 }
 
 // Returns whether later classes may admit: not after a sequence that had to wait for blocks.
-bool Scheduler::PlanPrefills(Qos qos, bool may_admit, StepPlan* plan) {
+bool Scheduler::PlanPrefills(QosClass qos, bool may_admit, StepPlan* plan) {
   for (Sequence* sequence : PrefillCandidates(qos, may_admit)) {
     if (!sequence->running && !may_admit) continue;  // those that hold blocks already go on
     const int64_t chunk = ChunkOf(*sequence, *plan);

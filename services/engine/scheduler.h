@@ -123,9 +123,9 @@ class Scheduler {
   void Preempt(Sequence* sequence);
   void GiveDecodeBlocks();
   bool Admit(Sequence* sequence);
-  void PlanDecodes(Qos qos, bool all, StepPlan* plan);
-  std::vector<Sequence*> PrefillCandidates(Qos qos, bool may_admit) const;
-  bool PlanPrefills(Qos qos, bool may_admit, StepPlan* plan);
+  void PlanDecodes(QosClass qos, bool all, StepPlan* plan);
+  std::vector<Sequence*> PrefillCandidates(QosClass qos, bool may_admit) const;
+  bool PlanPrefills(QosClass qos, bool may_admit, StepPlan* plan);
   int64_t ChunkOf(const Sequence& sequence, const StepPlan& plan) const;
   // The realtime rows are planned: bounds what the other classes add.
   void GuardUrgent(const StepPlan& plan);

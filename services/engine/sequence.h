@@ -15,6 +15,7 @@
 #include "services/engine/block_address.h"
 #include "services/engine/penalty_counts.h"
 #include "shared/base/clock.h"
+#include "shared/base/qos_class.h"
 
 namespace conclave::engine {
 
@@ -24,9 +25,6 @@ struct SequenceKey {
   uint64_t id = 0;
   friend auto operator<=>(const SequenceKey&, const SequenceKey&) = default;
 };
-
-// Ordered: a lower value goes first. The values of conclave.v1.QosClass.
-enum class Qos : uint8_t { kRealtime = 1, kInteractive = 2, kBatch = 3, kSheddable = 4 };
 
 struct SamplingRequest {
   float temperature = 1;  // 0: greedy
@@ -52,7 +50,7 @@ struct SequenceRequest {
   int64_t max_tokens = 0;  // generated ids in all, those above included
   int64_t min_tokens = 0;  // no stop id is chosen before
   std::vector<int32_t> stop_ids;
-  Qos qos = Qos::kInteractive;
+  QosClass qos = QosClass::kInteractive;
   float tenant_weight = 1;
   std::optional<Duration> remaining;  // until the deadline, from when the request arrived here
   TimePoint arrived;                  // set where it enters

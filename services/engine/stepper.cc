@@ -17,7 +17,7 @@ double Seconds(Duration duration) { return std::chrono::duration<double>(duratio
 
 RowOrigin OriginOf(const Sequence& sequence, TimePoint now) {
   RowOrigin origin;
-  origin.qos = static_cast<uint8_t>(sequence.request.qos);
+  origin.qos = sequence.request.qos;
   origin.tenant_weight = sequence.request.tenant_weight;
   if (sequence.deadline != TimePoint::max()) {
     // Up, so that no dispatch gives a row up before its time.

@@ -3,23 +3,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "shared/rpc/qos_class.h"
+
 namespace conclave::gateway {
 
 namespace {
-
-v1::QosClass ToProto(QosClass qos) {
-  switch (qos) {
-    case QosClass::kInteractive:
-      return v1::QOS_CLASS_INTERACTIVE;
-    case QosClass::kRealtime:
-      return v1::QOS_CLASS_REALTIME;
-    case QosClass::kBatch:
-      return v1::QOS_CLASS_BATCH;
-    case QosClass::kSheddable:
-      return v1::QOS_CLASS_SHEDDABLE;
-  }
-  return v1::QOS_CLASS_INTERACTIVE;
-}
 
 FinishReason FromProto(v1::FinishReason reason) {
   switch (reason) {
@@ -84,7 +72,7 @@ void ToProto(const SequenceStart& start, v1::StartSequence* message) {
   message->set_max_tokens(start.max_tokens);
   message->set_min_tokens(start.min_tokens);
   message->mutable_stop_ids()->Assign(start.stop_ids.begin(), start.stop_ids.end());
-  message->set_qos(ToProto(start.qos));
+  message->set_qos(rpc::ToProto(start.qos));
   message->set_tenant_weight(start.tenant_weight);
   message->set_remaining_ms(start.remaining_ms);
   message->set_traceparent(start.traceparent);

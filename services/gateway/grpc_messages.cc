@@ -7,6 +7,7 @@
 #include "services/gateway/chat_messages.h"
 #include "services/gateway/engine_messages.h"
 #include "shared/base/status_macros.h"
+#include "shared/rpc/qos_class.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::gateway {
@@ -16,24 +17,6 @@ namespace {
 template <typename T, typename U>
 void CopyIf(bool has, U value, std::optional<T>* target) {
   if (has) *target = static_cast<T>(value);
-}
-
-absl::StatusOr<QosClass> FromProto(v1::QosClass qos) {
-  switch (qos) {
-    case v1::QOS_CLASS_UNSPECIFIED:
-    case v1::QOS_CLASS_INTERACTIVE:
-      return QosClass::kInteractive;
-    case v1::QOS_CLASS_REALTIME:
-      return QosClass::kRealtime;
-    case v1::QOS_CLASS_BATCH:
-      return QosClass::kBatch;
-    case v1::QOS_CLASS_SHEDDABLE:
-      return QosClass::kSheddable;
-    default:  // an open enum: any number may arrive
-      return rpc::InvalidField(
-          "qos", absl::StrCat("expected a QosClass from 0 to ", static_cast<int>(v1::QosClass_MAX),
-                              ", found ", static_cast<int>(qos)));
-  }
 }
 
 absl::StatusOr<CacheMode> FromProto(v1::CacheMode mode) {
@@ -144,7 +127,7 @@ absl::StatusOr<GenerationInput> FromProto(const v1::GenerateRequest& request) {
       return rpc::InvalidField("prompt", "is missing: set one of text, chat, tokens");
   }
   input.sampling = FromProto(request.sampling());
-  ASSIGN_OR_RETURN(input.qos, FromProto(request.qos()));
+  ASSIGN_OR_RETURN(input.qos, rpc::FromProto(request.qos()));
   ASSIGN_OR_RETURN(input.cache, FromProto(request.cache()));
   return input;
 }

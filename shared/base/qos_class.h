@@ -12,7 +12,7 @@
 
 namespace conclave {
 
-// Ordered: a lower value goes first. The values of conclave.v1.QosClass, less one.
+// Ordered: a lower value goes first.
 enum class QosClass : uint8_t { kRealtime, kInteractive, kBatch, kSheddable };
 
 inline constexpr size_t kNumQosClasses = 4;
@@ -20,6 +20,9 @@ inline constexpr std::array<QosClass, kNumQosClasses> kQosClasses = {
     QosClass::kRealtime, QosClass::kInteractive, QosClass::kBatch, QosClass::kSheddable};
 
 constexpr size_t IndexOf(QosClass qos) { return static_cast<size_t>(qos); }
+
+// As messages and row frames number them: 1 (most urgent) to 4.
+constexpr uint8_t WireNumber(QosClass qos) { return static_cast<uint8_t>(IndexOf(qos) + 1); }
 
 // "realtime", "interactive", "batch", "sheddable".
 const char* QosClassName(QosClass qos);

@@ -180,7 +180,7 @@ TEST_F(EngineServiceTest, BadInputFailsItsSequenceAlone) {
       {[](auto& s) { s.set_tenant_weight(-1); }, absl::StatusCode::kInvalidArgument,
        "tenant_weight"},
       {[](auto& s) { s.set_qos(static_cast<v1::QosClass>(77)); },
-       absl::StatusCode::kInvalidArgument, "qos is 77"},
+       absl::StatusCode::kInvalidArgument, "found 77"},
       {[](auto& s) {
          s.mutable_sampling()->set_temperature(std::numeric_limits<float>::quiet_NaN());
        },

@@ -13,12 +13,13 @@
 
 #include "absl/status/status.h"
 #include "kernels/elementwise.h"
+#include "shared/base/qos_class.h"
 
 namespace conclave::engine {
 
 // Of one token row: what travels with it in the frame's header.
 struct RowOrigin {
-  uint8_t qos = 2;  // conclave.v1.QosClass
+  QosClass qos = QosClass::kInteractive;
   float tenant_weight = 1;
   int64_t remaining_ms = 0;  // until the request's deadline; 0: none
 };

@@ -203,14 +203,14 @@ rpc::RequestHeader RemoteDispatch::HeaderOf(const ExpertCall& call) const {
   header.traceparent = std::string(call.traceparent);
   // A frame is as urgent as its most urgent row.
   if (!call.origins.empty()) {
-    header.qos = 4;
+    QosClass most_urgent = QosClass::kSheddable;
     header.tenant_weight = 0;
     for (const RowOrigin& origin : call.origins) {
-      const uint8_t qos = origin.qos >= 1 && origin.qos <= 4 ? origin.qos : 2;
-      header.qos = std::min(header.qos, qos);
+      most_urgent = std::min(most_urgent, origin.qos);
       if (std::isfinite(origin.tenant_weight))
         header.tenant_weight = std::max(header.tenant_weight, origin.tenant_weight);
     }
+    header.qos = WireNumber(most_urgent);
     if (header.tenant_weight <= 0) header.tenant_weight = 1;
   }
   return header;
