@@ -44,8 +44,8 @@ class RandomRun {
     request.key = {static_cast<uint64_t>(*rc::gen::inRange(1, 4)), next_id_++};
     request.prompt_ids = SomeIds(*rc::gen::inRange(1, 150));
     request.max_tokens = *rc::gen::inRange(1, 120);
-    request.qos =
-        *rc::gen::element(Qos::kRealtime, Qos::kInteractive, Qos::kBatch, Qos::kSheddable);
+    request.qos = *rc::gen::element(QosClass::kRealtime, QosClass::kInteractive, QosClass::kBatch,
+                                    QosClass::kSheddable);
     request.sampling.pace = *rc::gen::element(0.0, 0.0, 100.0);
     request.arrived = f_.clock.Now();
     const SequenceKey key = request.key;

@@ -47,8 +47,8 @@ void RunAnySchedule(const GoldenModel& model) {
     switch (*rc::gen::weightedElement<int>({{3, 0}, {1, 1}, {4, 2}})) {
       case 0: {
         SequenceRequest& request = requests[next++];
-        request.qos =
-            *rc::gen::element(Qos::kRealtime, Qos::kInteractive, Qos::kBatch, Qos::kSheddable);
+        request.qos = *rc::gen::element(QosClass::kRealtime, QosClass::kInteractive,
+                                        QosClass::kBatch, QosClass::kSheddable);
         request.sampling.pace = *rc::gen::element(0.0, 0.0, 300.0);
         request.arrived = engine.clock.Now();
         engine.Start(std::move(request));

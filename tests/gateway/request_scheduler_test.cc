@@ -2,133 +2,16 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
-#include <map>
 #include <vector>
 
 #include "shared/rpc/status.h"
-#include "tests/gateway/simulated_engine.h"
+#include "tests/gateway/request_scheduler_fixture.h"
 
 namespace conclave::gateway {
 namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-
-// What one request's client hears.
-struct Heard {
-  bool started = false;
-  int64_t tokens = 0;
-  std::vector<FinishReason> finished;
-  bool done = false;
-  std::optional<absl::Status> failed;
-  std::optional<TimePoint> first_token;
-  CacheStatus cache = CacheStatus::kNone;
-  int64_t engine_us = 0;
-};
-
-class HearingSink final : public GenerationSink {
- public:
-  HearingSink(std::shared_ptr<Heard> heard, const Clock* clock)
-      : heard_(std::move(heard)), clock_(clock) {}
-  void OnStarted(const Started& started) override {
-    heard_->started = true;
-    heard_->cache = started.cache;
-  }
-  void OnTokens(const ChoiceTokens& tokens) override {
-    EXPECT_TRUE(heard_->started);
-    heard_->tokens += static_cast<int64_t>(tokens.ids.size());
-    if (!heard_->first_token) heard_->first_token = clock_->Now();
-  }
-  void OnFinished(const ChoiceFinished& finished) override {
-    heard_->finished.push_back(finished.reason);
-  }
-  void OnDone(const Usage& usage) override {
-    heard_->done = true;
-    heard_->engine_us = usage.engine_us;
-  }
-  void OnFailed(const absl::Status& status) override { heard_->failed = status; }
-
- private:
-  const std::shared_ptr<Heard> heard_;
-  const Clock* const clock_;
-};
-
-class RequestSchedulerTest : public testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    auto loaded = TextModel::Load(CONCLAVE_SOURCE_DIR "/models/tales", "tales");
-    ASSERT_TRUE(loaded.ok()) << loaded.status();
-    model_ = *std::move(loaded);
-  }
-  static void TearDownTestSuite() { model_.reset(); }
-
-  void Start(RequestSchedulerOptions options, int32_t engine_sequences = 0, int64_t kv_tokens = 0) {
-    engine_.Join(&engines_, "engine-0", engine_sequences, kv_tokens);
-    scheduler_ = std::make_unique<RequestScheduler>(options, &engines_, model_.get(), &signer_,
-                                                    &cache_, &registry_, &clock_);
-  }
-
-  struct Ask {
-    QosClass qos = QosClass::kInteractive;
-    const Tenant* tenant = nullptr;  // null: the nameless one
-    int64_t prompt = 4;
-    int64_t answer = 4;
-    int32_t choices = 1;
-    std::optional<Duration> timeout = std::nullopt;
-    std::string id = "";
-    std::string fingerprint = std::string(64, 'a');
-    int cache_key = 0;  // of the answer; 0: it is not kept
-    double pace = 0;
-  };
-  std::shared_ptr<Heard> Submit(const Ask& ask) {
-    Generation generation;
-    generation.api = "chat";
-    generation.request_id = ask.id.empty() ? "r" + std::to_string(next_key_) : ask.id;
-    generation.model = "tales";
-    generation.fingerprint = ask.fingerprint;
-    generation.prompt_ids.assign(static_cast<size_t>(ask.prompt), 5);
-    generation.num_choices = ask.choices;
-    generation.max_tokens = ask.answer;
-    generation.qos = ask.qos;
-    if (ask.tenant) generation.tenant = *ask.tenant;
-    generation.arrival = clock_.Now();
-    generation.sampling.pace = ask.pace;
-    if (ask.cache_key != 0) {
-      generation.cache_key.emplace();
-      generation.cache_key->fill(static_cast<uint8_t>(ask.cache_key));
-    }
-    if (ask.timeout) generation.deadline = clock_.Now() + *ask.timeout;
-    auto heard = std::make_shared<Heard>();
-    last_key_ = next_key_++;
-    scheduler_->Submit(last_key_, std::move(generation), nullptr,
-                       std::make_shared<HearingSink>(heard, &clock_));
-    return heard;
-  }
-  // The engine gives each of its sequences a token.
-  void Step(int64_t tokens = 1000) {
-    for (const SequenceEvent& event : engine_.Step(tokens)) scheduler_->OnEvent(event);
-  }
-  void Finish() {
-    for (int i = 0; i < 100 && engine_.num_running() > 0; ++i) Step();
-  }
-  static std::string ReasonOf(const Heard& heard) {
-    return heard.failed ? rpc::DetailsOf(*heard.failed).reason : "";
-  }
-
-  static std::shared_ptr<const TextModel> model_;
-  SimulatedClock clock_;
-  metrics::Registry registry_;
-  ResumeTokenSigner signer_{"secret"};
-  ResponseCache cache_{{}, &clock_};
-  EngineSet engines_;
-  SimulatedEngine engine_;
-  std::unique_ptr<RequestScheduler> scheduler_;
-  uint64_t next_key_ = 1;
-  uint64_t last_key_ = 0;
-};
-
-std::shared_ptr<const TextModel> RequestSchedulerTest::model_;
 
 TEST_F(RequestSchedulerTest, RunsAtOnceWhereThereIsRoom) {
   Start({});
@@ -222,15 +105,6 @@ TEST_F(RequestSchedulerTest, ARequestThatHasMovedUpStopsNobodyThere) {
   EXPECT_TRUE(Submit({.qos = QosClass::kRealtime})->started);
   EXPECT_EQ(scheduler_->num_running(), 10);
   EXPECT_FALSE(old->failed);
-}
-
-TEST_F(RequestSchedulerTest, AnAnswerThatGrowsTooLargeIsNotShared) {
-  Start({});
-  Submit({.prompt = 1, .answer = 4000, .choices = 32, .cache_key = 1});
-  EXPECT_EQ(Submit({.cache_key = 1})->cache, CacheStatus::kJoined);
-  for (int i = 0; i < 3000; ++i) Step();
-  EXPECT_EQ(Submit({.cache_key = 1})->cache, CacheStatus::kMiss);
-  Finish();
 }
 
 TEST_F(RequestSchedulerTest, HeedsTheRoomOfEachEngine) {
@@ -381,142 +255,6 @@ TEST_F(RequestSchedulerTest, FailsEverythingAtTheEnd) {
   scheduler_->FailAll(absl::UnavailableError("the end"));
   EXPECT_TRUE(running->failed && waiting->failed);
   EXPECT_EQ(engine_.started.size(), 1U);
-}
-
-TEST_F(RequestSchedulerTest, EqualRequestsShareOneRun) {
-  Start({});
-  const auto first = Submit({.answer = 3, .cache_key = 1});
-  Step();
-  const auto second = Submit({.answer = 3, .cache_key = 1});
-  const auto other = Submit({.answer = 3, .cache_key = 2});
-  const auto apart = Submit({.answer = 3});
-  EXPECT_EQ(engine_.started.size(), 3U);
-  EXPECT_EQ(second->tokens, 1) << "what there was when it came";
-  Finish();
-  for (const auto& heard : {first, second, other, apart}) {
-    EXPECT_EQ(heard->tokens, 3);
-    EXPECT_TRUE(heard->done);
-  }
-  EXPECT_EQ(first->cache, CacheStatus::kMiss);
-  EXPECT_EQ(second->cache, CacheStatus::kJoined);
-  EXPECT_EQ(apart->cache, CacheStatus::kNone);
-  EXPECT_GT(first->engine_us, 0);
-  EXPECT_EQ(second->engine_us, 0) << "the work is charged once";
-  CacheKey key;
-  key.fill(1);
-  const auto kept = cache_.Find(key);
-  ASSERT_NE(kept, nullptr);
-  EXPECT_EQ(kept->choices[0].ids, (std::vector<int32_t>{5, 5, 5}));
-  EXPECT_EQ(kept->usage.completion_tokens, 3);
-  // The next one starts anew: the cache is asked before the scheduler.
-  EXPECT_EQ(Submit({.cache_key = 1})->cache, CacheStatus::kMiss);
-}
-
-TEST_F(RequestSchedulerTest, EachOfThoseWhoShareMayLeave) {
-  Start({});
-  const auto first = Submit({.answer = 3, .id = "first", .cache_key = 1});
-  const uint64_t first_key = last_key_;
-  const auto second = Submit({.answer = 3, .id = "second", .cache_key = 1});
-  const auto third = Submit({.answer = 3, .timeout = seconds(1), .id = "third", .cache_key = 1});
-  Step();
-  scheduler_->Abandon(first_key);
-  EXPECT_TRUE(scheduler_->Cancel("", "second").ok());
-  EXPECT_EQ(second->finished, std::vector<FinishReason>{FinishReason::kCancelled});
-  EXPECT_TRUE(second->done);
-  EXPECT_TRUE(engine_.cancelled.empty());
-  Step();
-  EXPECT_EQ(first->tokens, 1);
-  EXPECT_EQ(second->tokens, 1);
-  EXPECT_EQ(third->tokens, 2);
-  clock_.Advance(seconds(1));
-  scheduler_->Tick();
-  EXPECT_TRUE(absl::IsDeadlineExceeded(*third->failed));
-  EXPECT_EQ(engine_.cancelled.size(), 1U) << "nobody listens any more";
-  EXPECT_EQ(scheduler_->num_running(), 0);
-  EXPECT_EQ(cache_.counts().entries, 0);
-}
-
-TEST_F(RequestSchedulerTest, SharesNoRunThatSuitsItLess) {
-  Start({});
-  Submit({.qos = QosClass::kBatch, .answer = 9, .cache_key = 1});
-  EXPECT_EQ(Submit({.qos = QosClass::kRealtime, .cache_key = 1})->cache, CacheStatus::kMiss);
-  Submit({.answer = 9, .cache_key = 2, .pace = 1});
-  EXPECT_EQ(Submit({.cache_key = 2})->cache, CacheStatus::kMiss);
-  Submit({.answer = 9, .timeout = seconds(5), .cache_key = 3});
-  EXPECT_EQ(Submit({.cache_key = 3})->cache, CacheStatus::kMiss);
-  Submit({.answer = 9, .timeout = seconds(5), .cache_key = 4});
-  EXPECT_EQ(Submit({.timeout = seconds(4), .cache_key = 4})->cache, CacheStatus::kJoined);
-}
-
-TEST_F(RequestSchedulerTest, AFailedRunFailsAllWhoShareIt) {
-  Start({});
-  const auto first = Submit({.cache_key = 1});
-  const auto second = Submit({.cache_key = 1});
-  scheduler_->FailAllOn("engine-0", absl::UnavailableError("lost"));
-  EXPECT_TRUE(first->failed && second->failed);
-  EXPECT_EQ(cache_.counts().entries, 0);
-  EXPECT_EQ(Submit({.cache_key = 1})->cache, CacheStatus::kMiss);
-}
-
-// Two tenants, one sending twenty times as much: the tokens given while both wait.
-TEST_F(RequestSchedulerTest, SharesTokensByWeightUnderLoad) {
-  Start({.max_running = 8, .max_waiting = 5000}, 8, 0);
-  const Tenant loud{.name = "loud", .weight = 1};
-  const Tenant quiet{.name = "quiet", .weight = 1};
-  std::vector<std::shared_ptr<Heard>> of_loud, of_quiet;
-  for (int second = 0; second < 60; ++second) {
-    // The engine computes 800 tokens a second; the quiet tenant alone asks for as much.
-    for (int i = 0; i < 100; ++i) {
-      for (int k = 0; k < 20; ++k)
-        of_loud.push_back(Submit({.tenant = &loud, .prompt = 1, .answer = 9}));
-      of_quiet.push_back(Submit({.tenant = &quiet, .prompt = 1, .answer = 7}));
-      Step(8);
-      clock_.Advance(milliseconds(10));
-      if (i % 10 == 0) scheduler_->Tick();
-    }
-  }
-  const auto tokens = [](const std::vector<std::shared_ptr<Heard>>& all) {
-    double sum = 0;
-    for (const auto& heard : all) {
-      sum += static_cast<double>(heard->tokens) + (heard->first_token ? 1 : 0);
-    }
-    return sum;
-  };
-  const double share = tokens(of_quiet) / (tokens(of_quiet) + tokens(of_loud));
-  EXPECT_NEAR(share, 0.5, 0.025);
-}
-
-// Five times what the engine can do, for a minute: it stays busy, and the urgent ones notice
-// nothing.
-TEST_F(RequestSchedulerTest, StaysUsefulUnderOverload) {
-  Start({.max_running = 32, .max_waiting = 200}, 32, 0);
-  std::vector<std::pair<TimePoint, std::shared_ptr<Heard>>> realtime;
-  int64_t given = 0;
-  int64_t steps = 0;
-  for (int i = 0; i < 6000; ++i) {  // 10 ms each; the engine computes 16 tokens in a step
-    Submit({.qos = QosClass::kSheddable, .prompt = 1, .answer = 16});
-    Submit({.qos = QosClass::kBatch, .prompt = 1, .answer = 16});
-    Submit({.qos = QosClass::kInteractive, .prompt = 1, .answer = 16});
-    Submit({.qos = QosClass::kInteractive, .prompt = 1, .answer = 16});
-    if (i % 5 == 0)
-      realtime.emplace_back(clock_.Now(),
-                            Submit({.qos = QosClass::kRealtime, .prompt = 1, .answer = 16}));
-    const std::vector<SequenceEvent> events = engine_.Step(16);
-    for (const SequenceEvent& event : events) {
-      given += std::holds_alternative<SequenceTokens>(event.what);
-      scheduler_->OnEvent(event);
-    }
-    ++steps;
-    clock_.Advance(milliseconds(10));
-    if (i % 10 == 0) scheduler_->Tick();
-  }
-  EXPECT_GE(static_cast<double>(given), 0.95 * 16 * static_cast<double>(steps));
-  int64_t slow = 0;
-  for (const auto& [arrival, heard] : realtime) {
-    EXPECT_FALSE(heard->failed);
-    if (heard->first_token && *heard->first_token - arrival > milliseconds(10)) ++slow;
-  }
-  EXPECT_LE(slow, static_cast<int64_t>(realtime.size() / 100));
 }
 
 }  // namespace
