@@ -55,7 +55,13 @@ asio::awaitable<void> Connection::Begin() {
   const auto self = shared_from_this();
   if (transport_.encrypted()) {
     CloseIn(shared_->options.header_timeout);
-    const error_code error = co_await transport_.Handshake();
+    // One that says nothing costs nothing but its socket.
+    error_code error = co_await transport_.WaitReadable();
+    if (!error && !closed_) {
+      Room::Holder place(shared_->handshakes, [this] { Close(); });
+      place.Hold(1);
+      error = co_await transport_.Handshake();
+    }
     peer_timer_.cancel();
     if (error || closed_) {
       Close();
@@ -124,8 +130,7 @@ asio::awaitable<void> Connection::Linger() {
   input_room_timer_.cancel();
   const TimePoint deadline = std::chrono::steady_clock::now() + kLinger;
   CloseIn(kLinger);
-  co_await transport_.EndWriting();
-  peer_timer_.cancel();
+  transport_.EndWriting();
   while (!input_ended_ && !closed_) {
     if (!co_await WaitUntil(deadline)) co_return;
   }
@@ -164,12 +169,27 @@ asio::awaitable<bool> Connection::ServeOne() {
     co_await WriteWhole(*failure);  // closes: the body was not read
     co_return false;
   }
+  const auto announced = parser.content_length();
+  if (announced && *announced > kFreeBodyBytes && shared_->options.check_sender &&
+      *announced <= options.max_body_bytes) {
+    failure = shared_->options.check_sender(View(message[beast_http::field::authorization]));
+    if (failure) {
+      co_await WriteWhole(*failure);
+      co_return false;
+    }
+  }
   if (boost::beast::iequals(message[beast_http::field::expect], "100-continue") &&
       !parser.is_done()) {
     if (!co_await Write("HTTP/1.1 100 Continue\r\n\r\n")) co_return false;
   }
   const TimePoint body_deadline = std::chrono::steady_clock::now() + options.body_timeout;
-  if (!co_await Parse(parser, /*whole=*/true, body_deadline, &failure)) {
+  const bool arrived = co_await Parse(parser, /*whole=*/true, body_deadline, &failure);
+  body_room_.reset();
+  if (!arrived) {
+    // What came is of no use any more, and writing may take its time.
+    std::string().swap(parser.get().body());
+    discard_input_ = true;
+    std::string().swap(input_);
     if (failure) co_await WriteWhole(*failure);
     co_return false;
   }
@@ -229,6 +249,7 @@ asio::awaitable<bool> Connection::Parse(Parser& parser, bool whole, TimePoint de
       co_return false;
     }
     if (closed_ || input_ended_) co_return false;
+    if (whole && !AdmitBody(parser, failure)) co_return false;
     if (!co_await WaitUntil(deadline)) {
       *failure = Failure(
           408, whole ? "the body did not arrive in time" : "the headers did not arrive in time",
@@ -237,6 +258,24 @@ asio::awaitable<bool> Connection::Parse(Parser& parser, bool whole, TimePoint de
     }
   }
   co_return true;
+}
+
+bool Connection::AdmitBody(Parser& parser, std::optional<Response>* failure) {
+  const size_t arrived = parser.get().body().size();
+  if (arrived <= kFreeBodyBytes) return true;
+  if (!body_room_) {
+    if (shared_->options.check_sender) {
+      *failure =
+          shared_->options.check_sender(View(parser.get()[beast_http::field::authorization]));
+      if (*failure) return false;
+    }
+    body_room_.emplace(shared_->arriving, [this] { Wake(); });
+  }
+  if (body_room_->Hold(arrived)) return true;
+  *failure = Failure(503, "too many bodies are arriving, and this one took longest; try again",
+                     "overloaded");
+  (*failure)->headers.emplace_back("Retry-After", "1");
+  return false;
 }
 
 asio::awaitable<bool> Connection::Answer(Request request, const Server::Handler& handler) {

@@ -13,6 +13,7 @@
 
 #include "shared/http/asio.h"
 #include "shared/http/outgoing.h"
+#include "shared/http/room.h"
 #include "shared/http/router.h"
 #include "shared/http/server.h"
 #include "shared/http/transport.h"
@@ -28,6 +29,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     // Runs a handler on a worker thread; false when too many wait.
     std::function<bool(std::function<void()>)> post_to_worker;
     std::function<void(Connection*)> closed;
+    Room* arriving;                   // bytes of bodies
+    Room* handshakes;                 // their number
     std::atomic<bool> ending{false};  // every answer is the last of its connection
   };
 
@@ -58,6 +61,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // answer, or nothing if none can be given.
   boost::asio::awaitable<bool> Parse(Parser& parser, bool whole, TimePoint deadline,
                                      std::optional<Response>* failure);
+  // Whether the body may go on arriving; else `*failure` says why not.
+  bool AdmitBody(Parser& parser, std::optional<Response>* failure);
   boost::asio::awaitable<bool> Answer(Request request, const Server::Handler& handler);
   boost::asio::awaitable<bool> WriteWhole(const Response& response);
   boost::asio::awaitable<bool> Write(std::string bytes);
@@ -86,7 +91,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::steady_timer input_room_timer_;
   boost::asio::steady_timer peer_timer_;
   bool woken_ = false;
-  std::shared_ptr<Outgoing> outgoing_;  // of the request being answered
+  std::optional<Room::Holder> body_room_;  // of a body that is arriving
+  std::shared_ptr<Outgoing> outgoing_;     // of the request being answered
   bool idle_ = true;
   bool draining_ = false;
   bool closed_ = false;

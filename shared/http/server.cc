@@ -1,5 +1,6 @@
 #include "shared/http/server.h"
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 #include <unordered_map>
@@ -13,6 +14,7 @@
 #include "shared/base/thread_name.h"
 #include "shared/http/asio.h"
 #include "shared/http/connection.h"
+#include "shared/http/room.h"
 
 namespace conclave::http {
 
@@ -48,11 +50,15 @@ struct Server::State {
       : io(std::make_shared<asio::io_context>(1)),
         acceptor(*io),
         work(options.max_queued_requests),
+        arriving(std::max(options.max_arriving_bytes, options.max_body_bytes)),
+        handshakes(options.max_handshakes),
         shared{.options = std::move(options),
                .router = internal::Router(std::move(routes)),
                .post_to_worker =
                    [this](std::function<void()> task) { return work.TryPush(std::move(task)); },
-               .closed = [this](Connection* connection) { Remove(connection); }} {}
+               .closed = [this](Connection* connection) { Remove(connection); },
+               .arriving = &arriving,
+               .handshakes = &handshakes} {}
 
   absl::Status Listen();
   asio::awaitable<void> AcceptLoop();
@@ -71,6 +77,7 @@ struct Server::State {
   std::shared_ptr<asio::io_context> io;
   asio::ip::tcp::acceptor acceptor;
   BoundedQueue<std::function<void()>> work;
+  internal::Room arriving, handshakes;
   Connection::Shared shared;
   std::string address;
   std::unordered_map<Connection*, std::shared_ptr<Connection>> connections;  // I/O thread only

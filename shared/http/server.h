@@ -9,7 +9,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,15 +24,26 @@ namespace conclave::http {
 
 class TlsContext;
 
+inline constexpr size_t kFreeBodyBytes = 8 << 10;
+
 struct ServerOptions {
   std::string listen = "";  // host:port; port 0: any
   AccessPolicy access = {};
   std::shared_ptr<TlsContext> tls = {};  // null: plain HTTP
   size_t max_header_bytes = 16 << 10;    // request line and headers; beyond: 431
   size_t max_body_bytes = 4 << 20;       // beyond: 413
+  // Bodies that are arriving, all together; the one that takes longest gives way (503) to others.
+  // At least max_body_bytes. Bodies up to kFreeBodyBytes count for nothing.
+  size_t max_arriving_bytes = 32 << 20;
+  // Whether who sends this Authorization header may send a larger body; a response refuses before
+  // it is read. Called on the I/O thread. Null: everybody may.
+  std::function<std::optional<Response>(std::string_view authorization)> check_sender = {};
   size_t max_unsent_bytes =
       4 << 20;  // of one streamed answer; a client this far behind is disconnected
-  int32_t max_connections = 1024;                      // beyond: 503 and close
+  int32_t max_connections = 1024;  // beyond: 503 and close
+  // TLS handshakes under way, of clients that have begun to speak; the oldest is closed for
+  // another.
+  size_t max_handshakes = 512;
   int32_t num_workers = 2;                             // threads that run handlers
   size_t max_queued_requests = 1024;                   // waiting for a worker; beyond: 503
   Duration idle_timeout = std::chrono::seconds(75);    // between requests

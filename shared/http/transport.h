@@ -1,11 +1,14 @@
 // The bytes of one connection, over plain TCP or TLS.
 //
-// All methods run on the server's I/O thread. One read and one write may be under way at once.
+// All methods run on the server's I/O thread. One read and one write may be under way at once. TLS
+// works on the socket itself, without buffers in between: an idle connection holds 13 KiB.
 #pragma once
 
+#include <openssl/ssl.h>
+
 #include <cstddef>
+#include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "shared/http/asio.h"
@@ -19,25 +22,36 @@ class Transport {
 
   // `tls` null: plain TCP.
   Transport(Tcp::socket socket, std::shared_ptr<boost::asio::ssl::context> tls);
-  Transport(const Transport&) = delete;  // the TLS stream refers to the socket
+  Transport(const Transport&) = delete;  // TLS refers to the socket
   Transport& operator=(const Transport&) = delete;
 
-  // Before anything else; does nothing for plain TCP.
+  // Until the client has sent something.
+  boost::asio::awaitable<Error> WaitReadable();
+  // Over TLS, before anything else.
   boost::asio::awaitable<Error> Handshake();
-  // Appends what there is, at least a byte, to `input`; nothing on an error.
+  // Appends what there is to `input`, perhaps nothing; nothing on an error.
   boost::asio::awaitable<Error> Read(std::string* input);
   boost::asio::awaitable<Error> Write(const std::string& bytes);
-  // Tells the peer that nothing more comes. Over TLS this ends the read under way.
-  boost::asio::awaitable<void> EndWriting();
+  // Tells the peer that nothing more comes.
+  void EndWriting();
   void Close();
 
-  bool encrypted() const { return stream_.has_value(); }
+  bool encrypted() const { return context_ != nullptr; }
   Tcp::socket& socket() { return socket_; }
 
  private:
+  struct Free {
+    void operator()(SSL* tls) const { SSL_free(tls); }
+  };
+  // What a step of OpenSSL wants next.
+  enum class Next { kDone, kReadable, kWritable, kFailed };
+  Next After(int result, Error* error);
+  // Repeats the step, waiting for the socket in between, until it is done.
+  boost::asio::awaitable<Error> Drive(std::function<int(SSL*)> step);
+
   Tcp::socket socket_;
   std::shared_ptr<boost::asio::ssl::context> context_;
-  std::optional<boost::asio::ssl::stream<Tcp::socket&>> stream_;
+  std::unique_ptr<SSL, Free> tls_;  // from the handshake on
 };
 
 }  // namespace conclave::http::internal

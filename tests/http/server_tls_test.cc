@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <memory>
+#include <vector>
 
 #include "shared/http/tls_context.h"
 #include "tests/http/server_fixture.h"
@@ -91,6 +93,25 @@ TEST_F(ServerTlsTest, PlainTextIsRefusedAndHarmsNobody) {
   TlsClient client(server_->address(), Trusting());
   client.Send(Post("/echo", "alive"));
   EXPECT_NE(client.ReadUntil("alive").find("200 OK"), std::string::npos);
+}
+
+TEST_F(ServerTlsTest, AHandshakeThatTakesLongGivesWayToOthers) {
+  ServerOptions options;
+  options.max_handshakes = 2;
+  StartTls(std::move(options));
+  RawClient silent(server_->address());  // takes no place
+  std::vector<std::unique_ptr<RawClient>> halves;
+  for (int i = 0; i < 3; ++i) {
+    halves.push_back(std::make_unique<RawClient>(server_->address()));
+    halves.back()->Send(std::string("\x16\x03\x01\x02\x00\x01", 6));
+  }
+  EXPECT_TRUE(halves[0]->WaitForClose());
+  for (int i = 0; i < 3; ++i) {
+    TlsClient client(server_->address(), Trusting());
+    ASSERT_TRUE(client.connected());
+    client.Send(Post("/echo", "in"));
+    EXPECT_NE(client.ReadUntil("in").find("200 OK"), std::string::npos);
+  }
 }
 
 TEST_F(ServerTlsTest, ASilentHandshakeEnds) {
