@@ -294,9 +294,11 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
   void Answer(const std::shared_ptr<Exchange>& exchange, Function function) {
     const auto principal = Authenticate(exchange);
     const std::string tenant = principal.ok() ? (*principal)->tenant.name : "";
+    const absl::Status may =
+        principal.ok() ? frontend_->TakeRequest(**principal) : principal.status();
     const absl::StatusOr<std::optional<TimePoint>> deadline =
-        principal.ok() ? Deadline(exchange->request(), frontend_->clock().Now())
-                       : absl::StatusOr<std::optional<TimePoint>>(principal.status());
+        may.ok() ? Deadline(exchange->request(), frontend_->clock().Now())
+                 : absl::StatusOr<std::optional<TimePoint>>(may);
     if (!deadline.ok()) {
       RespondTokenize(exchange, tenant, deadline.status());
       return;
@@ -382,6 +384,13 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
 };
 
 }  // namespace
+
+std::optional<http::Response> CheckSender(const Frontend& frontend,
+                                          std::string_view authorization) {
+  const auto principal = frontend.Authenticate(authorization);
+  if (principal.ok()) return std::nullopt;
+  return FailureResponse(principal.status());
+}
 
 std::vector<http::Server::Route> HttpRoutes(Frontend* frontend, const HttpApiOptions& options) {
   const auto api = std::make_shared<HttpApi>(frontend, options);

@@ -5,6 +5,8 @@
 // lane.
 #pragma once
 
+#include <optional>
+#include <string_view>
 #include <vector>
 
 #include "services/gateway/frontend.h"
@@ -17,6 +19,9 @@ struct HttpApiOptions {
   Duration heartbeat_period =
       std::chrono::seconds(10);  // between SSE comments while nothing else is sent
 };
+
+// http::ServerOptions::check_sender: whoever shows no valid key may send no large body.
+std::optional<http::Response> CheckSender(const Frontend& frontend, std::string_view authorization);
 
 // The frontend outlives the server that has these routes.
 std::vector<http::Server::Route> HttpRoutes(Frontend* frontend, const HttpApiOptions& options);

@@ -180,6 +180,9 @@ absl::Status Run(int argc, char** argv) {
                    rpc::Server::Start(grpc_options, services));
   http::ServerOptions http_options = HttpOptions(options.gateway);
   http_options.tls = api_tls.http;
+  http_options.check_sender = [&frontend](std::string_view authorization) {
+    return gateway::CheckSender(frontend, authorization);
+  };
   ASSIGN_OR_RETURN(
       const std::unique_ptr<http::Server> http_server,
       http::Server::Start(std::move(http_options), gateway::HttpRoutes(&frontend, {})));

@@ -81,7 +81,12 @@ class GatewayRig {
       engines_.push_back(std::make_unique<ScriptedEngine>(hello, script));
     }
     auto http = http::Server::Start(
-        {.listen = "127.0.0.1:0", .max_body_bytes = options_.max_body_bytes},
+        {.listen = "127.0.0.1:0",
+         .max_body_bytes = options_.max_body_bytes,
+         .check_sender =
+             [this](std::string_view authorization) {
+               return CheckSender(*frontend_, authorization);
+             }},
         HttpRoutes(frontend_.get(), {.heartbeat_period = options_.heartbeat_period}));
     EXPECT_TRUE(http.ok()) << http.status();
     http_ = *std::move(http);
