@@ -157,8 +157,8 @@ absl::Status ParseSampling(const json& body, OpenAiRequest* request) {
 
 absl::Status ParseQos(const json& body, QosClass* qos) {
   std::string name;
+  if (!FindField(body, "qos")) return absl::OkStatus();
   RETURN_IF_ERROR(ReadField(body, "qos", &name));
-  if (name.empty()) return absl::OkStatus();
   const std::optional<QosClass> known = QosClassOf(name);
   if (!known) {
     return InvalidField("qos", absl::StrCat("expected realtime, interactive, batch or sheddable, "
@@ -171,8 +171,8 @@ absl::Status ParseQos(const json& body, QosClass* qos) {
 
 absl::Status ParseCache(const json& body, CacheMode* mode) {
   std::string name;
+  if (!FindField(body, "cache")) return absl::OkStatus();
   RETURN_IF_ERROR(ReadField(body, "cache", &name));
-  if (name.empty()) return absl::OkStatus();
   if (name == "use") {
     *mode = CacheMode::kUse;
   } else if (name == "refresh") {

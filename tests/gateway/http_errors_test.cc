@@ -29,6 +29,13 @@ TEST_F(HttpErrorsTest, RefusesBadRequestsByField) {
       "messages[0].content[0]");
   EXPECT_EQ(param(Chat({{"temperature", "hot"}})), "temperature");
   EXPECT_EQ(param(Chat({{"temperature", 3}})), "temperature");
+  for (const char* field : {"cache", "qos"}) {
+    for (const json& odd : {json(""), json("USE"), json(" batch"), json(1), json(json::array()),
+                            json(std::string(100'000, 'x'))}) {
+      EXPECT_EQ(param(Chat({{field, odd}})), field) << odd.dump().substr(0, 20);
+    }
+    EXPECT_EQ(rig_->Post(kChat, Chat({{field, nullptr}})).status, 200);
+  }
   EXPECT_EQ(param(Chat({{"n", 1000000}})), "n");
   EXPECT_EQ(param(Chat({{"n", 1.5}})), "n");
   EXPECT_EQ(param(Chat({{"max_tokens", 1e30}})), "max_tokens");
