@@ -211,9 +211,9 @@ class KeyCommand final : public Command {
       found = std::prev(file.tenants.end());
     }
     if (weight_) {
-      if (!(*weight_ > 0) || *weight_ > 1e6) {
+      if (!(*weight_ >= 1e-3 && *weight_ <= 1e6)) {
         return absl::InvalidArgumentError(
-            absl::StrCat("--weight is ", *weight_, "; give a number above 0 and at most 1000000"));
+            absl::StrCat("--weight is ", *weight_, "; give a number from 0.001 to 1000000"));
       }
       found->weight = *weight_;
     }

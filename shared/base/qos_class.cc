@@ -16,6 +16,7 @@ constexpr PerClass<const char*> kNames = {"realtime", "interactive", "batch", "s
 
 // Beyond it one class's turn would be lost in the rounding of another's.
 constexpr double kMostWeight = 1e6;
+constexpr double kLeastWeight = 1e-3;
 
 }  // namespace
 
@@ -31,6 +32,7 @@ std::optional<QosClass> QosClassOf(std::string_view name) {
 absl::StatusOr<PerClass<double>> ParseClassWeights(const std::string& text,
                                                    PerClass<double> defaults) {
   PerClass<double> weights = defaults;
+  PerClass<bool> given = {};
   for (const std::string& part :
        std::vector<std::string>(absl::StrSplit(text, ',', absl::SkipWhitespace()))) {
     const std::pair<std::string, std::string> halves =
@@ -41,12 +43,15 @@ absl::StatusOr<PerClass<double>> ParseClassWeights(const std::string& text,
       return absl::InvalidArgumentError(absl::StrCat(
           "\"", name, "\" is no class; classes are realtime, interactive, batch and sheddable"));
     }
+    if (std::exchange(given[IndexOf(*qos)], true)) {
+      return absl::InvalidArgumentError(absl::StrCat(name, " has more than one weight"));
+    }
     double weight = 0;
-    if (!absl::SimpleAtod(absl::StripAsciiWhitespace(halves.second), &weight) || !(weight > 0) ||
-        weight > kMostWeight) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the weight of ", name, " is \"", halves.second,
-                       "\"; expected a number above 0 and at most ", kMostWeight));
+    if (!absl::SimpleAtod(absl::StripAsciiWhitespace(halves.second), &weight) ||
+        !(weight >= kLeastWeight && weight <= kMostWeight)) {
+      return absl::InvalidArgumentError(absl::StrCat("the weight of ", name, " is \"",
+                                                     halves.second, "\"; expected a number from ",
+                                                     kLeastWeight, " to ", kMostWeight));
     }
     weights[IndexOf(*qos)] = weight;
   }

@@ -27,7 +27,7 @@ constexpr size_t kIdDigits = 8;
 constexpr size_t kSaltBytes = 16;
 constexpr size_t kSecretBytes = 32;
 constexpr size_t kMostNameBytes = 64;
-constexpr double kMostWeight = 1e6;
+constexpr double kLeastWeight = 1e-3, kMostWeight = 1e6;
 
 std::string RandomBytes(size_t count) {
   std::string bytes(count, '\0');
@@ -156,8 +156,8 @@ absl::StatusOr<TenantRecord> ReadTenant(const json& object, const std::string& w
   reader.Read("max_running", &tenant.max_running, "a whole number");
   reader.Read("shares_cache", &tenant.shares_cache, "true or false");
   reader.Check(CheckTenantName(tenant.name).ok(), "name", "1 to 64 of a-z A-Z 0-9 . _ -");
-  reader.Check(tenant.weight > 0 && tenant.weight <= kMostWeight, "weight",
-               absl::StrCat("a number above 0 and at most ", kMostWeight));
+  reader.Check(tenant.weight >= kLeastWeight && tenant.weight <= kMostWeight, "weight",
+               absl::StrCat("a number from ", kLeastWeight, " to ", kMostWeight));
   RETURN_IF_ERROR(reader.Finish());
   return tenant;
 }

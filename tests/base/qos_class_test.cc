@@ -25,10 +25,15 @@ TEST(QosClassTest, SaysWhatIsWrongWithWeights) {
   };
   EXPECT_NE(message("urgent=1").find("\"urgent\" is no class; classes are realtime"),
             std::string::npos);
-  for (const char* text : {"batch", "batch=", "batch=0", "batch=-1", "batch=nan", "batch=inf",
-                           "batch=1e7", "batch=x"}) {
+  for (const char* text :
+       {"batch", "batch=", "batch=0", "batch=-1", "batch=nan", "batch=inf", "batch=1e7", "batch=x",
+        "batch=1e-4", "batch=1;realtime=2", "batch=2 realtime=3", "batch=1=2"}) {
     EXPECT_NE(message(text).find("the weight of batch is"), std::string::npos) << text;
   }
+  for (const char* text : {"Batch=1", "=1", "1", "batch 1", "batch:1", "batch=1,\tbatches=2"}) {
+    EXPECT_NE(message(text).find("is no class"), std::string::npos) << text;
+  }
+  EXPECT_EQ(message("batch=1,realtime=2,batch=1"), "batch has more than one weight");
 }
 
 }  // namespace

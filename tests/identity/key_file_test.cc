@@ -109,7 +109,10 @@ TEST(KeyFileTest, NamesWhatIsWrong) {
       {keys(good + R"(,"limit":1})"), "limit: expected no such field"},
       {keys(good + "}," + good + "}"), "keys[1]: id " + drawn.record.id + " comes twice"},
       {R"({"version":1,"tenants":[{"name":"a b"}]})", "tenants[0], name: expected 1 to 64"},
-      {R"({"version":1,"tenants":[{"name":"a","weight":0}]})", "weight: expected a number above 0"},
+      {R"({"version":1,"tenants":[{"name":"a","weight":0}]})",
+       "weight: expected a number from 0.001"},
+      {R"({"version":1,"tenants":[{"name":"a","weight":1e-300}]})",
+       "weight: expected a number from 0.001"},
       {R"({"version":1,"tenants":[{"name":"a"},{"name":"a"}]})", "\"a\" comes twice"},
   };
   for (const auto& each : kCases) {
