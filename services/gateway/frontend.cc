@@ -66,8 +66,12 @@ absl::StatusOr<std::shared_ptr<const Principal>> Frontend::Authenticate(
   return options_.keys->Authenticate(authorization);
 }
 
+absl::Status Frontend::TakeRequest(const Principal& principal) const {
+  return principal.limit ? principal.limit->TakeRequest(options_.clock->Now()) : absl::OkStatus();
+}
+
 absl::StatusOr<Admission> Frontend::Admit(const Principal& principal) {
-  if (principal.limit) RETURN_IF_ERROR(principal.limit->TakeRequest(options_.clock->Now()));
+  RETURN_IF_ERROR(TakeRequest(principal));
   if (places_->TryTake(max_admitted_)) {
     return Admission(nullptr, [places = places_](void*) { places->GiveBack(); });
   }

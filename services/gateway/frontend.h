@@ -62,6 +62,9 @@ class Frontend final : public EngineListener {
   // Who asks, by the value of the header Authorization. Errors as KeyStore::Authenticate.
   absl::StatusOr<std::shared_ptr<const Principal>> Authenticate(
       std::string_view authorization) const;
+  // One of the principal's requests a minute, for what takes no place: RESOURCE_EXHAUSTED with a
+  // retry delay when none is left.
+  absl::Status TakeRequest(const Principal& principal) const;
   // RESOURCE_EXHAUSTED with a retry delay when as many requests run and wait as may, or when the
   // principal's limit is reached; UNAVAILABLE when draining. Taken before any work on a request.
   absl::StatusOr<Admission> Admit(const Principal& principal);

@@ -236,9 +236,11 @@ class InferenceServiceImpl final : public RawService {
                                          grpc::ByteBuffer* response, Fill* fill) {
     const auto call = NewCall(context, response);
     const auto principal = frontend_->Authenticate(Origin(context).authorization);
-    if (!principal.ok()) {
-      frontend_->RecordRequest("tokenize", "", principal.status());
-      call->End(rpc::ToGrpc(principal.status()));
+    const absl::Status may =
+        principal.ok() ? frontend_->TakeRequest(**principal) : principal.status();
+    if (!may.ok()) {
+      frontend_->RecordRequest("tokenize", principal.ok() ? (*principal)->tenant.name : "", may);
+      call->End(rpc::ToGrpc(may));
       return call.get();
     }
     frontend_->prompts().Run(

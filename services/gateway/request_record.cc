@@ -62,8 +62,12 @@ void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const a
   CountRequest(registry, record.api, record.tenant, status);
   CountTokens(registry, record, completion_tokens);
   if (record.rate_limit) {
-    const bool answered = completion_tokens > 0 || status.ok();
-    record.rate_limit->UseTokens((answered ? record.prompt_tokens : 0) + completion_tokens, now);
+    // An engine has worked for whoever leaves before the first token, too; a failure is not the
+    // client's to pay.
+    const bool left =
+        (absl::IsCancelled(status) || absl::IsDeadlineExceeded(status)) && !engine.empty();
+    const bool charged = completion_tokens > 0 || status.ok() || left;
+    record.rate_limit->UseTokens((charged ? record.prompt_tokens : 0) + completion_tokens, now);
   }
   const Duration took = now - record.arrival;
   registry.GetHistogram("conclave_request_seconds")

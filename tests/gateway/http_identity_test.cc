@@ -67,6 +67,22 @@ TEST_F(HttpIdentityTest, NothingButHealthGoesWithoutAKey) {
   EXPECT_FALSE(rig_->engine().StartedNow().has_value());
 }
 
+TEST_F(HttpIdentityTest, WithoutAKeyNoLargeBodyIsRead) {
+  const DrawnKey& key = Add("acme");
+  StartWithKeys();
+  const auto head = [](const std::string& authorization) {
+    return std::string("POST ") + kChat + " HTTP/1.1\r\nHost: localhost\r\n" + authorization +
+           "Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: "
+           "100000\r\n\r\n";
+  };
+  RawClient stranger(rig_->http_address());
+  stranger.Send(head("Authorization: Bearer cv-00000000-x\r\n"));
+  EXPECT_EQ(Error(stranger.ReadResponse(), 401)["code"], "key_unknown");
+  RawClient known(rig_->http_address());
+  known.Send(head(Header(key)));
+  EXPECT_EQ(known.ReadResponse().status, 100);
+}
+
 TEST_F(HttpIdentityTest, AKeyOpensEverything) {
   const DrawnKey& key = Add("acme");
   StartWithKeys();
@@ -99,6 +115,35 @@ TEST_F(HttpIdentityTest, LimitsAreToldAndKept) {
   EXPECT_EQ(Error(refused, 429)["type"], "rate_limit_error");
   EXPECT_GT(std::stoi(refused.headers.at("retry-after")), 20);
   EXPECT_EQ(rig_->Post(kChat, Chat(), Header(other)).status, 200) << "each key has its own";
+}
+
+TEST_F(HttpIdentityTest, TokenizingIsARequestToo) {
+  DrawnKey& key = Add("acme");
+  key.record.requests_per_minute = 2;
+  StartWithKeys();
+  EXPECT_EQ(rig_->Post("/tokenize", json{{"prompt", "Once"}}, Header(key)).status, 200);
+  EXPECT_EQ(rig_->Post("/detokenize", json{{"tokens", {5}}}, Header(key)).status, 200);
+  Error(rig_->Post("/tokenize", json{{"prompt", "Once"}}, Header(key)), 429);
+  Error(rig_->Post(kChat, Chat(), Header(key)), 429);
+}
+
+TEST_F(HttpIdentityTest, WhoLeavesBeforeTheFirstTokenPaysForThePrompt) {
+  DrawnKey& key = Add("acme");
+  key.record.tokens_per_minute = 1000;
+  StartWithKeys();
+  Hang("");
+  {
+    RawClient client(rig_->http_address());
+    const std::string body = Chat({{"stream", true}}).dump();
+    client.Send(std::string("POST ") + kChat + " HTTP/1.1\r\nHost: localhost\r\n" + Header(key) +
+                "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) +
+                "\r\n\r\n" + body);
+    ASSERT_TRUE(rig_->engine().NextStart().has_value());
+  }
+  ASSERT_TRUE(GatewayRig::WaitFor([this] { return rig_->frontend().num_running() == 0; }));
+  Say("Now.");
+  const RawResponse next = rig_->Post(kChat, Chat(), Header(key));
+  EXPECT_LT(std::stoi(next.headers.at("x-ratelimit-remaining-tokens")), 1000);
 }
 
 TEST_F(HttpIdentityTest, RequestsAndTokensAreCountedByTenant) {
