@@ -3,8 +3,10 @@
 #include <openssl/rand.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -112,9 +114,22 @@ absl::StatusOr<std::string> CheckRequestId(std::string id, const FieldNames& nam
   return id;
 }
 
+// Random bytes for ids and seeds, which are no secrets: fetched from OpenSSL a few hundred at a
+// time, because a call of it costs as much as all the rest of an id.
+void Draw(void* into, size_t size) {
+  thread_local std::array<unsigned char, 512> pool;
+  thread_local size_t used = pool.size();
+  if (size > pool.size() - used) {
+    RAND_bytes(pool.data(), static_cast<int>(pool.size()));
+    used = 0;
+  }
+  std::memcpy(into, pool.data() + used, size);
+  used += size;
+}
+
 uint64_t DrawSeed(uint64_t largest) {
   uint64_t seed = 0;
-  RAND_bytes(reinterpret_cast<unsigned char*>(&seed), sizeof seed);
+  Draw(&seed, sizeof seed);
   return largest == UINT64_MAX ? seed : seed % (largest + 1);
 }
 
@@ -182,7 +197,7 @@ std::string ValidTraceparent(const std::string& received) {
 
 std::string DrawRequestId() {
   std::string bytes(16, '\0');
-  RAND_bytes(reinterpret_cast<unsigned char*>(bytes.data()), static_cast<int>(bytes.size()));
+  Draw(bytes.data(), bytes.size());
   return absl::BytesToHexString(bytes);
 }
 

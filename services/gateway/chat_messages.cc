@@ -1,11 +1,29 @@
 #include "services/gateway/chat_messages.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "services/gateway/excerpt.h"
 #include "services/gateway/strict_json.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::gateway {
+
+namespace {
+
+// `text` as a JSON string; most need no escapes.
+void AppendJson(const std::string& text, std::string* json) {
+  const bool plain = std::all_of(text.begin(), text.end(), [](char c) {
+    return c >= 0x20 && c < 0x7f && c != '"' && c != '\\';
+  });
+  if (plain) {
+    absl::StrAppend(json, "\"", text, "\"");
+  } else {
+    *json += nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  }
+}
+
+}  // namespace
 
 absl::StatusOr<std::string> ChatMessagesJson(const std::vector<ChatMessage>& messages,
                                              const std::string& field) {
@@ -14,7 +32,7 @@ absl::StatusOr<std::string> ChatMessagesJson(const std::vector<ChatMessage>& mes
     return rpc::InvalidField(field, absl::StrCat("expected at most ", kMaxChatMessages,
                                                  " messages, found ", messages.size()));
   }
-  nlohmann::ordered_json array = nlohmann::ordered_json::array();
+  std::string array = "[";
   for (size_t i = 0; i < messages.size(); ++i) {
     const ChatMessage& message = messages[i];
     const bool developer = message.role == "developer";
@@ -24,12 +42,17 @@ absl::StatusOr<std::string> ChatMessagesJson(const std::vector<ChatMessage>& mes
                                absl::StrCat("is \"", Excerpt(message.role, 50),
                                             "\"; supported: system, developer, user, assistant"));
     }
-    nlohmann::ordered_json object = {{"role", developer ? "system" : message.role},
-                                     {"content", message.content}};
-    if (!message.name.empty()) object["name"] = message.name;
-    array.push_back(std::move(object));
+    absl::StrAppend(&array, i > 0 ? "," : "", "{\"role\":\"", developer ? "system" : message.role,
+                    "\",\"content\":");
+    AppendJson(message.content, &array);
+    if (!message.name.empty()) {
+      array += ",\"name\":";
+      AppendJson(message.name, &array);
+    }
+    array += '}';
   }
-  return array.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  array += ']';
+  return array;
 }
 
 absl::Status CheckTemplateArguments(const std::string& json, const std::string& field) {

@@ -35,6 +35,7 @@ Frontend::Frontend(Options options, std::shared_ptr<const TextModel> model)
       max_admitted_(options_.scheduler.max_running + options_.scheduler.max_waiting +
                     kMostInPreparation),
       tasks_(kMaxTasks),
+      hit_metrics_(options_.registry),
       cache_(options_.cache.capacity_bytes > 0
                  ? std::make_unique<ResponseCache>(options_.cache, options_.clock)
                  : nullptr),
@@ -151,12 +152,10 @@ void Frontend::ReplayAnswer(Admission admission, const Generation& generation,
   const RecordedGeneration& answer = *generation.answer;
   // Before the end is sent: nobody who has the answer is counted as running.
   admission.reset();
-  options_.registry->GetCounter("conclave_prompt_tokens_total")
-      .Increment(static_cast<double>(generation.prompt_ids.size()));
-  options_.registry->GetCounter("conclave_generated_tokens_total")
-      .Increment(static_cast<double>(answer.usage.completion_tokens));
-  RecordEnd(*options_.registry, RequestRecord::Of(generation, CacheStatus::kHit), absl::OkStatus(),
-            answer.usage.completion_tokens, "", options_.clock->Now());
+  const RequestRecord record = RequestRecord::Of(generation, CacheStatus::kHit);
+  const TimePoint now = options_.clock->Now();
+  hit_metrics_.Count(record, answer.usage.completion_tokens, now);
+  ChargeAndLogEnd(record, absl::OkStatus(), answer.usage.completion_tokens, "", now);
   Replay(answer,
          StartOf(generation, answer.system_fingerprint, CacheStatus::kHit, *model_, signer_), sink);
 }

@@ -23,6 +23,7 @@
 #include "services/gateway/engine_link.h"
 #include "services/gateway/engine_set.h"
 #include "services/gateway/generation_sink.h"
+#include "services/gateway/hit_metrics.h"
 #include "services/gateway/identity/key_store.h"
 #include "services/gateway/prompt_lane.h"
 #include "services/gateway/request_scheduler.h"
@@ -150,6 +151,7 @@ class Frontend final : public EngineListener {
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};
   BoundedQueue<std::function<void()>> tasks_;
+  HitMetrics hit_metrics_;
 
   // Core thread only.
   EngineSet engines_;

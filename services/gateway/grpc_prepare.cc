@@ -58,20 +58,23 @@ void PrepareGrpc(Frontend* frontend, GrpcRequest request) {
   }
   const size_t bytes = request.bytes;
   std::shared_ptr<text::Interrupt> interrupt = request.interrupt;
+  auto run = [frontend, fail, arrival, principal = *principal, request = std::move(request),
+              admission = *std::move(admission)](const absl::Status& turn) mutable {
+    absl::StatusOr<Generation> generation = turn.ok()
+                                                ? Prepare(frontend, *principal, request, arrival)
+                                                : absl::StatusOr<Generation>(turn);
+    if (!generation.ok()) {
+      fail(request, principal->tenant.name, generation.status());
+      return;
+    }
+    request.done(PreparedRequest{std::move(admission), *std::move(generation)});
+  };
+  if (bytes <= kShortPromptBytes) {  // as the lane would, without the cost of a place in it
+    run(absl::OkStatus());
+    return;
+  }
   frontend->prompts().Run(
-      {.bytes = bytes,
-       .interrupt = std::move(interrupt),
-       .run = [frontend, fail, arrival, principal = *principal, request = std::move(request),
-               admission = *std::move(admission)](const absl::Status& turn) mutable {
-         absl::StatusOr<Generation> generation =
-             turn.ok() ? Prepare(frontend, *principal, request, arrival)
-                       : absl::StatusOr<Generation>(turn);
-         if (!generation.ok()) {
-           fail(request, principal->tenant.name, generation.status());
-           return;
-         }
-         request.done(PreparedRequest{std::move(admission), *std::move(generation)});
-       }});
+      {.bytes = bytes, .interrupt = std::move(interrupt), .run = std::move(run)});
 }
 
 }  // namespace conclave::gateway

@@ -2,14 +2,13 @@
 // count. No two different lists of values share an encoding.
 #pragma once
 
-#include <openssl/sha.h>
-
-#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <vector>
+
+#include "shared/base/sha256.h"
 
 namespace conclave::gateway {
 
@@ -32,11 +31,7 @@ class HashEncoder {
     for (const T& value : values) Add(value);
   }
 
-  std::array<uint8_t, SHA256_DIGEST_LENGTH> Sha256() const {
-    std::array<uint8_t, SHA256_DIGEST_LENGTH> digest;
-    SHA256(reinterpret_cast<const unsigned char*>(bytes_.data()), bytes_.size(), digest.data());
-    return digest;
-  }
+  Sha256Digest Sha256() const { return conclave::Sha256(bytes_); }
 
  private:
   std::string bytes_;

@@ -16,10 +16,6 @@ std::string CodeName(const absl::Status& status) {
 constexpr char kNoTenant[] = "none";
 constexpr char kPromptTokens[] = "prompt";
 constexpr char kGeneratedTokens[] = "generated";
-constexpr char kCachedTokens[] = "cached";
-
-// An empty label is none at all to Prometheus.
-std::string TenantLabel(const std::string& tenant) { return tenant.empty() ? kNoTenant : tenant; }
 
 void CountTokens(metrics::Registry& registry, const RequestRecord& record,
                  int64_t completion_tokens) {
@@ -45,6 +41,8 @@ int64_t UnixSeconds() {
 
 }  // namespace
 
+std::string TenantLabel(const std::string& tenant) { return tenant.empty() ? kNoTenant : tenant; }
+
 RequestRecord RequestRecord::Of(const Generation& generation, CacheStatus cache) {
   return {.request_id = generation.request_id,
           .api = generation.api,
@@ -61,6 +59,18 @@ void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const a
                int64_t completion_tokens, const std::string& engine, TimePoint now) {
   CountRequest(registry, record.api, record.tenant, status);
   CountTokens(registry, record, completion_tokens);
+  registry.GetHistogram("conclave_request_seconds")
+      .Observe(std::chrono::duration<double>(now - record.arrival).count());
+  if (record.cache != CacheStatus::kNone) {
+    registry
+        .GetCounter("conclave_cache_requests_total", {{"result", CacheStatusName(record.cache)}})
+        .Increment();
+  }
+  ChargeAndLogEnd(record, status, completion_tokens, engine, now);
+}
+
+void ChargeAndLogEnd(const RequestRecord& record, const absl::Status& status,
+                     int64_t completion_tokens, const std::string& engine, TimePoint now) {
   if (record.rate_limit) {
     // An engine has worked for whoever leaves before the first token, too; a failure is not the
     // client's to pay.
@@ -69,26 +79,20 @@ void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const a
     const bool charged = completion_tokens > 0 || status.ok() || left;
     record.rate_limit->UseTokens((charged ? record.prompt_tokens : 0) + completion_tokens, now);
   }
-  const Duration took = now - record.arrival;
-  registry.GetHistogram("conclave_request_seconds")
-      .Observe(std::chrono::duration<double>(took).count());
-  if (record.cache != CacheStatus::kNone) {
-    registry
-        .GetCounter("conclave_cache_requests_total", {{"result", CacheStatusName(record.cache)}})
-        .Increment();
-  }
-  LogInfo("request ended",
-          {{"request_id", record.request_id},
-           {"api", record.api},
-           {"code", CodeName(status)},
-           {"tenant", record.tenant},
-           {"class", QosClassName(record.qos)},
-           {"cache", CacheStatusName(record.cache)},
-           {"engine", engine},
-           {"prompt_tokens", record.prompt_tokens},
-           {"completion_tokens", completion_tokens},
-           {"ms", std::chrono::duration_cast<std::chrono::milliseconds>(took).count()},
-           {"traceparent", record.traceparent}});
+  if (!LogsLevel(LogLevel::kInfo)) return;
+  LogInfo(
+      "request ended",
+      {{"request_id", record.request_id},
+       {"api", record.api},
+       {"code", CodeName(status)},
+       {"tenant", record.tenant},
+       {"class", QosClassName(record.qos)},
+       {"cache", CacheStatusName(record.cache)},
+       {"engine", engine},
+       {"prompt_tokens", record.prompt_tokens},
+       {"completion_tokens", completion_tokens},
+       {"ms", std::chrono::duration_cast<std::chrono::milliseconds>(now - record.arrival).count()},
+       {"traceparent", record.traceparent}});
 }
 
 void DeclareCounters(metrics::Registry& registry) {

@@ -12,6 +12,11 @@
 
 namespace conclave::gateway {
 
+// Values of metrics' labels.
+inline constexpr char kCachedTokens[] = "cached";
+// An empty label is none at all to Prometheus.
+std::string TenantLabel(const std::string& tenant);
+
 struct RequestRecord {
   std::string request_id;
   std::string api;
@@ -30,6 +35,9 @@ struct RequestRecord {
 // part in it.
 void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const absl::Status& status,
                int64_t completion_tokens, const std::string& engine, TimePoint now);
+// The part of RecordEnd that is no metric.
+void ChargeAndLogEnd(const RequestRecord& record, const absl::Status& status,
+                     int64_t completion_tokens, const std::string& engine, TimePoint now);
 // Gives the counters of requests that a share is made of their zeros: one that first appears with
 // its first event seems not to have grown by it, and a share of what is not there is no share.
 void DeclareCounters(metrics::Registry& registry);

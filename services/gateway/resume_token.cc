@@ -1,14 +1,12 @@
 #include "services/gateway/resume_token.h"
 
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
 #include <openssl/rand.h>
-#include <openssl/sha.h>
 
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "shared/base/sha256.h"
 
 namespace conclave::gateway {
 
@@ -24,20 +22,10 @@ constexpr size_t kTextVersionAt = 113;
 constexpr size_t kMacAt = 145;
 
 std::string Hmac(std::string_view key, std::string_view bytes) {
-  std::string mac(SHA256_DIGEST_LENGTH, '\0');
-  unsigned int length = 0;
-  HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()),
-       reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(),
-       reinterpret_cast<unsigned char*>(mac.data()), &length);
-  return mac;
+  return std::string(BytesOf(HmacSha256(key, bytes)));
 }
 
-std::string Sha256(std::string_view bytes) {
-  std::string digest(SHA256_DIGEST_LENGTH, '\0');
-  SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(),
-         reinterpret_cast<unsigned char*>(digest.data()));
-  return digest;
-}
+std::string HashOf(std::string_view bytes) { return std::string(BytesOf(Sha256(bytes))); }
 
 void AppendU64(uint64_t value, std::string* bytes) {
   for (int shift = 0; shift < 64; shift += 8) bytes->push_back(static_cast<char>(value >> shift));
@@ -65,10 +53,10 @@ std::string ResumeTokenSigner::Sign(const ResumeClaims& claims) const {
   std::string token(1, kVersion);
   AppendU64(static_cast<uint64_t>(claims.expires_unix_s), &token);
   AppendU64(claims.seed, &token);
-  token += Sha256(claims.tenant);
+  token += HashOf(claims.tenant);
   token += claims.definition_hash;
-  token += Sha256(claims.fingerprint);
-  token += Sha256(claims.text_version);
+  token += HashOf(claims.fingerprint);
+  token += HashOf(claims.text_version);
   return token + Hmac(key_, token);
 }
 
@@ -86,7 +74,7 @@ absl::StatusOr<uint64_t> ResumeTokenSigner::Verify(std::string_view token,
         "resume token: not signed by this cluster, or changed; start the request anew");
   }
   const auto differs = [&](size_t at, const std::string& value) {
-    return token.substr(at, SHA256_DIGEST_LENGTH) != value;
+    return token.substr(at, sizeof(Sha256Digest)) != value;
   };
   const auto refuse = [](const char* what) {
     return absl::FailedPreconditionError(
@@ -94,14 +82,14 @@ absl::StatusOr<uint64_t> ResumeTokenSigner::Verify(std::string_view token,
   };
   if (static_cast<int64_t>(ReadU64(token.substr(kExpiryAt))) <= now_unix_s)
     return refuse("expired");
-  if (differs(kTenantAt, Sha256(expected.tenant))) return refuse("issued to another tenant");
+  if (differs(kTenantAt, HashOf(expected.tenant))) return refuse("issued to another tenant");
   if (differs(kDefinitionAt, expected.definition_hash)) {
     return refuse("issued for another prompt or other parameters");
   }
-  if (differs(kFingerprintAt, Sha256(expected.fingerprint))) {
+  if (differs(kFingerprintAt, HashOf(expected.fingerprint))) {
     return refuse("issued for another model or numerics class");
   }
-  if (differs(kTextVersionAt, Sha256(expected.text_version))) {
+  if (differs(kTextVersionAt, HashOf(expected.text_version))) {
     return refuse("issued for another tokenizer or chat template");
   }
   return ReadU64(token.substr(kSeedAt));

@@ -143,6 +143,8 @@ absl::Status StartLog(std::string_view process, std::string_view level, std::str
   return absl::OkStatus();
 }
 
+bool LogsLevel(LogLevel level) { return spdlog::default_logger_raw()->should_log(ToSpdlog(level)); }
+
 void Log(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) {
   static const bool installed = [] {
     if (spdlog::default_logger()->name() != "conclave") Install("", spdlog::level::info);

@@ -38,6 +38,9 @@ struct LogField {
 // json. Before this call lines of level info and above go out as text.
 absl::Status StartLog(std::string_view process, std::string_view level, std::string_view format);
 
+// Whether lines of this level go out: for those whose fields are worth a question. Thread-safe.
+bool LogsLevel(LogLevel level);
+
 // Thread-safe. Text: "2026-01-31T12:04:31.402Z info engine-0: message name=value". A field whose
 // text is empty is left out.
 void Log(LogLevel level, std::string_view message, std::initializer_list<LogField> fields = {});

@@ -2,7 +2,6 @@
 
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
-#include <openssl/sha.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "shared/base/json_file.h"
+#include "shared/base/sha256.h"
 #include "shared/base/status_macros.h"
 
 namespace conclave::identity {
@@ -36,11 +36,9 @@ std::string RandomBytes(size_t count) {
 }
 
 std::string HashOf(std::string_view salt, std::string_view secret) {
-  const std::string text = absl::StrCat(std::string(salt), std::string(secret));
-  std::string digest(SHA256_DIGEST_LENGTH, '\0');
-  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(),
-         reinterpret_cast<unsigned char*>(digest.data()));
-  return absl::BytesToHexString(digest);
+  const Sha256Digest digest = Sha256({salt, secret});
+  return absl::BytesToHexString(
+      absl::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
 }
 
 bool IsHex(const std::string& text, size_t digits) {
@@ -179,7 +177,7 @@ absl::StatusOr<KeyRecord> ReadKey(const json& object, const std::string& where) 
   reader.Read("tokens_per_minute", &key.tokens_per_minute, "a whole number");
   reader.Check(IsHex(key.id, kIdDigits), "id", "8 hexadecimal digits");
   reader.Check(IsHex(key.salt, 2 * kSaltBytes), "salt", "32 hexadecimal digits");
-  reader.Check(IsHex(key.hash, 2 * SHA256_DIGEST_LENGTH), "hash", "64 hexadecimal digits");
+  reader.Check(IsHex(key.hash, 2 * sizeof(Sha256Digest)), "hash", "64 hexadecimal digits");
   reader.Check(CheckTenantName(key.tenant).ok(), "tenant", "1 to 64 of a-z A-Z 0-9 . _ -");
   RETURN_IF_ERROR(reader.Finish());
   return key;

@@ -2,12 +2,14 @@
 
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
+#include "shared/rpc/grpc_locks.h"
 #include "shared/rpc/grpc_log.h"
 
 namespace conclave::rpc {
 
 grpc::ChannelArguments MakeChannelArguments(const ChannelOptions& options) {
   RouteGrpcLog();
+  SpareLockGraph();
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);

@@ -20,6 +20,7 @@
 #include "shared/base/address.h"
 #include "shared/base/status_macros.h"
 #include "shared/rpc/channel.h"
+#include "shared/rpc/grpc_locks.h"
 #include "shared/rpc/grpc_log.h"
 
 namespace conclave::rpc {
@@ -109,6 +110,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   RETURN_IF_ERROR(CheckReach(options, address));
 
   RouteGrpcLog();
+  SpareLockGraph();
   static std::once_flag plugins;
   std::call_once(plugins, [] {
     grpc::EnableDefaultHealthCheckService(true);
