@@ -27,6 +27,21 @@ std::string Hmac(std::string_view key, std::string_view bytes) {
 
 std::string HashOf(std::string_view bytes) { return std::string(BytesOf(Sha256(bytes))); }
 
+// HashOf what is mostly the same as the last time.
+class LastHash {
+ public:
+  const std::string& Of(std::string_view bytes) {
+    if (hash_.empty() || bytes != bytes_) {
+      hash_ = HashOf(bytes);
+      bytes_ = bytes;
+    }
+    return hash_;
+  }
+
+ private:
+  std::string bytes_, hash_;
+};
+
 void AppendU64(uint64_t value, std::string* bytes) {
   for (int shift = 0; shift < 64; shift += 8) bytes->push_back(static_cast<char>(value >> shift));
 }
@@ -50,13 +65,16 @@ ResumeTokenSigner::ResumeTokenSigner(std::string_view cluster_secret) {
 }
 
 std::string ResumeTokenSigner::Sign(const ResumeClaims& claims) const {
-  std::string token(1, kVersion);
+  thread_local LastHash tenant, fingerprint, text_version;
+  std::string token;
+  token.reserve(kResumeTokenBytes);
+  token.push_back(kVersion);
   AppendU64(static_cast<uint64_t>(claims.expires_unix_s), &token);
   AppendU64(claims.seed, &token);
-  token += HashOf(claims.tenant);
+  token += tenant.Of(claims.tenant);
   token += claims.definition_hash;
-  token += HashOf(claims.fingerprint);
-  token += HashOf(claims.text_version);
+  token += fingerprint.Of(claims.fingerprint);
+  token += text_version.Of(claims.text_version);
   return token + Hmac(key_, token);
 }
 

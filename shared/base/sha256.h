@@ -1,5 +1,5 @@
-// SHA-256 and its HMAC (RFC 2104) of bytes in memory: OpenSSL's, whose one-shot functions look up
-// the algorithm, under locks, at every call; here once.
+// SHA-256 and its HMAC (RFC 2104) of bytes in memory: without what OpenSSL's one-shot
+// functions do at every call, which is to look up the algorithm under locks.
 //
 // Pure functions; any thread.
 #pragma once
