@@ -15,7 +15,9 @@ namespace {
 class CompleteCall final : public UnaryCall {
  public:
   CompleteCall(Frontend* frontend, grpc::ByteBuffer* response, CallOrigin origin)
-      : UnaryCall(response, origin.deadline), frontend_(frontend), origin_(std::move(origin)) {}
+      : UnaryCall(response, origin.deadline),
+        frontend_(frontend),
+        origin_(std::make_shared<const CallOrigin>(std::move(origin))) {}
 
   void Begin(const grpc::ByteBuffer& request);
   void OnCancel() override {
@@ -33,7 +35,7 @@ class CompleteCall final : public UnaryCall {
   void Submit(PreparedRequest prepared);
 
   Frontend* const frontend_;
-  const CallOrigin origin_;
+  const std::shared_ptr<const CallOrigin> origin_;
   Mutex mutex_;
   uint64_t key_ GUARDED_BY(mutex_) = 0;
   bool cancelled_ GUARDED_BY(mutex_) = false;

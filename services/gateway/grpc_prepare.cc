@@ -20,9 +20,9 @@ absl::StatusOr<Generation> Prepare(Frontend* frontend, const Principal& principa
   v1::GenerateRequest message;
   RETURN_IF_ERROR(request.parse(&message));
   ASSIGN_OR_RETURN(GenerationInput input, FromProto(message));
-  if (input.request_id.empty()) input.request_id = request.origin.request_id;
-  input.deadline = request.origin.deadline;
-  input.traceparent = request.origin.traceparent;
+  if (input.request_id.empty()) input.request_id = request.origin->request_id;
+  input.deadline = request.origin->deadline;
+  input.traceparent = request.origin->traceparent;
   input.arrival = arrival;
   return frontend->Prepare(principal, std::move(input), GrpcFieldNames(), request.interrupt.get());
 }
@@ -49,7 +49,7 @@ void PrepareGrpc(Frontend* frontend, GrpcRequest request) {
     failed.done(why);
   };
   // Before the wait for the lane: who is one too many hears it at once.
-  const auto principal = frontend->Authenticate(request.origin.authorization);
+  const auto principal = frontend->Authenticate(request.origin->authorization);
   absl::StatusOr<Admission> admission =
       principal.ok() ? frontend->Admit(**principal) : absl::StatusOr<Admission>(principal.status());
   if (!admission.ok()) {

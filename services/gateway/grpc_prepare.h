@@ -36,7 +36,7 @@ struct GrpcRequest {
   size_t bytes = 0;  // of the message
   // Gives the message, or why there is none; called where the request is prepared.
   std::function<absl::Status(v1::GenerateRequest*)> parse;
-  CallOrigin origin;
+  std::shared_ptr<const CallOrigin> origin;
   // Ends the wait for the prompt lane, and the encoding of the prompt.
   std::shared_ptr<text::Interrupt> interrupt;
   // Called once: at once for a short request, else from the prompt lane when its turn comes.

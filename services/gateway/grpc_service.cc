@@ -26,8 +26,8 @@ class GenerateCall final : public rpc::QueuedWriter<grpc::ServerWriteReactor<grp
  public:
   GenerateCall(Frontend* frontend, CallOrigin origin)
       : frontend_(frontend),
-        origin_(std::move(origin)),
-        interrupt_(std::make_shared<text::Interrupt>(origin_.deadline)) {}
+        origin_(std::make_shared<const CallOrigin>(std::move(origin))),
+        interrupt_(std::make_shared<text::Interrupt>(origin_->deadline)) {}
 
   void Begin(const grpc::ByteBuffer& request);
 
@@ -47,7 +47,7 @@ class GenerateCall final : public rpc::QueuedWriter<grpc::ServerWriteReactor<grp
   void Submit(PreparedRequest prepared);
 
   Frontend* const frontend_;
-  const CallOrigin origin_;
+  const std::shared_ptr<const CallOrigin> origin_;
   const std::shared_ptr<text::Interrupt> interrupt_;
   Mutex key_mutex_;
   uint64_t key_ GUARDED_BY(key_mutex_) = 0;

@@ -7,7 +7,7 @@
 #include "services/gateway/grpc_messages.h"
 #include "services/gateway/grpc_prepare.h"
 #include "services/gateway/wire_message.h"
-#include "shared/rpc/queued_writer.h"
+#include "shared/rpc/gathering_writer.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::gateway {
@@ -16,12 +16,10 @@ namespace {
 
 using SessionReactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 
-class SessionCall final : public rpc::QueuedWriter<SessionReactor> {
+class SessionCall final : public rpc::GatheringWriter<SessionReactor> {
  public:
   SessionCall(Frontend* frontend, CallOrigin origin)
-      : frontend_(frontend), origin_(std::move(origin)) {
-    origin_.request_id.clear();  // one id cannot name many requests
-  }
+      : frontend_(frontend), origin_(OriginOfAll(std::move(origin))) {}
 
   void Begin() { StartRead(&request_); }
 
@@ -38,15 +36,16 @@ class SessionCall final : public rpc::QueuedWriter<SessionReactor> {
     }
     v1::SessionRequest message;
     const absl::Status parsed = ParseWire(request_, &message);
+    Hold();  // what this message brings about at once goes into one
     if (!parsed.ok()) {
       Fail("", parsed);
-    } else if (message.has_generate()) {
-      StartRequest(std::move(*message.mutable_generate()), request_.Length());
-    } else if (message.has_cancel()) {
-      CancelRequest(message.cancel().request_id());
     } else {
-      Fail("", rpc::InvalidField("action", "is missing: set generate or cancel"));
+      if (message.gather()) GatherAs(v1::SessionEvent::kMoreFieldNumber);
+      const bool alone = message.more().empty() && !message.gather();
+      if (alone || message.action_case() != v1::SessionRequest::ACTION_NOT_SET) Take(&message);
+      for (v1::SessionRequest& further : *message.mutable_more()) Take(&further);
     }
+    Release();
     request_.Clear();
     StartRead(&request_);
   }
@@ -70,14 +69,14 @@ class SessionCall final : public rpc::QueuedWriter<SessionReactor> {
     message.set_request_id(id);
     event.set_request_id(id);
     *message.mutable_generate() = std::move(event);
-    if (!Push(ToWire(message))) OnCancel();
+    if (!Push(message)) OnCancel();
   }
   void Fail(const std::string& id, const absl::Status& status) {
     v1::SessionEvent message;
     message.set_request_id(id);
     message.mutable_failed()->set_code(static_cast<int32_t>(status.code()));
     message.mutable_failed()->set_message(std::string(status.message()));
-    Push(ToWire(message));
+    Push(message);
   }
   // The request has had its last event.
   void Over(const std::string& id) {
@@ -96,6 +95,21 @@ class SessionCall final : public rpc::QueuedWriter<SessionReactor> {
     std::shared_ptr<text::Interrupt> interrupt;
   };
 
+  static std::shared_ptr<const CallOrigin> OriginOfAll(CallOrigin origin) {
+    origin.request_id.clear();  // one id cannot name many requests
+    return std::make_shared<const CallOrigin>(std::move(origin));
+  }
+
+  void Take(v1::SessionRequest* action) {
+    if (action->has_generate()) {
+      const size_t bytes = action->generate().ByteSizeLong();
+      StartRequest(std::move(*action->mutable_generate()), bytes);
+    } else if (action->has_cancel()) {
+      CancelRequest(action->cancel().request_id());
+    } else {
+      Fail("", rpc::InvalidField("action", "is missing: set generate or cancel"));
+    }
+  }
   void StartRequest(v1::GenerateRequest request, size_t bytes);
   void Submit(const std::string& id, PreparedRequest prepared);
   void CancelRequest(const std::string& id) {
@@ -107,7 +121,7 @@ class SessionCall final : public rpc::QueuedWriter<SessionReactor> {
         return;
       }
     }
-    const auto principal = frontend_->Authenticate(origin_.authorization);
+    const auto principal = frontend_->Authenticate(origin_->authorization);
     if (!principal.ok()) {
       Fail(id, principal.status());
       return;
@@ -119,7 +133,7 @@ class SessionCall final : public rpc::QueuedWriter<SessionReactor> {
   }
 
   Frontend* const frontend_;
-  CallOrigin origin_;
+  const std::shared_ptr<const CallOrigin> origin_;
   grpc::ByteBuffer request_;  // being read
   Mutex mutex_;
   std::map<std::string, Request> requests_ GUARDED_BY(mutex_);  // running, or on their way
@@ -171,7 +185,7 @@ void SessionCall::StartRequest(v1::GenerateRequest request, size_t bytes) {
          rpc::InvalidField("request_id", "is missing: requests of a session are told apart by it"));
     return;
   }
-  const auto interrupt = std::make_shared<text::Interrupt>(origin_.deadline);
+  const auto interrupt = std::make_shared<text::Interrupt>(origin_->deadline);
   bool in_use = false;
   {
     MutexLock lock(mutex_);

@@ -238,6 +238,57 @@ TEST_F(GrpcServiceTest, ASessionRunsManyRequestsAndOutlivesTheirFailures) {
   EXPECT_EQ(failed["nobody"], grpc::StatusCode::NOT_FOUND);
 }
 
+TEST_F(GrpcServiceTest, ASessionThatGathersGetsTheSameEventsInFewerMessages) {
+  Start();
+  grpc::ClientContext context;
+  const auto stream = stub_->Session(&context);
+  v1::SessionRequest first;
+  first.set_gather(true);
+  for (int i = 0; i < 10; ++i) {
+    *first.add_more()->mutable_generate() = Request("r" + std::to_string(i));
+  }
+  first.add_more();  // no action
+  first.add_more()->mutable_cancel()->set_request_id("nobody");
+  ASSERT_TRUE(stream->Write(first));
+  v1::SessionRequest second;  // gathers still
+  *second.mutable_generate() = Request("last");
+  *second.add_more()->mutable_generate() = Request("");
+  ASSERT_TRUE(stream->Write(second));
+  stream->WritesDone();
+  std::map<std::string, std::string> text;
+  std::map<std::string, int32_t> failed;
+  int messages = 0, events = 0, done = 0;
+  const auto take = [&](const v1::SessionEvent& event) {
+    ++events;
+    if (event.has_failed()) {
+      failed[event.request_id()] += event.failed().code();
+      return;
+    }
+    EXPECT_EQ(event.generate().request_id(), event.request_id());
+    text[event.request_id()] +=
+        event.generate().tokens().text() + event.generate().finished().text();
+    done += event.generate().has_usage();
+  };
+  v1::SessionEvent message;
+  while (stream->Read(&message)) {
+    ++messages;
+    take(message);
+    for (const v1::SessionEvent& event : message.more()) {
+      EXPECT_TRUE(event.more().empty());
+      take(event);
+    }
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(done, 11);
+  EXPECT_EQ(text.size(), 11U);
+  for (const auto& [id, answer] : text) EXPECT_EQ(answer, "The wolf ran away.") << id;
+  // No action, and no id.
+  EXPECT_EQ(failed[""], 2 * grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(failed["nobody"], grpc::StatusCode::NOT_FOUND);
+  // The two failures that the first message brings about at once share one at least.
+  EXPECT_LT(messages, events);
+}
+
 TEST_F(GrpcServiceTest, ASessionThatBreaksCancelsItsRequests) {
   Start();
   Play({.ids = rig_->Ids("The"), .hang_after = true});

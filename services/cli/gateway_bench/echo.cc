@@ -9,12 +9,13 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "conclave/v1/inference.grpc.pb.h"
+#include "grpcpp/impl/codegen/proto_utils.h"
 #include "nlohmann/json.hpp"
 #include "services/cli/gateway_bench/senders.h"
 #include "shared/base/json_file.h"
 #include "shared/base/status_macros.h"
 #include "shared/http/server.h"
-#include "shared/rpc/queued_writer.h"
+#include "shared/rpc/gathering_writer.h"
 #include "shared/rpc/server.h"
 
 namespace conclave::cli {
@@ -32,23 +33,34 @@ class CompleteEcho final : public grpc::ServerUnaryReactor {
 };
 
 class SessionEcho final
-    : public rpc::QueuedWriter<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
+    : public rpc::GatheringWriter<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
  public:
-  explicit SessionEcho(const std::vector<grpc::ByteBuffer>* answer) : answer_(answer) {}
+  explicit SessionEcho(const std::vector<v1::SessionEvent>* answer) : answer_(answer) {}
   void Begin() { StartRead(&request_); }
   void OnReadDone(bool ok) override {
     if (!ok) {
       End(grpc::Status::OK);
       return;
     }
-    for (const grpc::ByteBuffer& message : *answer_) Push(message);
+    v1::SessionRequest message;
+    grpc::ByteBuffer bytes = request_;
+    if (!grpc::SerializationTraits<v1::SessionRequest>::Deserialize(&bytes, &message).ok()) {
+      End(grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "no SessionRequest"));
+      return;
+    }
+    Hold();
+    if (message.gather()) GatherAs(v1::SessionEvent::kMoreFieldNumber);
+    for (int i = 0; i < message.more_size() + 1; ++i) {
+      for (const v1::SessionEvent& event : *answer_) Push(event);
+    }
+    Release();
     request_.Clear();
     StartRead(&request_);
   }
   void OnCancel() override { Abort(grpc::Status::CANCELLED); }
 
  private:
-  const std::vector<grpc::ByteBuffer>* const answer_;
+  const std::vector<v1::SessionEvent>* const answer_;
   grpc::ByteBuffer request_;
 };
 
@@ -59,7 +71,7 @@ class EchoService final : public EchoBase {
  public:
   EchoService(const std::string& complete, const std::vector<std::string>& session)
       : complete_(BufferOf(complete)) {
-    for (const std::string& message : session) session_.push_back(BufferOf(message));
+    for (const std::string& message : session) session_.emplace_back().ParseFromString(message);
   }
 
   using EchoBase::Complete;
@@ -80,7 +92,7 @@ class EchoService final : public EchoBase {
 
  private:
   const grpc::ByteBuffer complete_;
-  std::vector<grpc::ByteBuffer> session_;
+  std::vector<v1::SessionEvent> session_;
 };
 
 // Bytes as text that JSON can hold.

@@ -23,7 +23,8 @@ struct Measured {
   std::optional<double> least;  // answers for each second of processor time
 };
 constexpr Measured kMeasured[] = {{"unary calls", Shape::kUnary, 64, 45'000},
-                                  {"Session", Shape::kSession, 256, 150'000},
+                                  {"Session", Shape::kSession, 256, std::nullopt},
+                                  {"Session, gathered", Shape::kGathered, 512, 150'000},
                                   {"HTTP", Shape::kHttp, 64, std::nullopt},
                                   {"SSE", Shape::kSse, 64, std::nullopt}};
 

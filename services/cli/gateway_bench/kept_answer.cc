@@ -36,7 +36,7 @@ absl::StatusOr<EchoAnswers> KeepAnswers(const BenchCluster& cluster) {
           response.started().cache() == v1::CACHE_STATUS_HIT;
   }
   if (!hit) return absl::InternalError("the gateway does not answer from its cache");
-  SessionSender session(connections.Next(), cluster.key(0));
+  SessionSender session(connections.Next(), cluster.key(0), /*gather=*/false);
   session.KeepMessages();
   RETURN_IF_ERROR(Await([&](SentDone done) { session.Send(request, std::move(done)); }));
   for (const grpc::ByteBuffer& message : session.TakeMessages()) {
@@ -120,7 +120,8 @@ KeptClient::KeptClient(const KeptRig& rig, const KeptRig::Server& server, Shape 
   if (shape == Shape::kUnary) {
     complete_ = std::make_unique<CompleteSender>(connections_.get(), rig.key);
   } else {
-    session_ = std::make_unique<SessionSender>(connections_->Next(), rig.key);
+    session_ =
+        std::make_unique<SessionSender>(connections_->Next(), rig.key, shape == Shape::kGathered);
   }
 }
 
@@ -131,6 +132,7 @@ Sender KeptClient::sender() {
         complete_->Send(bytes_, std::chrono::milliseconds(0), nullptr, std::move(done));
       };
     case Shape::kSession:
+    case Shape::kGathered:
       return [this](SentDone done) { session_->Send(request_, std::move(done)); };
     case Shape::kHttp:
     case Shape::kSse:

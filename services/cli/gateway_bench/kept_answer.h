@@ -23,7 +23,8 @@ std::string HttpQuestion(int32_t number, int32_t max_tokens, bool stream);
 // Waits for one request; DEADLINE_EXCEEDED after a minute.
 absl::Status Await(const Sender& sender);
 
-enum class Shape { kUnary, kSession, kHttp, kSse };
+// kGathered: a Session in which what waits shares a message.
+enum class Shape { kUnary, kSession, kGathered, kHttp, kSse };
 
 struct KeptRig {
   struct Server {

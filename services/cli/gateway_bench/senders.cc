@@ -17,6 +17,8 @@ using RawStub = grpc::TemplatedGenericStub<grpc::ByteBuffer, grpc::ByteBuffer>;
 
 constexpr char kComplete[] = "/conclave.v1.InferenceService/Complete";
 constexpr char kSession[] = "/conclave.v1.InferenceService/Session";
+// In one message.
+constexpr int kMostGathered = 64;
 constexpr Duration kEndPatience = std::chrono::seconds(5);
 
 }  // namespace
@@ -95,6 +97,8 @@ void CompleteSender::Send(const grpc::ByteBuffer& request, std::chrono::millisec
 class SessionSender::Stream final
     : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
+  explicit Stream(bool gather) : gather_(gather) {}
+
   void Start(const rpc::Channel& channel, const std::string& api_key) {
     channel.Prepare(&context_, std::chrono::milliseconds(0));
     context_.AddMetadata("authorization", "Bearer " + api_key);
@@ -105,36 +109,34 @@ class SessionSender::Stream final
   }
 
   void Send(v1::GenerateRequest request, SentDone done) EXCLUDES(mutex_) {
-    v1::SessionRequest message;
-    *message.mutable_generate() = std::move(request);
-    bool first = false;
     {
       MutexLock lock(mutex_);
       if (!closing_) {
-        message.mutable_generate()->set_request_id(absl::StrFormat("%08d", next_id_++));
+        request.set_request_id(absl::StrFormat("%08d", next_id_++));
         waiting_.push_back(std::move(done));
-        unsent_.push_back(BufferOf(message));
-        first = unsent_.size() == 1;
+        unsent_.push_back(std::move(request));
       }
     }
     if (done) {
       done(absl::UnavailableError("the session has ended"));
-    } else if (first) {
-      WriteFirst();
+    } else {
+      WriteNext();
     }
   }
 
   void OnWriteDone(bool ok) override {
-    bool more = false;
     bool close = false;
     {
       MutexLock lock(mutex_);
-      unsent_.pop_front();
-      more = ok && !unsent_.empty();
-      close = ok && !more && closing_;
+      writing_ = false;
+      if (!ok) unsent_.clear();  // the stream ends, and with it what waits
+      close = ok && unsent_.empty() && closing_;
     }
-    if (more) WriteFirst();
-    if (close) StartWritesDone();
+    if (close) {
+      StartWritesDone();
+    } else {
+      WriteNext();
+    }
   }
 
   void OnReadDone(bool ok) override {
@@ -143,23 +145,17 @@ class SessionSender::Stream final
     grpc::ByteBuffer bytes = incoming_;
     const bool parsed =
         grpc::SerializationTraits<v1::SessionEvent>::Deserialize(&bytes, &event).ok();
-    SentDone done;
     {
       MutexLock lock(mutex_);
       if (keep_) kept_.push_back(incoming_);
-      const bool last = !parsed || event.has_failed() || event.generate().has_usage();
-      if (last && !waiting_.empty()) {
-        done = std::move(waiting_.front());
-        waiting_.pop_front();
-      }
-    }
-    if (done) {
-      done(!parsed              ? absl::InternalError("an event of the session is no SessionEvent")
-           : event.has_failed() ? absl::Status(static_cast<absl::StatusCode>(event.failed().code()),
-                                               event.failed().message())
-                                : absl::OkStatus());
     }
     StartRead(&incoming_);
+    if (!parsed) {
+      EndFirst(absl::InternalError("an event of the session is no SessionEvent"));
+      return;
+    }
+    Take(event);
+    for (const v1::SessionEvent& further : event.more()) Take(further);
   }
 
   void OnDone(const grpc::Status& status) override {
@@ -182,7 +178,7 @@ class SessionSender::Stream final
     bool now = false;
     {
       MutexLock lock(mutex_);
-      now = unsent_.empty() && !closing_;
+      now = unsent_.empty() && !writing_ && !closing_;
       closing_ = true;
     }
     if (now) StartWritesDone();
@@ -206,22 +202,54 @@ class SessionSender::Stream final
   }
 
  private:
-  // A deque's elements stay where they are when others are pushed behind them.
-  void WriteFirst() EXCLUDES(mutex_) {
-    const grpc::ByteBuffer* first = nullptr;
-    {
-      MutexLock lock(mutex_);
-      first = &unsent_.front();
+  void Take(const v1::SessionEvent& event) {
+    if (event.has_failed()) {
+      EndFirst(absl::Status(static_cast<absl::StatusCode>(event.failed().code()),
+                            event.failed().message()));
+    } else if (event.generate().has_usage()) {
+      EndFirst(absl::OkStatus());
     }
-    StartWrite(first);
   }
 
+  // The request that has waited longest has its answer.
+  void EndFirst(const absl::Status& status) EXCLUDES(mutex_) {
+    SentDone done;
+    {
+      MutexLock lock(mutex_);
+      if (waiting_.empty()) return;
+      done = std::move(waiting_.front());
+      waiting_.pop_front();
+    }
+    done(status);
+  }
+
+  // What waits, unless something is being written.
+  void WriteNext() EXCLUDES(mutex_) {
+    v1::SessionRequest message;
+    {
+      MutexLock lock(mutex_);
+      if (writing_ || unsent_.empty()) return;
+      writing_ = true;
+      *message.mutable_generate() = std::move(unsent_.front());
+      unsent_.pop_front();
+      message.set_gather(gather_);
+      while (gather_ && !unsent_.empty() && message.more_size() < kMostGathered) {
+        *message.add_more()->mutable_generate() = std::move(unsent_.front());
+        unsent_.pop_front();
+      }
+    }
+    outgoing_ = BufferOf(message);
+    StartWrite(&outgoing_);
+  }
+
+  const bool gather_;
   grpc::ClientContext context_;
-  grpc::ByteBuffer incoming_;
+  grpc::ByteBuffer incoming_, outgoing_;
   Mutex mutex_;
   CondVar changed_;
   int32_t next_id_ GUARDED_BY(mutex_) = 0;
-  std::deque<grpc::ByteBuffer> unsent_ GUARDED_BY(mutex_);  // the first is being written
+  std::deque<v1::GenerateRequest> unsent_ GUARDED_BY(mutex_);
+  bool writing_ GUARDED_BY(mutex_) = false;
   std::deque<SentDone> waiting_ GUARDED_BY(mutex_);
   std::vector<grpc::ByteBuffer> kept_ GUARDED_BY(mutex_);
   bool keep_ GUARDED_BY(mutex_) = false;
@@ -229,8 +257,8 @@ class SessionSender::Stream final
   bool ended_ GUARDED_BY(mutex_) = false;
 };
 
-SessionSender::SessionSender(const rpc::Channel& channel, const std::string& api_key)
-    : stream_(std::make_unique<Stream>()) {
+SessionSender::SessionSender(const rpc::Channel& channel, const std::string& api_key, bool gather)
+    : stream_(std::make_unique<Stream>(gather)) {
   stream_->Start(channel, api_key);
 }
 SessionSender::~SessionSender() { stream_->Close(); }

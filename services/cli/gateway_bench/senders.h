@@ -54,11 +54,12 @@ class CompleteSender {
   int64_t running_ GUARDED_BY(mutex_) = 0;  // until their callbacks have returned
 };
 
-// InferenceService.Session. Answers belong to requests in the order in which both came, which is so
+// InferenceService.Session: with a message for each request and event, or with those that wait in
+// one. Answers belong to requests in the order in which both came, which is so
 // for requests that the cache answers; a request's answer ends with its usage or failure.
 class SessionSender {
  public:
-  SessionSender(const rpc::Channel& channel, const std::string& api_key);
+  SessionSender(const rpc::Channel& channel, const std::string& api_key, bool gather);
   // Ends the stream and waits for its end.
   ~SessionSender();
 
