@@ -159,7 +159,8 @@ GatewayClient::GatewayClient(const std::string& address, const std::string& stat
     : address_(address),
       state_dir_(state_dir),
       api_key_(std::move(api_key)),
-      channel_(rpc::ChannelOptions{.address = address, .secret = {}, .tls = std::move(tls)}) {}
+      channel_(rpc::ChannelOptions{
+          .address = address, .secret = {}, .tls = std::move(tls), .resend_unseen = true}) {}
 
 absl::StatusOr<GenerationResult> GatewayClient::Generate(
     const GenerationRequest& request, const std::function<void(const std::string&)>& on_text,

@@ -174,6 +174,7 @@ absl::Status Run(int argc, char** argv) {
   grpc_options.secret = secret;
   grpc_options.insecure = options.common.insecure || cluster_tls.credentials != nullptr;
   grpc_options.tls = api_tls.grpc;
+  grpc_options.max_connection_age = std::chrono::seconds(options.gateway.grpc_connection_age_s);
   grpc_options.max_receive_bytes = options.gateway.max_body.bytes;
   grpc::Service* const services[] = {service.get()};
   ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> grpc_server,

@@ -108,6 +108,7 @@ absl::Status GatewayOptions::Validate() const {
       OutOfRange<int64_t>("gateway.cache_memory", cache_memory.bytes, 0, int64_t{1} << 40));
   RETURN_IF_ERROR(OutOfRange("gateway.cache_ttl_s", cache_ttl_s, 1, 31'536'000));
   RETURN_IF_ERROR(OutOfRange("gateway.queue_aging_s", queue_aging_s, 0, 86'400));
+  RETURN_IF_ERROR(OutOfRange("gateway.grpc_connection_age_s", grpc_connection_age_s, 0, 86'400));
   RETURN_IF_ERROR(OutOfRange("gateway.lame_duck_seconds", lame_duck_seconds, 0, 3600));
   return OutOfRange("gateway.first_token_timeout_s", first_token_timeout_s, 1, 86'400);
 }
@@ -258,6 +259,9 @@ void AllOptions::Bind(Settings& s) {
         "API keys and tenants, made by `conclave key`; empty: nobody has to show a key");
   s.Add("gateway", "cache_memory", &gateway.cache_memory, "kept answers, bytes; 0: none");
   s.Add("gateway", "cache_ttl_s", &gateway.cache_ttl_s, "how long an answer is kept, s");
+  s.Add("gateway", "grpc_connection_age_s", &gateway.grpc_connection_age_s,
+        "gRPC clients' connections so old are replaced by new ones, which find other gateways, s; "
+        "0: never");
   s.Add("gateway", "lame_duck_seconds", &gateway.lame_duck_seconds,
         "seconds after SIGTERM in which it is not ready, but serves on; then drain_seconds begin");
   s.Add("gateway", "first_token_timeout_s", &gateway.first_token_timeout_s,

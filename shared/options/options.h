@@ -63,8 +63,10 @@ struct GatewayOptions {
   std::string keys_file;       // API keys and tenants; empty: nobody has to show a key
   ByteSize cache_memory{64 << 20};  // kept answers; 0: none are kept
   int32_t cache_ttl_s = 3600;       // how long an answer is kept
-  int32_t lame_duck_seconds = 0;    // after SIGTERM: not ready, and serving all the same, so that
-                                    // balancers go elsewhere before anything is refused
+  int32_t grpc_connection_age_s =
+      0;                          // a client's connection so old is replaced by a new one; 0: never
+  int32_t lame_duck_seconds = 0;  // after SIGTERM: not ready, and serving all the same, so that
+                                  // balancers go elsewhere before anything is refused
   int32_t first_token_timeout_s = 600;  // a request that waits longer for its first token fails
 
   absl::Status Validate() const;

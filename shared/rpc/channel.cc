@@ -21,8 +21,8 @@ grpc::ChannelArguments MakeChannelArguments(const ChannelOptions& options) {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeout.count());
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);  // no limit
-  // Callers decide what is repeated and where; a transparent retry would run behind their backs.
-  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  // Without a policy of retries, which nobody sets, only what no server has seen is sent again.
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, options.resend_unseen ? 1 : 0);
   // A fixed window, so no probing of the bandwidth-delay product.
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kStreamWindowBytes);
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);

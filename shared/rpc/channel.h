@@ -45,6 +45,10 @@ struct ChannelOptions {
   // Channels with equal arguments share one connection in gRPC; with its own, a channel's back-off
   // and its bytes in flight are nobody else's.
   bool own_connection = true;
+  // Calls that no server has seen, as they met the end of a connection (GOAWAY), are sent by the
+  // next one, as gRPC's clients do by themselves. Processes of the cluster decide that on their
+  // own.
+  bool resend_unseen = false;
 };
 
 // The arguments of such a channel.

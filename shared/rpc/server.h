@@ -33,6 +33,9 @@ struct ServerOptions {
   ClientCertificates client_certificates = ClientCertificates::kNone;
   int64_t max_receive_bytes = 8 << 20;    // a larger message fails its call with RESOURCE_EXHAUSTED
   int32_t max_concurrent_streams = 1024;  // of one connection; further calls wait in the client
+  // A connection so old, give or take a tenth, gets a GOAWAY: its calls go on, and the client opens
+  // another one for the next, which a balancer may take elsewhere. 0: connections stay.
+  std::chrono::milliseconds max_connection_age{0};
   // Full names of services that health checks may ask for: v1::EngineService::service_full_name().
   std::vector<std::string> health_names = {};
   int32_t max_threads =

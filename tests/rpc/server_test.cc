@@ -234,6 +234,29 @@ TEST(ServerTest, DrainCancelsWhatOutlivesItsGrace) {
   EXPECT_FALSE(stream->Finish().ok());
 }
 
+TEST(ServerTest, ConnectionsThatAgedAreReplacedAndNoCallFails) {
+  ProbeService service;
+  const auto server = StartServer(&service, {.max_connection_age = milliseconds(200)});
+  const Channel channel({.address = server->address(), .resend_unseen = true});
+  grpc::ClientContext context;
+  channel.Prepare(&context, milliseconds(30'000));
+  auto stream = v1::InferenceService::NewStub(channel.grpc())->Session(&context);
+  stream->WaitForInitialMetadata();
+  const auto start = std::chrono::steady_clock::now();
+  while (service.num_peers() < 4 &&
+         std::chrono::steady_clock::now() - start < milliseconds(20'000)) {
+    grpc::ClientContext other_context;
+    channel.Prepare(&other_context, milliseconds(5000));
+    const grpc::Status status = CallTokenize(channel.grpc(), &other_context, "hello");
+    ASSERT_TRUE(status.ok()) << status.error_message();
+  }
+  EXPECT_GE(service.num_peers(), 4);
+  // What began on the first connection is still there.
+  stream->WritesDone();
+  const grpc::Status finished = stream->Finish();
+  EXPECT_TRUE(finished.ok()) << finished.error_message();
+}
+
 TEST(ServerTest, SurvivesGarbageBytes) {
   ProbeService service;
   const auto server = StartServer(&service);
