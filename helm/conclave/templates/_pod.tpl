@@ -27,7 +27,7 @@ log_format: json
 serviceAccountName: {{ .account }}
 automountServiceAccountToken: {{ default false .token }}
 enableServiceLinks: false
-terminationGracePeriodSeconds: {{ add $root.Values.drainSeconds 15 }}
+terminationGracePeriodSeconds: {{ add $root.Values.drainSeconds 20 }}
 securityContext:
   runAsNonRoot: true
   runAsUser: 65532
