@@ -35,8 +35,8 @@ def folder():
     target = cache() / "bin"
     done = target / ".complete"
     source = f"archive {archive}" if archive else f"modules {KUBERNETES}"
-    if done.exists() and done.read_text() == source:
-        return target
+    if done.exists() and (not archive or done.read_text() == source):
+        return target  # without an archive, those that came from one are as good: the versions are the same
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     if archive:

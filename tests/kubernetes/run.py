@@ -123,4 +123,8 @@ def end(cluster):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Problem as problem:
+        print(f"error: {problem}\n0 passed, 1 failed")
+        sys.exit(1)
