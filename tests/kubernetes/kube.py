@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -159,4 +160,44 @@ class Load:
         return f"{result['requests']} requests, 0 failed, p99 {result['p99'] * 1000:.0f} ms, longest {result['longest'] * 1000:.0f} ms"
 
 
-__all__ = ["CHART", "HERE", "ROOT", "Kube", "Load", "Service", "is_ready", "pods_of", "until"]
+class GrpcLoad:
+    """Two gRPC clients on one kept connection to the Service, `conclave bench`; `result` afterwards."""
+
+    def __init__(self, service):
+        self.service, self.result = service, None
+
+    def __enter__(self):
+        service, folder = self.service, self.service.kube.document.folder
+        (folder / "hosts").write_text(f"127.0.0.1 localhost\n{service.address} {service.host}\n")
+        words = ["--gateway", f"{service.host}:8001", "--api-ca-file", service.ca, "--api-key-file", "acme.key", "--json", "--temperature", "0"]
+        words += ["-c", "2", "-n", "1000000", "--max-tokens", "8", "--pace", "20", "--prompt", "Tell me the fable of the Wolf And The Lamb."]
+        shell = 'mount --bind hosts /etc/hosts && exec build/conclave bench serve "$@"'
+        self.process = subprocess.Popen(
+            inside(1, "unshare", "--mount", "bash", "-c", shell, "bench", *words), cwd=folder, env=service.kube.document.environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.process.send_signal(signal.SIGINT)
+        try:
+            output, said = self.process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        try:
+            self.result = json.loads(output)
+        except ValueError:
+            raise Problem(f"conclave bench: {output}{said}") from None
+
+    def no_failures(self, at_least=10):
+        """A line for the report; a Problem when a request failed or hardly any were made."""
+        finished, failed = self.result["requests"], self.result["failed"]
+        if failed:
+            raise Problem(f"{failed} of {finished + failed} gRPC requests failed, the first with {self.result['first_error']}")
+        if finished < at_least:
+            raise Problem(f"only {finished} gRPC requests: {self.result}")
+        return f"{finished} gRPC requests, 0 failed"
+
+
+__all__ = ["CHART", "HERE", "ROOT", "GrpcLoad", "Kube", "Load", "Service", "is_ready", "pods_of", "until"]

@@ -1,10 +1,10 @@
-"""What may happen to an installation while it serves: no request may fail of it."""
+"""What may happen to an installation while it serves: no request may fail of it, over HTTP or gRPC."""
 
 import subprocess
 import time
 
 from cluster import inside
-from kube import Load, is_ready, pods_of, until
+from kube import GrpcLoad, Load, is_ready, pods_of, until
 from report import Problem, expect
 from serving_checks import NAMESPACE
 
@@ -24,12 +24,12 @@ def check(report, kube, service, quick):
 
 
 def under_load(service, action, *arguments, after=3):
-    load = Load(service, *LOAD)
-    with load:
+    load, grpc = Load(service, *LOAD), GrpcLoad(service)
+    with load, grpc:
         time.sleep(1)
         note = action(*arguments)
         time.sleep(after)
-    return load.no_failures() + (f"; {note}" if note else "")
+    return f"{load.no_failures()}; {grpc.no_failures()}" + (f"; {note}" if note else "")
 
 
 def upgrade(kube, service):
