@@ -5,7 +5,7 @@ import shutil
 import time
 
 import scaling_checks
-from kube import CHART, ROOT, Load, pods_of, until
+from kube import CHART, ROOT, Load, is_ready, pods_of, until
 from load_checks import LOAD, rows, wait_settled
 from report import Problem, expect
 from serving_checks import NAMESPACE, VALUES
@@ -123,9 +123,19 @@ def said(kube, pool, words, component="expert"):
 def node_loss(kube, service):
     """Node 2 has no controller, which counts the lost members, but an engine or a worker."""
     keep_off(kube, "controller", "node2")
-    members = [pod for kind in ("engine", "expert") for pod in kube.objects("pods", NAMESPACE, pods_of(kind)) if pod["spec"]["nodeName"] == "node2"]
+    members = [pod for kind in ("engine", "expert") for pod in kube.objects("pods", NAMESPACE, pods_of(kind)) if pod["spec"].get("nodeName") == "node2"]
     expect(members, "no engine and no worker is on node 2")
     expect(not scaling_checks.query(kube, LOST), "the alert of lost workers fires before one is lost")
+    try:
+        note = lose_node(kube, service)
+    finally:
+        kube.cluster.start_node(2)
+        until("node 2 is back", 60, lambda: "True" in node_state(kube, "node2"), every=1)
+    wait_settled(kube, 90)
+    return note
+
+
+def lose_node(kube, service):
     load = Load(service, *LOAD)
     with load:
         time.sleep(2)
@@ -133,22 +143,19 @@ def node_loss(kube, service):
         kube.cluster.stop_node(2)
         until("the alert ConclaveWorkerLost fires", 30, lambda: scaling_checks.query(kube, LOST), every=0.5)
         fired = time.monotonic() - lost
-
-        def back():
-            deployments = kube.objects("deployments", NAMESPACE)
-            return all(entry["status"].get("readyReplicas", 0) == entry["spec"]["replicas"] for entry in deployments) and service.answers()
-
-        time.sleep(max(0, 14 - fired))  # until the node counts as lost, its pods count as ready
-        until("everything is ready on node 1", 90, back, every=1)
+        until("everything is ready on node 1", 90, lambda: is_back(kube) and service.answers(), every=1)
         took = time.monotonic() - lost
     with Load(service, *LOAD) as after:
         time.sleep(5)
     after.no_failures()
-    kube.cluster.start_node(2)
     failed = len(load.result["failures"])
-    until("node 2 is back", 60, lambda: "True" in node_state(kube, "node2"), every=1)
-    wait_settled(kube, 90)
     return f"alert after {fired:.0f} s, back after {took:.0f} s; {failed} of {load.result['requests'] + failed} requests failed meanwhile, none after"
+
+
+def is_back(kube):
+    """As many pods are ready on node 1 as there are to be. (Until node 2 counts as lost, its own count as ready, too.)"""
+    there = sum(is_ready(pod) and pod["spec"].get("nodeName") == "node1" for pod in kube.objects("pods", NAMESPACE, "app.kubernetes.io/instance=demo"))
+    return there == sum(entry["spec"]["replicas"] for entry in kube.objects("deployments", NAMESPACE))
 
 
 def keep_off(kube, component, node):
