@@ -6,8 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "shared/base/log.h"
-#include "shared/rpc/status.h"
+#include "services/gateway/queue_refusals.h"
 
 namespace conclave::gateway {
 
@@ -21,11 +20,6 @@ int64_t Milliseconds(Duration duration) {
 
 // Who share an answer are all served by one thread; the next equal request starts a run of its own.
 constexpr size_t kMostListeners = 64;
-
-// When to come again, to a client that is refused because others wait.
-int64_t RetryAfterMs(std::optional<Duration> wait) {
-  return std::max<int64_t>(1000, wait ? Milliseconds(*wait) : 0);
-}
 
 }  // namespace
 
@@ -145,25 +139,12 @@ void RequestScheduler::Attach(uint64_t key, uint64_t run_key, const Generation& 
 absl::Status RequestScheduler::MayWait(uint64_t key, const Generation& generation) {
   const std::optional<Duration> wait = estimate_.UntilFirstToken(
       std::max(0.0, queue_.CostUpTo(generation.qos) - CostOf(generation)));
-  if (generation.deadline && wait && clock_.Now() + *wait > *generation.deadline) {
-    return rpc::WithDetails(
-        absl::ResourceExhaustedError(absl::StrCat(
-            "the deadline cannot be met: requests wait, and a first token would take about ",
-            Milliseconds(*wait), " ms; give it more time, or try again later")),
-        {.reason = "DEADLINE_OUT_OF_REACH",
-         .metadata = {},
-         .retry_after_ms = RetryAfterMs(wait),
-         .fields = {}});
+  const Duration answer = estimate_.AfterFirstToken(static_cast<double>(generation.max_tokens));
+  if (generation.deadline && wait && clock_.Now() + *wait + answer > *generation.deadline) {
+    return DeadlineOutOfReach(*wait, answer);
   }
   if (queue_.size() <= options_.max_waiting) return absl::OkStatus();
-  const absl::Status full = rpc::WithDetails(
-      absl::ResourceExhaustedError(absl::StrCat(
-          num_running_, " requests run and ", options_.max_waiting,
-          " wait (settings gateway.max_running and gateway.max_waiting); try again later")),
-      {.reason = "TOO_MANY_REQUESTS",
-       .metadata = {},
-       .retry_after_ms = RetryAfterMs(wait),
-       .fields = {}});
+  const absl::Status full = QueueFull(num_running_, options_.max_waiting, wait);
   const uint64_t victim = queue_.Evict()->key;
   if (victim == key) return full;
   Apply(victim, runs_.at(victim).request->Fail(full), full);
@@ -214,12 +195,26 @@ void RequestScheduler::Dispatch() {
   };
   while (std::optional<WaitingRequest> next = queue_.Pop(now, may_start)) {
     Run& run = runs_.at(next->key);
+    if (CannotFinish(run, now)) {
+      const absl::Status late = absl::DeadlineExceededError(
+          "the request has waited until too little of its time is left");
+      Apply(next->key, run.request->Fail(late), late);
+      continue;
+    }
     registry_
         .GetHistogram("conclave_gateway_queue_wait_seconds", {{"class", QosClassName(next->qos)}})
         .Observe(Seconds(now - next->arrival));
     run.place = std::move(next);
     Start(run.place->key, run, *engine);
   }
+}
+
+bool RequestScheduler::CannotFinish(const Run& run, TimePoint now) const {
+  const Generation& generation = run.request->generation();
+  // Without others that wait nothing is lost by trying; without a listener it is being submitted.
+  if (!generation.deadline || queue_.size() == 0 || run.listeners.empty()) return false;
+  return now + estimate_.ToAnswer(static_cast<double>(generation.max_tokens)) >
+         *generation.deadline;
 }
 
 void RequestScheduler::Start(uint64_t key, Run& run, EngineSet::Engine& engine) {
@@ -414,7 +409,13 @@ void RequestScheduler::LeaveEngine(const Run& run) {
   const double prompt =
       run.request->first_token_time() ? static_cast<double>(generation.prompt_ids.size()) : 0;
   queue_.Settle(*run.place, prompt + answered - run.place->cost);
-  if (run.request->finish_time()) estimate_.Answered(answered / generation.num_choices);
+  if (run.request->finish_time()) {
+    std::optional<Duration> since_first;
+    if (run.request->first_token_time() && generation.sampling.pace == 0) {
+      since_first = *run.request->finish_time() - *run.request->first_token_time();
+    }
+    estimate_.Answered(answered / generation.num_choices, since_first);
+  }
 }
 
 bool RequestScheduler::PutBack(uint64_t key, Run& run) {

@@ -105,6 +105,8 @@ class RequestScheduler {
               std::shared_ptr<GenerationSink> sink, CacheStatus cache);
   // OK, or why the queue is no place for the run that was just put into it.
   absl::Status MayWait(uint64_t key, const Generation& generation);
+  // Whether a run's time would be over before its answer is whole, while others wait.
+  bool CannotFinish(const Run& run, TimePoint now) const;
   void Start(uint64_t key, Run& run, EngineSet::Engine& engine);
   void Apply(uint64_t run_key, const RunningRequest::Actions& actions, const absl::Status& status);
   // Ends a run, and the requests that still listen to it.

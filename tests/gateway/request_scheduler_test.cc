@@ -164,6 +164,32 @@ TEST_F(RequestSchedulerTest, RefusesWhenTheQueueIsFull) {
   EXPECT_TRUE(urgent->done && waiting->done);
 }
 
+TEST_F(RequestSchedulerTest, StartsNothingThatCannotFinishWhileOthersWait) {
+  Start({.max_running = 1});
+  const auto answer = [&] {  // one request's twenty tokens, in two seconds
+    for (int i = 0; i < 20; ++i) {
+      clock_.Advance(milliseconds(100));
+      Step();
+    }
+  };
+  Submit({.answer = 20});
+  answer();  // so it is known how long an answer takes
+  const auto running = Submit({.answer = 20});
+  const auto late = Submit({.answer = 20, .timeout = seconds(3)});
+  const auto waiting = Submit({.answer = 20});
+  answer();
+  EXPECT_TRUE(running->done);
+  ASSERT_TRUE(late->failed);  // with a second left
+  EXPECT_EQ(late->failed->code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(engine_.started.size(), 3U);
+  const auto alone = Submit({.answer = 20, .timeout = seconds(3)});
+  answer();
+  EXPECT_TRUE(waiting->done);
+  EXPECT_FALSE(alone->failed);  // nobody else would use the place
+  answer();
+  EXPECT_TRUE(alone->done);
+}
+
 TEST_F(RequestSchedulerTest, RefusesWhatCannotMeetItsDeadline) {
   Start({.max_running = 1});
   // Ten seconds of work at 10 tokens a second, and always something that waits.

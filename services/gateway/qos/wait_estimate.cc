@@ -27,7 +27,20 @@ void WaitEstimate::FirstToken(Duration took) {
   Blend(&first_token_seconds_, Seconds(took), kSampleWeight);
 }
 
-void WaitEstimate::Answered(double tokens) { Blend(&answer_tokens_, tokens, kSampleWeight); }
+void WaitEstimate::Answered(double tokens, std::optional<Duration> since_first) {
+  Blend(&answer_tokens_, tokens, kSampleWeight);
+  if (since_first && tokens > 1) {
+    const double sample = Seconds(*since_first) / (tokens - 1);
+    Blend(&seconds_per_token_, sample, kSampleWeight);
+    Blend(&deviation_, std::abs(sample - *seconds_per_token_), kSampleWeight);
+  }
+}
+
+Duration WaitEstimate::AfterFirstToken(double max_tokens) const {
+  const double tokens = std::max(0.0, ExpectedTokens(max_tokens) - 1);
+  const double seconds = tokens * (seconds_per_token_.value_or(0) + 2 * deviation_.value_or(0));
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+}
 
 void WaitEstimate::Tick(TimePoint now, bool requests_wait) {
   if (last_tick_ && now > *last_tick_ && waited_ && requests_wait) {
@@ -50,6 +63,12 @@ std::optional<Duration> WaitEstimate::UntilFirstToken(double tokens_ahead) const
   constexpr double kMost = 24 * 3600;
   return std::chrono::duration_cast<Duration>(
       std::chrono::duration<double>(std::min(seconds, kMost)));
+}
+
+Duration WaitEstimate::ToAnswer(double max_tokens) const {
+  return AfterFirstToken(max_tokens) +
+         std::chrono::duration_cast<Duration>(
+             std::chrono::duration<double>(first_token_seconds_.value_or(0)));
 }
 
 double WaitEstimate::ExpectedTokens(double max_tokens) const {

@@ -16,14 +16,20 @@ class WaitEstimate {
   void Computed(double tokens) { tokens_ += tokens; }
   // From the start on an engine to the first token.
   void FirstToken(Duration took);
-  // A choice has ended with so many tokens.
-  void Answered(double tokens);
+  // A choice has ended with so many tokens, so long after its first one; nullopt: its client has
+  // set its pace.
+  void Answered(double tokens, std::optional<Duration> since_first);
   // Several times a second. Only while requests wait does the speed say what the engines can do.
   void Tick(TimePoint now, bool requests_wait);
 
   // Until the first token of a request that has `tokens_ahead` before it; nullopt: nothing has been
   // measured yet.
   std::optional<Duration> UntilFirstToken(double tokens_ahead) const;
+  // From the first token of an answer of at most `max_tokens` to its end, as most take it: the mean
+  // and twice the mean deviation. 0 as long as nothing has been measured.
+  Duration AfterFirstToken(double max_tokens) const;
+  // The same from its start on an engine.
+  Duration ToAnswer(double max_tokens) const;
   // Tokens that an answer of at most `max_tokens` is likely to have.
   double ExpectedTokens(double max_tokens) const;
 
@@ -35,6 +41,8 @@ class WaitEstimate {
   std::optional<double> tokens_per_second_;
   std::optional<double> first_token_seconds_;
   std::optional<double> answer_tokens_;
+  std::optional<double> seconds_per_token_;  // after the first
+  std::optional<double> deviation_;          // of these
 };
 
 }  // namespace conclave::gateway

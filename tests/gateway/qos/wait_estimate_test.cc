@@ -13,6 +13,7 @@ double Seconds(Duration duration) { return std::chrono::duration<double>(duratio
 TEST(WaitEstimateTest, KnowsNothingAtFirst) {
   WaitEstimate estimate;
   EXPECT_FALSE(estimate.UntilFirstToken(100));
+  EXPECT_EQ(estimate.AfterFirstToken(100), Duration(0));
   EXPECT_EQ(estimate.ExpectedTokens(10), 10);
   EXPECT_EQ(estimate.ExpectedTokens(1e9), 128);
 }
@@ -50,9 +51,25 @@ TEST(WaitEstimateTest, LearnsTheSpeedWhileRequestsWait) {
 
 TEST(WaitEstimateTest, LearnsHowLongAnswersAre) {
   WaitEstimate estimate;
-  for (int i = 0; i < 200; ++i) estimate.Answered(20);
+  for (int i = 0; i < 200; ++i) estimate.Answered(20, milliseconds(190));
   EXPECT_NEAR(estimate.ExpectedTokens(1000), 20, 0.1);
   EXPECT_EQ(estimate.ExpectedTokens(3), 3);
+  EXPECT_NEAR(Seconds(estimate.AfterFirstToken(1000)), 0.19, 0.001);
+  EXPECT_NEAR(Seconds(estimate.AfterFirstToken(3)), 0.02, 0.001);
+  EXPECT_EQ(estimate.AfterFirstToken(1), Duration(0));
+  estimate.FirstToken(milliseconds(50));
+  EXPECT_NEAR(Seconds(estimate.ToAnswer(1000)), 0.24, 0.001);
+  for (int i = 0; i < 200; ++i) estimate.Answered(20, std::nullopt);  // not the engine's speed
+  EXPECT_NEAR(Seconds(estimate.AfterFirstToken(1000)), 0.19, 0.001);
+}
+
+TEST(WaitEstimateTest, AllowsForAnswersThatTakeLonger) {
+  WaitEstimate estimate;
+  for (int i = 0; i < 400; ++i) {
+    estimate.Answered(11, i % 2 == 0 ? milliseconds(100) : milliseconds(300));
+  }
+  // 200 ms and twice 100.
+  EXPECT_NEAR(Seconds(estimate.AfterFirstToken(11)), 0.4, 0.02);
 }
 
 TEST(WaitEstimateTest, AStandstillPredictsTheLongestWait) {
