@@ -261,6 +261,14 @@ asio::awaitable<bool> Connection::Parse(Parser& parser, bool whole, TimePoint de
 }
 
 bool Connection::AdmitBody(Parser& parser, std::optional<Response>* failure) {
+  // The parser takes a body as it comes, but each line between chunks whole.
+  if (input_.size() > shared_->options.max_header_bytes) {
+    *failure = Failure(400,
+                       absl::StrCat("the line of a chunk or the trailers are larger than ",
+                                    shared_->options.max_header_bytes, " bytes"),
+                       "malformed_request");
+    return false;
+  }
   const size_t arrived = parser.get().body().size();
   if (arrived <= kFreeBodyBytes) return true;
   if (!body_room_) {

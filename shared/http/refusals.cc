@@ -110,6 +110,10 @@ std::optional<Response> RefuseHead(const RequestHead& message, const ServerOptio
   if (message.count(beast_http::field::origin) > 1) {
     return Failure(400, "more than one Origin header", "malformed_request");
   }
+  // Another one may have been checked in front of this server.
+  if (message.count(beast_http::field::authorization) > 1) {
+    return Failure(400, "more than one Authorization header", "malformed_request");
+  }
   if (const auto origin = message.find(beast_http::field::origin); origin != message.end()) {
     query.origin = View(origin->value());
   }

@@ -34,7 +34,7 @@ struct ServerOptions {
   size_t max_body_bytes = 4 << 20;       // beyond: 413
   // Bodies that are arriving, all together; the one that takes longest gives way (503) to others.
   // At least max_body_bytes. Bodies up to kFreeBodyBytes count for nothing.
-  size_t max_arriving_bytes = 32 << 20;
+  size_t max_arriving_bytes = 16 << 20;
   // Whether who sends this Authorization header may send a larger body; a response refuses before
   // it is read. Called on the I/O thread. Null: everybody may.
   std::function<std::optional<Response>(std::string_view authorization)> check_sender = {};

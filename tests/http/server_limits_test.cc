@@ -107,6 +107,29 @@ TEST_F(ServerLimitsTest, ParsesNothingAfterABodyOfUnknownLength) {
   ExpectServes();
 }
 
+TEST_F(ServerLimitsTest, RefusesLongLinesBetweenChunks) {
+  Start({.max_header_bytes = 1024});
+  for (const std::string& body :
+       {"2;" + std::string(20'000, 'a'), "2\r\n{}\r\n0\r\nX: " + std::string(20'000, 'a')}) {
+    RawClient client(server_->address());
+    client.Send(std::string("POST /echo HTTP/1.1\r\n") + kHost +
+                "Transfer-Encoding: chunked\r\n\r\n" + body);
+    const RawResponse refused = client.ReadResponse();
+    EXPECT_EQ(refused.status, 400);
+    EXPECT_NE(refused.body.find("larger than 1024 bytes"), std::string::npos) << refused.body;
+    EXPECT_TRUE(client.WaitForClose());
+  }
+  ExpectServes();
+}
+
+TEST_F(ServerLimitsTest, RefusesTwoKeys) {
+  Start();
+  RawClient client(server_->address());
+  client.Send(std::string("GET /path/x HTTP/1.1\r\n") + kHost +
+              "Authorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n");
+  EXPECT_EQ(client.ReadResponse().status, 400);
+}
+
 TEST_F(ServerLimitsTest, TakesChunkedInAnyCase) {
   Start();
   RawClient client(server_->address());
