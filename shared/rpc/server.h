@@ -36,6 +36,8 @@ struct ServerOptions {
   // A connection so old, give or take a tenth, gets a GOAWAY: its calls go on, and the client opens
   // another one for the next, which a balancer may take elsewhere. 0: connections stay.
   std::chrono::milliseconds max_connection_age{0};
+  // From a connection's beginning to its first settings, with TLS in between.
+  std::chrono::milliseconds handshake_timeout{10'000};
   // Full names of services that health checks may ask for: v1::EngineService::service_full_name().
   std::vector<std::string> health_names = {};
   int32_t max_threads =

@@ -4,7 +4,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -277,6 +279,29 @@ TEST(ServerTest, SurvivesGarbageBytes) {
     char answer[4096];
     while (recv(fd, answer, sizeof(answer), 0) > 0) {
     }
+    close(fd);
+    EXPECT_TRUE(Call(server->address()).ok());
+  }
+}
+
+TEST(ServerTest, WhoSaysNothingIsClosed) {
+  ProbeService service;
+  const auto server = StartServer(&service, {.handshake_timeout = std::chrono::milliseconds(100)});
+  for (const std::string& part : {std::string(), std::string("PRI * HTTP/2.0\r\n")}) {
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(server->port()));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    ASSERT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    EXPECT_EQ(send(fd, part.data(), part.size(), MSG_NOSIGNAL), static_cast<ssize_t>(part.size()));
+    const timeval timeout{.tv_sec = 10, .tv_usec = 0};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+    char answer[4096];
+    ssize_t count = 0;
+    while ((count = recv(fd, answer, sizeof(answer), 0)) > 0) {
+    }
+    EXPECT_TRUE(count == 0 || errno == ECONNRESET) << std::strerror(errno);
     close(fd);
     EXPECT_TRUE(Call(server->address()).ok());
   }
