@@ -1,4 +1,5 @@
 // conclave-gateway: the API. Text becomes ids here, engines are chosen here, stop strings end here.
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -37,6 +38,13 @@ constexpr char kSection[] = "gateway";
 using gateway::Frontend;
 
 constexpr auto kReadinessPeriod = std::chrono::milliseconds(200);
+constexpr auto kTrimPeriod = std::chrono::seconds(10);
+
+// A burst of calls takes memory that the allocator keeps when it is free again: gives it back.
+void TrimMemory() {
+  constexpr size_t kMuch = 64 << 20;
+  if (mallinfo2().fordblks > kMuch) malloc_trim(0);
+}
 
 // The address other processes reach a port by: the bound one, with the advertised host if there is
 // one.
@@ -224,8 +232,13 @@ absl::Status Run(int argc, char** argv) {
                       {"model", model->name()}});
 
   bool serving = false;
+  TimePoint trimmed = clock.Now();
   while (!signals.WaitFor(kReadinessPeriod)) {
     keys->Refresh();
+    if (clock.Now() - trimmed >= kTrimPeriod) {
+      TrimMemory();
+      trimmed = clock.Now();
+    }
     const bool ready = frontend.readiness().ready;
     if (ready == serving) continue;
     serving = ready;
