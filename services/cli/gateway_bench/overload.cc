@@ -11,6 +11,7 @@
 #include "services/cli/gateway_bench/computed.h"
 #include "services/cli/gateway_bench/row.h"
 #include "services/cli/percentiles.h"
+#include "shared/base/limits.h"
 #include "shared/base/status_macros.h"
 
 namespace conclave::cli {
@@ -116,12 +117,16 @@ double NormalAfter(const LoadResult& result, double begin, double seconds, doubl
 
 absl::StatusOr<std::vector<Figure>> MeasureOverload(const RowContext& context) {
   context.progress("starts a cluster");
+  // The engine computes on half of the cores, so that refusing takes none of them from it: on
+  // machines of their own they would not share any either.
+  const int threads = std::max(1, ReadCpuLimit().cores / 2);
   ASSIGN_OR_RETURN(const auto cluster,
-                   BenchCluster::Start({.model = context.model,
-                                        .tenants = {{.name = "bench"}},
-                                        .flags = {"--workers", "0", "--gateway-max-running",
-                                                  absl::StrCat(kRunning)},
-                                        .interrupted = context.interrupted}));
+                   BenchCluster::Start(
+                       {.model = context.model,
+                        .tenants = {{.name = "bench"}},
+                        .flags = {"--workers", "0", "--gateway-max-running", absl::StrCat(kRunning),
+                                  "--engine-threads", absl::StrCat(threads)},
+                        .interrupted = context.interrupted}));
   Mix mix(context, *cluster);
   const double seconds = context.seconds;
   // Once without realtime requests to know their rate, then with them.
