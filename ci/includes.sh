@@ -28,9 +28,10 @@ only shared/metrics shared/metrics shared/base
 only shared/tls shared/tls shared/base shared/metrics
 only shared/options shared/options shared/base shared/tls
 only shared/identity shared/identity shared/base
-only shared/http shared/http shared/base shared/metrics shared/tls
+only shared/net shared/net shared/base shared/tls
+only shared/http shared/http shared/net shared/base shared/metrics shared/tls
 # Row frames carry the kernels' row types; they are a target of their own, which gateway and controller do not link.
-only shared/rpc shared/rpc shared/base shared/metrics shared/tls conclave/v1 kernels
+only shared/rpc shared/rpc shared/base shared/metrics shared/net shared/tls conclave/v1 kernels
 only shared/weights shared/weights shared/base kernels
 only shared/text shared/text shared/base
 only shared/experts shared/experts shared/weights shared/base shared/metrics kernels

@@ -22,7 +22,7 @@
 #include "shared/base/status_macros.h"
 #include "shared/http/ops_server.h"
 #include "shared/http/server.h"
-#include "shared/http/tls_context.h"
+#include "shared/net/tls_context.h"
 #include "shared/options/service_main.h"
 #include "shared/placement/member.h"
 #include "shared/rpc/server.h"
@@ -58,7 +58,7 @@ absl::StatusOr<std::string> Advertised(const std::string& bound, const std::stri
 // TLS for the API's clients; its watch, which comes last, writes to the others.
 struct ApiTls {
   std::shared_ptr<rpc::TlsCredentials> grpc;  // null: no TLS
-  std::shared_ptr<http::TlsContext> http;
+  std::shared_ptr<net::TlsContext> http;
   std::unique_ptr<tls::CertificateWatch> watch;
 };
 
@@ -68,7 +68,7 @@ absl::StatusOr<ApiTls> StartApiTls(const tls::CertificateFiles& files,
   if (!files.configured()) return api;
   ASSIGN_OR_RETURN(const tls::Certificates certificates, tls::ReadCertificates(files));
   ASSIGN_OR_RETURN(api.grpc, rpc::TlsCredentials::Make(certificates));
-  api.http = std::make_shared<http::TlsContext>();
+  api.http = std::make_shared<net::TlsContext>(net::Protocol::kHttp1);
   RETURN_IF_ERROR(api.http->Use(certificates));
   ASSIGN_OR_RETURN(api.watch,
                    tls::CertificateWatch::Start(

@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "shared/http/refusals.h"
-#include "shared/http/tls_context.h"
+#include "shared/net/tls_context.h"
 
 namespace conclave::http::internal {
 
@@ -58,7 +58,7 @@ asio::awaitable<void> Connection::Begin() {
     // One that says nothing costs nothing but its socket.
     error_code error = co_await transport_.WaitReadable();
     if (!error && !closed_) {
-      Room::Holder place(shared_->handshakes, [this] { Close(); });
+      net::Room::Holder place(shared_->handshakes, [this] { Close(); });
       place.Hold(1);
       error = co_await transport_.Handshake();
     }

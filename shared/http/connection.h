@@ -13,10 +13,10 @@
 
 #include "shared/http/asio.h"
 #include "shared/http/outgoing.h"
-#include "shared/http/room.h"
 #include "shared/http/router.h"
 #include "shared/http/server.h"
 #include "shared/http/transport.h"
+#include "shared/net/room.h"
 
 namespace conclave::http::internal {
 
@@ -29,8 +29,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     // Runs a handler on a worker thread; false when too many wait.
     std::function<bool(std::function<void()>)> post_to_worker;
     std::function<void(Connection*)> closed;
-    Room* arriving;                   // bytes of bodies
-    Room* handshakes;                 // their number
+    net::Room* arriving;              // bytes of bodies
+    net::Room* handshakes;            // their number
     std::atomic<bool> ending{false};  // every answer is the last of its connection
   };
 
@@ -91,8 +91,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::steady_timer input_room_timer_;
   boost::asio::steady_timer peer_timer_;
   bool woken_ = false;
-  std::optional<Room::Holder> body_room_;  // of a body that is arriving
-  std::shared_ptr<Outgoing> outgoing_;     // of the request being answered
+  std::optional<net::Room::Holder> body_room_;  // of a body that is arriving
+  std::shared_ptr<Outgoing> outgoing_;          // of the request being answered
   bool idle_ = true;
   bool draining_ = false;
   bool closed_ = false;

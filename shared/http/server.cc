@@ -14,7 +14,7 @@
 #include "shared/base/thread_name.h"
 #include "shared/http/asio.h"
 #include "shared/http/connection.h"
-#include "shared/http/room.h"
+#include "shared/net/room.h"
 
 namespace conclave::http {
 
@@ -77,7 +77,7 @@ struct Server::State {
   std::shared_ptr<asio::io_context> io;
   asio::ip::tcp::acceptor acceptor;
   BoundedQueue<std::function<void()>> work;
-  internal::Room arriving, handshakes;
+  net::Room arriving, handshakes;
   Connection::Shared shared;
   std::string address;
   std::unordered_map<Connection*, std::shared_ptr<Connection>> connections;  // I/O thread only

@@ -19,19 +19,18 @@
 #include "shared/base/clock.h"
 #include "shared/http/access_check.h"
 #include "shared/http/exchange.h"
+#include "shared/net/tls_context.h"
 
 namespace conclave::http {
-
-class TlsContext;
 
 inline constexpr size_t kFreeBodyBytes = 8 << 10;
 
 struct ServerOptions {
   std::string listen = "";  // host:port; port 0: any
   AccessPolicy access = {};
-  std::shared_ptr<TlsContext> tls = {};  // null: plain HTTP
-  size_t max_header_bytes = 16 << 10;    // request line and headers; beyond: 431
-  size_t max_body_bytes = 4 << 20;       // beyond: 413
+  std::shared_ptr<net::TlsContext> tls = {};  // null: plain HTTP
+  size_t max_header_bytes = 16 << 10;         // request line and headers; beyond: 431
+  size_t max_body_bytes = 4 << 20;            // beyond: 413
   // Bodies that are arriving, all together; the one that takes longest gives way (503) to others.
   // At least max_body_bytes. Bodies up to kFreeBodyBytes count for nothing.
   size_t max_arriving_bytes = 16 << 20;

@@ -1,13 +1,13 @@
 #include "shared/http/transport.h"
 
 #include <openssl/err.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <climits>
 #include <utility>
+
+#include "shared/net/socket_bio.h"
 
 namespace conclave::http::internal {
 
@@ -25,51 +25,10 @@ std::array<char, kReadBytes>& SharedRoom() {
   return room;
 }
 
-// OpenSSL's own BIO of a socket raises SIGPIPE, and would go on with the number of a closed socket.
-Tcp::socket* SocketOf(BIO* bio) { return static_cast<Tcp::socket*>(BIO_get_data(bio)); }
-
-int Retried(BIO* bio, ssize_t count, int retry) {
-  BIO_clear_retry_flags(bio);
-  if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
-    BIO_set_flags(bio, retry | BIO_FLAGS_SHOULD_RETRY);
-  }
-  return static_cast<int>(count);
-}
-
-int WriteSocket(BIO* bio, const char* data, int size) {
-  Tcp::socket* const socket = SocketOf(bio);
-  if (!socket->is_open()) return -1;
-  return Retried(bio, send(socket->native_handle(), data, static_cast<size_t>(size), MSG_NOSIGNAL),
-                 BIO_FLAGS_WRITE);
-}
-
-int ReadSocket(BIO* bio, char* data, int size) {
-  Tcp::socket* const socket = SocketOf(bio);
-  if (!socket->is_open()) return -1;
-  return Retried(bio, recv(socket->native_handle(), data, static_cast<size_t>(size), 0),
-                 BIO_FLAGS_READ);
-}
-
-long ControlSocket(BIO*, int command, long, void*) { return command == BIO_CTRL_FLUSH ? 1 : 0; }
-
-BIO* NewSocketBio(Tcp::socket* socket) {
-  static BIO_METHOD* const method = [] {
-    BIO_METHOD* const made = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "socket");
-    BIO_meth_set_write(made, WriteSocket);
-    BIO_meth_set_read(made, ReadSocket);
-    BIO_meth_set_ctrl(made, ControlSocket);
-    return made;
-  }();
-  BIO* const bio = BIO_new(method);
-  BIO_set_data(bio, socket);
-  BIO_set_init(bio, 1);
-  return bio;
-}
-
 }  // namespace
 
 Transport::Transport(Tcp::socket socket, std::shared_ptr<asio::ssl::context> tls)
-    : socket_(std::move(socket)), context_(std::move(tls)) {
+    : socket_(std::move(socket)), descriptor_(socket_.native_handle()), context_(std::move(tls)) {
   Error ignored;
   socket_.non_blocking(true, ignored);
 }
@@ -84,7 +43,7 @@ asio::awaitable<Transport::Error> Transport::WaitReadable() {
 asio::awaitable<Transport::Error> Transport::Handshake() {
   tls_.reset(SSL_new(context_->native_handle()));
   if (!tls_) co_return asio::error::no_memory;
-  BIO* const bio = NewSocketBio(&socket_);
+  BIO* const bio = net::NewSocketBio(&descriptor_);
   SSL_set_bio(tls_.get(), bio, bio);
   SSL_set_mode(tls_.get(), SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                SSL_MODE_RELEASE_BUFFERS);
@@ -151,6 +110,7 @@ void Transport::EndWriting() {
 
 void Transport::Close() {
   Error ignored;
+  descriptor_ = -1;
   socket_.close(ignored);
 }
 

@@ -22,7 +22,7 @@ class Transport {
 
   // `tls` null: plain TCP.
   Transport(Tcp::socket socket, std::shared_ptr<boost::asio::ssl::context> tls);
-  Transport(const Transport&) = delete;  // TLS refers to the socket
+  Transport(const Transport&) = delete;  // TLS refers to the descriptor
   Transport& operator=(const Transport&) = delete;
 
   // Until the client has sent something.
@@ -50,6 +50,7 @@ class Transport {
   boost::asio::awaitable<Error> Drive(std::function<int(SSL*)> step);
 
   Tcp::socket socket_;
+  int descriptor_;  // of the socket; -1 when it is closed
   std::shared_ptr<boost::asio::ssl::context> context_;
   std::unique_ptr<SSL, Free> tls_;  // from the handshake on
 };

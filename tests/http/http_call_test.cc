@@ -7,7 +7,7 @@
 #include <ctime>
 
 #include "shared/base/address.h"
-#include "shared/http/tls_context.h"
+#include "shared/net/tls_context.h"
 #include "tests/http/server_fixture.h"
 #include "tests/support/authority.h"
 
@@ -33,7 +33,7 @@ class HttpCallTest : public ServerTest {
         tls::ReadCertificates(authority_.Issue(dir_.path(), "server", {.names = std::move(names)}));
     EXPECT_TRUE(certificates.ok()) << certificates.status();
     ServerOptions options;
-    options.tls = std::make_shared<TlsContext>();
+    options.tls = std::make_shared<net::TlsContext>(net::Protocol::kHttp1);
     EXPECT_TRUE(options.tls->Use(*certificates).ok());
     Start(std::move(options));
     HttpCall call = CallOf("/echo");

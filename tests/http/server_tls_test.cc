@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "shared/http/tls_context.h"
+#include "shared/net/tls_context.h"
 #include "tests/http/server_fixture.h"
 #include "tests/support/authority.h"
 #include "tests/support/tls_client.h"
@@ -36,7 +36,8 @@ class ServerTlsTest : public ServerTest {
   testing::TempDir dir_;
   Authority authority_;
   tls::CertificateFiles files_;
-  std::shared_ptr<TlsContext> context_ = std::make_shared<TlsContext>();
+  std::shared_ptr<net::TlsContext> context_ =
+      std::make_shared<net::TlsContext>(net::Protocol::kHttp1);
 };
 
 TEST_F(ServerTlsTest, AnswersOverTls13) {

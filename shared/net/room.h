@@ -2,14 +2,14 @@
 // there is no room, whoever has held some for the longest gives way: a client that takes its time
 // cannot keep others out.
 //
-// Used on the server's I/O thread alone.
+// Used on one thread alone, a server's for I/O.
 #pragma once
 
 #include <cstddef>
 #include <functional>
 #include <list>
 
-namespace conclave::http::internal {
+namespace conclave::net {
 
 class Room {
  public:
@@ -48,4 +48,4 @@ class Room {
   std::list<Holder*> holders_;  // the oldest first
 };
 
-}  // namespace conclave::http::internal
+}  // namespace conclave::net

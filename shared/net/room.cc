@@ -1,8 +1,8 @@
-#include "shared/http/room.h"
+#include "shared/net/room.h"
 
 #include <utility>
 
-namespace conclave::http::internal {
+namespace conclave::net {
 
 Room::Holder::Holder(Room* room, std::function<void()> give_way)
     : room_(room), give_way_(std::move(give_way)) {
@@ -32,4 +32,4 @@ void Room::Remove(Holder& holder) {
   holder.gone_ = true;
 }
 
-}  // namespace conclave::http::internal
+}  // namespace conclave::net

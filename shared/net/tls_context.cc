@@ -1,4 +1,4 @@
-#include "shared/http/tls_context.h"
+#include "shared/net/tls_context.h"
 
 #include <openssl/ssl.h>
 
@@ -6,21 +6,22 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace conclave::http {
+namespace conclave::net {
 namespace {
 
 namespace ssl = boost::asio::ssl;
 using boost::system::error_code;
 
-// What ALPN offers, each name after its length (RFC 7301).
-constexpr unsigned char kProtocols[] = "\x08http/1.1";
+// What ALPN offers, each name after its length.
+constexpr std::string_view kHttp1Name = "\x08http/1.1", kHttp2Name = "\x02h2";
 
-// A client that offers HTTP/2 alone is told so by the handshake; one that offers nothing is served.
 int ChooseProtocol(SSL*, const unsigned char** chosen, unsigned char* chosen_length,
-                   const unsigned char* offered, unsigned offered_length, void*) {
+                   const unsigned char* offered, unsigned offered_length, void* name) {
+  const auto& own = *static_cast<const std::string_view*>(name);
   unsigned char* found = nullptr;
-  const int result = SSL_select_next_proto(&found, chosen_length, kProtocols,
-                                           sizeof(kProtocols) - 1, offered, offered_length);
+  const int result = SSL_select_next_proto(
+      &found, chosen_length, reinterpret_cast<const unsigned char*>(own.data()),
+      static_cast<unsigned>(own.size()), offered, offered_length);
   *chosen = found;
   return result == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
 }
@@ -44,7 +45,8 @@ absl::Status TlsContext::Use(const tls::Certificates& certificates) {
   SSL_CTX* const raw = context->native_handle();
   SSL_CTX_set_min_proto_version(raw, TLS1_3_VERSION);
   SSL_CTX_set_mode(raw, SSL_MODE_RELEASE_BUFFERS);  // 34 KiB less of an idle connection
-  SSL_CTX_set_alpn_select_cb(raw, ChooseProtocol, nullptr);
+  const std::string_view* const name = protocol_ == Protocol::kHttp1 ? &kHttp1Name : &kHttp2Name;
+  SSL_CTX_set_alpn_select_cb(raw, ChooseProtocol, const_cast<std::string_view*>(name));
   // Without early data nothing can be replayed.
   SSL_CTX_set_max_early_data(raw, 0);
   MutexLock lock(mutex_);
@@ -52,9 +54,16 @@ absl::Status TlsContext::Use(const tls::Certificates& certificates) {
   return absl::OkStatus();
 }
 
+bool TlsContext::Chosen(const SSL* tls) {
+  const unsigned char* name = nullptr;
+  unsigned length = 0;
+  SSL_get0_alpn_selected(tls, &name, &length);
+  return length > 0;
+}
+
 std::shared_ptr<ssl::context> TlsContext::current() const {
   MutexLock lock(mutex_);
   return current_;
 }
 
-}  // namespace conclave::http
+}  // namespace conclave::net

@@ -1,10 +1,10 @@
-#include "shared/http/room.h"
+#include "shared/net/room.h"
 
 #include <gtest/gtest.h>
 
 #include <optional>
 
-namespace conclave::http::internal {
+namespace conclave::net {
 namespace {
 
 TEST(RoomTest, TheOldestGivesWay) {
@@ -46,4 +46,4 @@ TEST(RoomTest, WhoWantsMoreThanThereIsGivesWayItself) {
 }
 
 }  // namespace
-}  // namespace conclave::http::internal
+}  // namespace conclave::net
