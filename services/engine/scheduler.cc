@@ -18,10 +18,16 @@ constexpr Duration kParkedRetry = std::chrono::milliseconds(50);
 // A sequence of a lower class gets a row at least in every so manyth step, however busy the classes
 // above are.
 constexpr uint64_t kMostSkippedSteps = 4;
-// How much longer an urgent step may become by the rows of other classes, and every so manyth one.
-constexpr double kUrgentStretch = 1.2;
+// How much longer than alone an urgent step may become by the rows of other classes, and every so
+// manyth one.
+constexpr double kUrgentStretch = 1.1;
 constexpr double kRareStretch = 4;
-constexpr uint64_t kRareStep = 128;  // beyond the 99th percentile
+constexpr uint64_t kRareStep = 256;  // well beyond the 99th percentile
+// Of so many urgent steps this many, one after the other, are alone.
+constexpr uint64_t kUrgentCycle = 128;
+constexpr uint64_t kAloneSteps = 16;
+// A step is undisturbed when so many have been alone before it.
+constexpr uint64_t kSettlingSteps = 8;
 // The first prefill of a step gets at least this many tokens, so that a budget below the cost of
 // one still makes progress.
 constexpr int64_t kLeastChunk = 16;
@@ -50,9 +56,9 @@ bool Scheduler::InOrder::operator()(const Sequence* a, const Sequence* b) const 
          std::tuple(b->request.qos, b->order_time, b->arrival);
 }
 
-Scheduler::Scheduler(SchedulerOptions options, KvCache* cache, const StepTimeModel* step_time,
+Scheduler::Scheduler(SchedulerOptions options, KvCache* cache, const StepTimes* step_times,
                      const Clock* clock)
-    : options_(std::move(options)), cache_(cache), step_time_(step_time), clock_(clock) {
+    : options_(std::move(options)), cache_(cache), step_times_(step_times), clock_(clock) {
   CONCLAVE_CHECK(options_.max_batch > 0 && options_.max_step_tokens > 0 &&
                  options_.context_tokens > 1);
 }
@@ -180,14 +186,20 @@ StepPlan Scheduler::Plan() {
       planned.sequence->started = true;
     }
   }
-  plan.predicted_ms = step_time_->PredictMs(plan.shape);
+  const bool alone = urgent_ && plan.sequences.back().sequence->request.qos == QosClass::kRealtime;
+  plan.undisturbed = alone && alone_steps_ >= kSettlingSteps;
+  alone_steps_ = alone ? alone_steps_ + 1 : 0;
+  plan.predicted_ms = PredictMs(plan.shape);
   return plan;
 }
 
 void Scheduler::GuardUrgent(const StepPlan& plan) {
-  const double stretch = ++urgent_steps_ % kRareStep == 0 ? kRareStretch : kUrgentStretch;
-  limit_ms_ = std::min(limit_ms_, stretch * step_time_->PredictMs(plan.shape));
   urgent_ = true;
+  const uint64_t turn = urgent_steps_++;
+  const double stretch = turn % kUrgentCycle < kAloneSteps   ? 0
+                         : turn % kRareStep == kRareStep - 1 ? kRareStretch
+                                                             : kUrgentStretch;
+  limit_ms_ = stretch * step_times_->urgent.PredictMs(plan.shape);
 }
 
 // Blocks for the next row of every sequence that could have one, in the order of service: whoever
@@ -218,8 +230,7 @@ void Scheduler::PlanDecodes(QosClass qos, bool all, StepPlan* plan) {
   for (Sequence* sequence : rows) {
     const StepShape shape = WithDecode(plan->shape, *sequence);
     const bool due = !urgent_ && step_ - sequence->last_step >= kMostSkippedSteps;
-    if (!all && !due && !plan->sequences.empty() && step_time_->PredictMs(shape) > limit_ms_)
-      continue;
+    if (!all && !due && !plan->sequences.empty() && PredictMs(shape) > limit_ms_) continue;
     plan->shape = shape;
     plan->sequences.push_back({.sequence = sequence, .num_tokens = 1, .samples = true});
   }
@@ -276,12 +287,12 @@ int64_t Scheduler::ChunkOf(const Sequence& sequence, const StepPlan& plan) const
   const bool first = plan.shape.prefill_tokens == 0 && !urgent_;
   double limit_ms = limit_ms_;
   if (first)
-    limit_ms = std::max(limit_ms, step_time_->PredictMs(plan.shape) + step_time_->costs().fixed_ms);
+    limit_ms = std::max(limit_ms, PredictMs(plan.shape) + step_times_->any.costs().fixed_ms);
   int64_t fits = first ? std::min(most, kLeastChunk) : 0;
   int64_t too_many = most + 1;
   while (fits + 1 < too_many) {
     const int64_t middle = fits + (too_many - fits) / 2;
-    if (step_time_->PredictMs(WithPrefill(plan.shape, sequence, middle)) <= limit_ms) {
+    if (PredictMs(WithPrefill(plan.shape, sequence, middle)) <= limit_ms) {
       fits = middle;
     } else {
       too_many = middle;

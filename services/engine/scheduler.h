@@ -9,9 +9,12 @@
 // arrival. In a step, class by class: first the decode rows, then prefill in chunks cut to the
 // step's budget of predicted milliseconds.
 //
-// A step with realtime rows is an urgent one: what else runs in it makes it at most a fifth longer,
-// so that a realtime sequence keeps its pace beside any load. Every 128th urgent step may be four
-// times as long, so that the others go on however long that lasts.
+// A step with realtime rows is an urgent one: what else runs in it makes it at most a tenth longer
+// than it would be alone, so that a realtime sequence keeps its pace beside any load. How long it
+// would be is known from 16 of 128 urgent steps that are alone, one after the other: from the last
+// eight, because after a step with many rows workers and gateways are busy with them for a while,
+// perhaps on the same cores. Every 256th urgent step may be four times as long, so that the others
+// go on however long that lasts.
 //
 // Blocks are given for all known ids at admission, and one by one afterwards. When none is free,
 // the last running sequence in the order of service loses its blocks and waits again: its ids are
@@ -55,6 +58,7 @@ struct StepPlan {
   std::vector<PlannedSequence> sequences;
   StepShape shape;
   double predicted_ms = 0;
+  bool undisturbed = false;  // every row is a realtime one, and was in the steps before
 };
 
 // A sequence that left the scheduler, and why.
@@ -65,8 +69,8 @@ struct EndedSequence {
 
 class Scheduler {
  public:
-  // The cache, the model and the clock outlive the scheduler.
-  Scheduler(SchedulerOptions options, KvCache* cache, const StepTimeModel* step_time,
+  // The cache, the models and the clock outlive the scheduler.
+  Scheduler(SchedulerOptions options, KvCache* cache, const StepTimes* step_times,
             const Clock* clock);
   ~Scheduler();  // frees all blocks
 
@@ -129,10 +133,11 @@ class Scheduler {
   int64_t ChunkOf(const Sequence& sequence, const StepPlan& plan) const;
   // The realtime rows are planned: bounds what the other classes add.
   void GuardUrgent(const StepPlan& plan);
+  double PredictMs(const StepShape& shape) const { return step_times_->any.PredictMs(shape); }
 
   const SchedulerOptions options_;
   KvCache* const cache_;
-  const StepTimeModel* const step_time_;
+  const StepTimes* const step_times_;
   const Clock* const clock_;
 
   std::map<SequenceKey, std::unique_ptr<Sequence>> sequences_;
@@ -145,6 +150,7 @@ class Scheduler {
   double limit_ms_ = 0;  // of the step that is being planned
   bool urgent_ = false;  // it has realtime rows: nothing of others goes beyond the limit
   uint64_t urgent_steps_ = 0;
+  uint64_t alone_steps_ = 0;  // the last so many steps had realtime rows alone
   int64_t num_preemptions_ = 0;
 };
 

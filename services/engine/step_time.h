@@ -1,4 +1,4 @@
-// How long a step will take: a linear model, corrected by every measured step.
+// How long a step will take: linear models, corrected by every measured step.
 //
 // Used by the step thread alone; pure. A Kalman filter over four non-negative costs (R. E. Kalman,
 // 1960; the costs do a slow random walk): costs that the recent steps do not reveal keep their
@@ -47,6 +47,17 @@ class StepTimeModel {
   Vector
       most_variance_;  // of each cost: what is not observed does not become more unknown than this
   std::array<Vector, kTerms> covariance_{};
+};
+
+// Steps of realtime rows alone have a model of their own. They are the smallest, and a line through
+// steps of all sizes is furthest off there: the second row of a step costs more than the tenth
+// (frames, other kernels), and what others may add to such a step is a share of what it takes
+// alone.
+struct StepTimes {
+  explicit StepTimes(const StepCosts& prior) : any(prior), urgent(prior) {}
+
+  StepTimeModel any;
+  StepTimeModel urgent;
 };
 
 }  // namespace conclave::engine

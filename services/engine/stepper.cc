@@ -32,8 +32,8 @@ RowOrigin OriginOf(const Sequence& sequence, TimePoint now) {
 Stepper::Stepper(const Options& options, const Parts& parts)
     : parts_(parts),
       vocab_size_(options.vocab_size),
-      step_time_(options.costs),
-      scheduler_(options.scheduler, parts.cache, &step_time_, parts.clock),
+      step_times_(options.costs),
+      scheduler_(options.scheduler, parts.cache, &step_times_, parts.clock),
       sampler_(parts.context),
       missing_(parts.dispatch->Missing()) {
   SetGauges();
@@ -89,7 +89,10 @@ bool Stepper::Step() {
     const bool all_served = std::all_of(output_.status.begin(), output_.status.end(),
                                         [](const absl::Status& s) { return s.ok(); });
     const double elapsed_ms = Seconds(end - scheduled) * 1e3;
-    if (all_served && elapsed_ms > 0) step_time_.Observe(plan.shape, elapsed_ms);
+    if (all_served && elapsed_ms > 0) {
+      step_times_.any.Observe(plan.shape, elapsed_ms);
+      if (plan.undisturbed) step_times_.urgent.Observe(plan.shape, elapsed_ms);
+    }
   }
   SetGauges();
   DeliverEvents();

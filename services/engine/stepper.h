@@ -74,7 +74,6 @@ class Stepper {
   }
 
   const Scheduler& scheduler() const { return scheduler_; }
-  const StepTimeModel& step_time() const { return step_time_; }
   int64_t num_generated_tokens() const { return num_generated_tokens_; }
 
  private:
@@ -91,7 +90,7 @@ class Stepper {
 
   const Parts parts_;
   const int32_t vocab_size_;
-  StepTimeModel step_time_;
+  StepTimes step_times_;
   Scheduler scheduler_;
   TokenSampler sampler_;
 

@@ -30,8 +30,8 @@ class SchedulerFixture {
  public:
   explicit SchedulerFixture(int32_t num_blocks, SchedulerOptions options = {})
       : cache(*MapKvMemory(num_blocks, kTestBlockBytes)),
-        step_time(kTestCosts),
-        scheduler(Filled(std::move(options), cache), &cache, &step_time, &clock) {}
+        step_times(kTestCosts),
+        scheduler(Filled(std::move(options), cache), &cache, &step_times, &clock) {}
 
   SequenceRequest Request(uint64_t id, int64_t prompt_tokens, int64_t max_tokens) {
     SequenceRequest request;
@@ -44,10 +44,10 @@ class SchedulerFixture {
 
   // One step as the loop does it, in which every token is `id`. Sequences that reach their limit
   // are removed; returns the plan as (sequence id, tokens).
-  std::vector<std::pair<uint64_t, int64_t>> Step(int32_t id = 7, double* predicted_ms = nullptr) {
+  std::vector<std::pair<uint64_t, int64_t>> Step(int32_t id = 7, StepPlan* done = nullptr) {
     std::vector<std::pair<uint64_t, int64_t>> rows;
     const StepPlan plan = scheduler.Plan();
-    if (predicted_ms != nullptr) *predicted_ms = plan.predicted_ms;
+    if (done != nullptr) *done = plan;
     for (const PlannedSequence& planned : plan.sequences) {
       const SequenceKey key = planned.sequence->request.key;
       rows.emplace_back(key.id, planned.num_tokens);
@@ -62,7 +62,7 @@ class SchedulerFixture {
 
   SimulatedClock clock;
   KvCache cache;
-  StepTimeModel step_time;
+  StepTimes step_times;
   Scheduler scheduler;
 
  private:
