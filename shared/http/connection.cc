@@ -6,7 +6,6 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "shared/http/refusals.h"
 #include "shared/net/tls_context.h"
 
@@ -35,7 +34,8 @@ Connection::Connection(asio::ip::tcp::socket socket, std::shared_ptr<asio::io_co
     : transport_(std::move(socket), shared->options.tls ? shared->options.tls->current() : nullptr),
       io_(std::move(io)),
       shared_(shared),
-      wake_timer_(*io_),
+      wake_timer_(*io_, TimePoint::max()),
+      deadline_timer_(*io_),
       input_room_timer_(*io_),
       peer_timer_(*io_) {}
 
@@ -84,6 +84,7 @@ void Connection::Close() {
   closed_ = true;
   transport_.Close();
   peer_timer_.cancel();
+  deadline_timer_.cancel();
   input_room_timer_.cancel();
   if (outgoing_) outgoing_->ClientGone();
   Wake();
@@ -105,10 +106,6 @@ asio::awaitable<void> Connection::ReadLoop() {
       Wake();
       co_return;
     }
-    // A client that sends headers and body apart waits with the body for an acknowledgement, which
-    // the system otherwise delays by 40 ms in the hope of an answer to put it on. It forgets the
-    // setting again and again.
-    transport_.socket().set_option(QuickAcknowledgement(true), error);
     if (discard_input_) input_.clear();
     Wake();
   }
@@ -118,6 +115,8 @@ asio::awaitable<void> Connection::Run() {
   const auto self = shared_from_this();
   while (!closed_) {
     if (!co_await ServeOne()) break;
+    // Many requests at once are one connection's turn each.
+    if (!input_.empty()) co_await asio::post(*io_, asio::use_awaitable);
   }
   if (!closed_) co_await Linger();
   Close();
@@ -213,7 +212,7 @@ asio::awaitable<bool> Connection::ServeOne() {
   request.body = std::move(parser.get().body());
 
   const Router::Match match = shared_->router.Find(request.method, request.path);
-  if (!match.handler) {
+  if (!match.route) {
     Response response =
         match.allow.empty()
             ? Failure(404, absl::StrCat("there is nothing at ", request.path.substr(0, 200)),
@@ -225,7 +224,7 @@ asio::awaitable<bool> Connection::ServeOne() {
     if (!match.allow.empty()) response.headers.emplace_back("Allow", match.allow);
     co_return co_await WriteWhole(response) && keep_alive_;
   }
-  co_return co_await Answer(std::move(request), *match.handler);
+  co_return co_await Answer(std::move(request), *match.route);
 }
 
 asio::awaitable<bool> Connection::Parse(Parser& parser, bool whole, TimePoint deadline,
@@ -250,6 +249,7 @@ asio::awaitable<bool> Connection::Parse(Parser& parser, bool whole, TimePoint de
     }
     if (closed_ || input_ended_) co_return false;
     if (whole && !AdmitBody(parser, failure)) co_return false;
+    Acknowledge();
     if (!co_await WaitUntil(deadline)) {
       *failure = Failure(
           408, whole ? "the body did not arrive in time" : "the headers did not arrive in time",
@@ -286,7 +286,7 @@ bool Connection::AdmitBody(Parser& parser, std::optional<Response>* failure) {
   return false;
 }
 
-asio::awaitable<bool> Connection::Answer(Request request, const Server::Handler& handler) {
+asio::awaitable<bool> Connection::Answer(Request request, const Server::Route& route) {
   outgoing_ = std::make_shared<Outgoing>(shared_->options.max_unsent_bytes,
                                          [io = io_, weak = weak_from_this()] {
                                            asio::post(*io, [weak] {
@@ -294,11 +294,7 @@ asio::awaitable<bool> Connection::Answer(Request request, const Server::Handler&
                                            });
                                          });
   const auto outgoing = outgoing_;
-  auto exchange = std::make_shared<Exchange>(std::move(request), outgoing);
-  if (!shared_->post_to_worker([handler, exchange] { handler(exchange); })) {
-    exchange->Respond(Failure(503, "too many requests wait for this server", "overloaded"));
-  }
-  exchange.reset();
+  Handle(std::make_shared<Exchange>(std::move(request), outgoing), route);
   if (input_ended_) outgoing->ClientGone();
 
   bool alive = true;
@@ -317,18 +313,14 @@ asio::awaitable<bool> Connection::Answer(Request request, const Server::Handler&
     std::string bytes;
     if (batch.head) {
       streaming = true;
-      Headers headers = batch.head->headers;
-      headers.emplace_back("Cache-Control", "no-cache");
-      if (chunked_) {
-        headers.emplace_back("Transfer-Encoding", "chunked");
-      } else {
-        keep_alive_ = false;  // HTTP/1.0: the end of the connection ends the answer
-      }
-      bytes = Head(200, batch.head->content_type, headers);
+      if (!chunked_) keep_alive_ = false;  // HTTP/1.0: the end of the connection ends the answer
+      bytes = Head(200, batch.head->content_type, batch.head->headers,
+                   chunked_ ? "Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n"
+                            : "Cache-Control: no-cache\r\n");
     }
     if (!batch.bytes.empty() && !head_only_) {
-      absl::StrAppend(&bytes, chunked_ ? absl::StrFormat("%x\r\n", batch.bytes.size()) : "",
-                      batch.bytes, chunked_ ? "\r\n" : "");
+      if (chunked_) absl::StrAppend(&bytes, absl::Hex(batch.bytes.size()), "\r\n");
+      absl::StrAppend(&bytes, batch.bytes, chunked_ ? "\r\n" : "");
     }
     if (batch.ended && streaming && chunked_ && !head_only_) bytes += "0\r\n\r\n";
     if (!bytes.empty()) {
@@ -348,6 +340,7 @@ asio::awaitable<bool> Connection::Answer(Request request, const Server::Handler&
     const bool beats = batch.heartbeat_period > Duration(0);
     const TimePoint deadline = beats ? last_write + batch.heartbeat_period : TimePoint::max();
     if (!alive) break;
+    if (!batch.stream) Acknowledge();  // the answer takes its time
     if (!co_await WaitUntil(deadline) && beats) outgoing->Beat();
   }
   if (alive) {
@@ -359,18 +352,34 @@ asio::awaitable<bool> Connection::Answer(Request request, const Server::Handler&
   co_return alive;
 }
 
+void Connection::Handle(std::shared_ptr<Exchange> exchange, const Server::Route& route) {
+  Server::Rest rest;
+  if (route.quick && exchange->request().body.size() <= kQuickBodyBytes) {
+    rest = route.quick(exchange);
+    if (!rest) return;
+  } else {
+    rest = [handler = &route.handler, exchange] { (*handler)(exchange); };
+  }
+  if (!shared_->post_to_worker(std::move(rest))) {
+    exchange->Respond(Failure(503, "too many requests wait for this server", "overloaded"));
+  }
+}
+
 asio::awaitable<bool> Connection::WriteWhole(const Response& response) {
-  Headers headers = response.headers;
-  headers.emplace_back("Content-Length", absl::StrCat(response.body.size()));
-  std::string bytes = Head(response.status, response.content_type, headers);
+  std::string bytes = Head(response.status, response.content_type, response.headers,
+                           absl::StrCat("Content-Length: ", response.body.size(), "\r\n"));
   if (!head_only_) bytes += response.body;
   co_return co_await Write(std::move(bytes));
 }
 
 asio::awaitable<bool> Connection::Write(std::string bytes) {
   if (closed_) co_return false;
+  error_code error;
+  const size_t written = transport_.WriteSome(bytes, &error);
+  if (error) co_return false;
+  if (written == bytes.size()) co_return true;
   CloseIn(shared_->options.write_timeout);
-  const error_code error = co_await transport_.Write(bytes);
+  error = co_await transport_.Write(std::string_view(bytes).substr(written));
   peer_timer_.cancel();
   co_return !error;
 }
@@ -383,8 +392,8 @@ void Connection::CloseIn(Duration patience) {
   });
 }
 
-std::string Connection::Head(int status, const std::string& content_type,
-                             const Headers& headers) const {
+std::string Connection::Head(int status, const std::string& content_type, const Headers& headers,
+                             std::string_view framing) const {
   const std::string_view reason = ReasonPhrase(status);
   std::string head = absl::StrCat(
       "HTTP/1.1 ", status, " ", absl::string_view(reason.data(), reason.size()),
@@ -392,24 +401,50 @@ std::string Connection::Head(int status, const std::string& content_type,
       "\r\nX-Content-Type-Options: nosniff\r\nConnection: ", keep_alive_ ? "keep-alive" : "close",
       "\r\n");
   for (const auto& [name, value] : headers) {
+    absl::StrAppend(&head, name, ": ");
+    const size_t begin = head.size();
+    absl::StrAppend(&head, value, "\r\n");
     // A handler that echoes what a client sent cannot be made to split the answer.
-    std::string safe = value;
-    for (char& c : safe) {
-      if (absl::ascii_iscntrl(c)) c = ' ';
+    for (size_t i = begin; i < begin + value.size(); ++i) {
+      if (absl::ascii_iscntrl(static_cast<unsigned char>(head[i]))) head[i] = ' ';
     }
-    absl::StrAppend(&head, name, ": ", safe, "\r\n");
   }
-  head += "\r\n";
+  head.append(framing).append("\r\n");
   return head;
 }
 
 asio::awaitable<bool> Connection::WaitUntil(TimePoint deadline) {
   if (!woken_) {
     error_code ignored;
-    wake_timer_.expires_at(deadline);
+    deadline_ = deadline;
+    SetDeadlineTimer();
     co_await wake_timer_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+    deadline_ = TimePoint::max();
   }
   co_return std::exchange(woken_, false) || closed_;
+}
+
+void Connection::SetDeadlineTimer() {
+  if (closed_ || deadline_set_ <= deadline_) return;
+  deadline_set_ = deadline_;
+  deadline_timer_.expires_at(deadline_);
+  deadline_timer_.async_wait([weak = weak_from_this()](error_code error) {
+    const auto self = weak.lock();
+    if (error || !self) return;
+    self->deadline_set_ = TimePoint::max();
+    if (self->deadline_ <= std::chrono::steady_clock::now()) {
+      self->wake_timer_.cancel();
+    } else {
+      self->SetDeadlineTimer();
+    }
+  });
+}
+
+void Connection::Acknowledge() {
+  // It otherwise delays that by 40 ms in the hope of an answer to put it on. It forgets the setting
+  // again and again.
+  error_code ignored;
+  transport_.socket().set_option(QuickAcknowledgement(true), ignored);
 }
 
 void Connection::OnOutput() {

@@ -63,10 +63,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
                                      std::optional<Response>* failure);
   // Whether the body may go on arriving; else `*failure` says why not.
   bool AdmitBody(Parser& parser, std::optional<Response>* failure);
-  boost::asio::awaitable<bool> Answer(Request request, const Server::Handler& handler);
+  boost::asio::awaitable<bool> Answer(Request request, const Server::Route& route);
+  // Has the handler called, here or by a worker.
+  void Handle(std::shared_ptr<Exchange> exchange, const Server::Route& route);
   boost::asio::awaitable<bool> WriteWhole(const Response& response);
   boost::asio::awaitable<bool> Write(std::string bytes);
-  std::string Head(int status, const std::string& content_type, const Headers& headers) const;
+  std::string Head(int status, const std::string& content_type, const Headers& headers,
+                   std::string_view framing) const;
 
   // Closes the connection unless the timer is cancelled before: the peer does not take what it is
   // sent.
@@ -74,6 +77,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Waits until something happened (bytes came, the peer went, a handler has output) or the
   // deadline. False: the deadline.
   boost::asio::awaitable<bool> WaitUntil(TimePoint deadline);
+  // Sees that the deadline ends a wait. The timer is set only when it would otherwise fire too
+  // late, since that is a call of the system; one that fires too early is set again.
+  void SetDeadlineTimer();
+  // Has the system acknowledge what has come, for a client that waits for that with what follows.
+  void Acknowledge();
   void Wake();
   // The handler has queued something.
   void OnOutput();
@@ -87,7 +95,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::string input_;         // read and not yet parsed
   bool input_ended_ = false;  // the client closed its side, or the socket failed
   bool discard_input_ = false;
-  boost::asio::steady_timer wake_timer_;
+  boost::asio::steady_timer wake_timer_;  // never fires: cancelled to wake
+  boost::asio::steady_timer deadline_timer_;
+  TimePoint deadline_ = TimePoint::max();      // of the wait, if there is one
+  TimePoint deadline_set_ = TimePoint::max();  // when the timer fires; max: it is not set
   boost::asio::steady_timer input_room_timer_;
   boost::asio::steady_timer peer_timer_;
   bool woken_ = false;

@@ -10,6 +10,7 @@ Exchange::Exchange(Request request, std::shared_ptr<internal::Outgoing> outgoing
     : request_(std::move(request)), outgoing_(std::move(outgoing)) {}
 
 Exchange::~Exchange() {
+  if (outgoing_->ended()) return;
   outgoing_->Drop(ErrorResponse({.status = 500,
                                  .message = "the server gave up this request without an answer",
                                  .type = "server_error",

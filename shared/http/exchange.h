@@ -1,9 +1,10 @@
 // One request and the answer being made to it: the handler's side of a connection.
 //
-// A handler gets it on a worker thread, may keep it, and may answer from any thread; every method
-// is thread-safe and none blocks. Bytes queue here until the connection's thread has written them;
-// a client that reads too slowly is given up, so the queue is bounded. Destroying an exchange
-// without an answer sends 500, or closes the connection when its client has gone.
+// A handler gets it on a worker thread (a quick one on the connection's), may keep it, and may
+// answer from any thread; every method is thread-safe and none blocks. Bytes queue here until the
+// connection's thread has written them; a client that reads too slowly is given up, so the queue is
+// bounded. Destroying an exchange without an answer sends 500, or closes the connection when its
+// client has gone.
 #pragma once
 
 #include <functional>

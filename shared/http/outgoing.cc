@@ -15,6 +15,7 @@ void Outgoing::Respond(Response response) {
     whole_ = std::move(response);
     head_.reset();
     heartbeat_period_ = Duration(0);
+    if (!Tell()) return;
   }
   wake_();
 }
@@ -27,6 +28,7 @@ void Outgoing::BeginStream(StreamHead head) {
     heartbeat_ = head.heartbeat;
     heartbeat_period_ = head.heartbeat.empty() ? Duration(0) : head.heartbeat_period;
     head_ = std::move(head);
+    if (!Tell()) return;
   }
   wake_();
 }
@@ -43,9 +45,10 @@ bool Outgoing::Write(std::string_view bytes) {
     if (phase_ != Phase::kAnnounced && phase_ != Phase::kStreaming) return false;
     phase_ = Phase::kStreaming;
     if (bytes_.size() + bytes.size() > capacity_bytes_) {
-      overflowed_ = true;
+      overflowed_ = true;  // said at once: the connection may be writing for long yet
     } else {
       bytes_.append(bytes);
+      if (!Tell()) return true;
     }
   }
   wake_();
@@ -57,6 +60,7 @@ void Outgoing::End() {
     MutexLock lock(mutex_);
     if (phase_ == Phase::kOpen || phase_ == Phase::kEnded) return;
     phase_ = Phase::kEnded;
+    if (!Tell()) return;
   }
   wake_();
 }
@@ -73,6 +77,7 @@ void Outgoing::Drop(Response failure) {
       heartbeat_period_ = Duration(0);
     }
     phase_ = Phase::kEnded;
+    if (!Tell()) return;
   }
   wake_();
 }
@@ -80,6 +85,11 @@ void Outgoing::Drop(Response failure) {
 bool Outgoing::stream_begun() const {
   MutexLock lock(mutex_);
   return phase_ == Phase::kStreaming || (phase_ == Phase::kEnded && !whole_);
+}
+
+bool Outgoing::ended() const {
+  MutexLock lock(mutex_);
+  return phase_ == Phase::kEnded;
 }
 
 void Outgoing::OnClientGone(std::function<void()> callback) {
@@ -95,6 +105,7 @@ void Outgoing::OnClientGone(std::function<void()> callback) {
 
 Outgoing::Batch Outgoing::Take() {
   MutexLock lock(mutex_);
+  told_ = false;
   Batch batch;
   batch.whole = std::move(whole_);
   whole_.reset();

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "shared/base/mutex.h"
 #include "shared/http/exchange.h"
@@ -15,8 +16,8 @@ namespace conclave::http::internal {
 
 class Outgoing {
  public:
-  // `wake` tells the connection that there is something to Take; thread-safe and quick. At most
-  // `capacity_bytes` wait here.
+  // `wake` tells the connection that there is something to Take: once after each Take, and first
+  // after the first one. Thread-safe and quick. At most `capacity_bytes` wait here.
   Outgoing(size_t capacity_bytes, std::function<void()> wake);
 
   void Respond(Response response) EXCLUDES(mutex_);
@@ -28,6 +29,7 @@ class Outgoing {
   // another one the end of its stream, or `failure` if nothing was sent.
   void Drop(Response failure) EXCLUDES(mutex_);
   bool stream_begun() const EXCLUDES(mutex_);
+  bool ended() const EXCLUDES(mutex_);
   void OnClientGone(std::function<void()> callback) EXCLUDES(mutex_);
 
   // What the connection is to write next.
@@ -55,10 +57,14 @@ class Outgoing {
  private:
   enum class Phase { kOpen, kAnnounced, kStreaming, kEnded };
 
+  // Whether the connection is to be woken for what is there now.
+  bool Tell() REQUIRES(mutex_) { return !std::exchange(told_, true); }
+
   const size_t capacity_bytes_;
   const std::function<void()> wake_;
   mutable Mutex mutex_;
   Phase phase_ GUARDED_BY(mutex_) = Phase::kOpen;
+  bool told_ GUARDED_BY(mutex_) = true;  // the connection is about to Take
   std::optional<Response> whole_ GUARDED_BY(mutex_);
   std::optional<StreamHead> head_ GUARDED_BY(mutex_);
   std::string heartbeat_ GUARDED_BY(mutex_);

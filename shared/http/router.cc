@@ -18,7 +18,7 @@ Router::Match Router::Find(std::string_view method, std::string_view path) const
   Match match;
   for (const Server::Route& route : routes_) {
     if (!Matches(route.path, path)) continue;
-    if (route.method == method) return {.handler = &route.handler, .allow = ""};
+    if (route.method == method) return {.route = &route, .allow = ""};
     if (!match.allow.empty()) match.allow += ", ";
     match.allow += route.method;
     if (route.method == "GET") match.allow += ", HEAD";

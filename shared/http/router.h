@@ -14,7 +14,7 @@ class Router {
   explicit Router(std::vector<Server::Route> routes) : routes_(std::move(routes)) {}
 
   struct Match {
-    const Server::Handler* handler = nullptr;
+    const Server::Route* route = nullptr;
     std::string
         allow;  // when the path is known but the method is not: methods for the Allow header
   };

@@ -3,7 +3,8 @@
 //
 // Used by the gateway for its API and by every process for its ops port. One thread ("http-io")
 // owns all sockets and runs a coroutine a connection; handlers run on a few worker threads
-// ("http-worker"), so that a long tokenization never stops other streams.
+// ("http-worker"), so that a long tokenization never stops other streams. What is quicker than the
+// way to another thread and back runs on the I/O thread itself (QuickHandler).
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,8 @@
 namespace conclave::http {
 
 inline constexpr size_t kFreeBodyBytes = 8 << 10;
+// Larger bodies go to a worker, whatever the route.
+inline constexpr size_t kQuickBodyBytes = 16 << 10;
 
 struct ServerOptions {
   std::string listen = "";  // host:port; port 0: any
@@ -57,6 +60,10 @@ class Server {
  public:
   // Runs on a worker thread; may answer later from any thread.
   using Handler = std::function<void(std::shared_ptr<Exchange>)>;
+  // Runs on the I/O thread, which every other connection waits for meanwhile: at most some hundred
+  // microseconds, and no waiting. Returns what is left to do for a worker thread; null: nothing.
+  using Rest = std::function<void()>;
+  using QuickHandler = std::function<Rest(const std::shared_ptr<Exchange>&)>;
 
   // `path` is exact ("/v1/models"), or a prefix when it ends in "/*" ("/v1/models/*"). An unknown
   // path gets 404, a known one with another method 405.
@@ -64,6 +71,8 @@ class Server {
     std::string method;  // "GET" also serves HEAD
     std::string path;
     Handler handler;
+    // In its place for bodies of at most kQuickBodyBytes; null: none.
+    QuickHandler quick = nullptr;
   };
 
   // UNAVAILABLE naming the address when it cannot be bound; INVALID_ARGUMENT when it is not

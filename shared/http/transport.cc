@@ -80,7 +80,28 @@ asio::awaitable<Transport::Error> Transport::Read(std::string* input) {
   co_return error;
 }
 
-asio::awaitable<Transport::Error> Transport::Write(const std::string& bytes) {
+size_t Transport::WriteSome(std::string_view bytes, Error* error) {
+  if (!socket_.is_open()) {
+    *error = asio::error::operation_aborted;
+    return 0;
+  }
+  if (!tls_) {
+    const size_t count = socket_.write_some(asio::buffer(bytes), *error);
+    if (*error == asio::error::would_block) *error = Error();
+    return count;
+  }
+  size_t written = 0;
+  while (written < bytes.size()) {
+    const auto rest = static_cast<int>(std::min<size_t>(bytes.size() - written, INT_MAX));
+    ERR_clear_error();
+    const int count = SSL_write(tls_.get(), bytes.data() + written, rest);
+    if (After(count, error) != Next::kDone) break;
+    written += static_cast<size_t>(count);
+  }
+  return written;
+}
+
+asio::awaitable<Transport::Error> Transport::Write(std::string_view bytes) {
   Error error;
   if (!tls_) {
     co_await asio::async_write(socket_, asio::buffer(bytes),

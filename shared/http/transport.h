@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "shared/http/asio.h"
 
@@ -31,7 +32,10 @@ class Transport {
   boost::asio::awaitable<Error> Handshake();
   // Appends what there is to `input`, perhaps nothing; nothing on an error.
   boost::asio::awaitable<Error> Read(std::string* input);
-  boost::asio::awaitable<Error> Write(const std::string& bytes);
+  // Writes what the peer takes at once: how much, or an error.
+  size_t WriteSome(std::string_view bytes, Error* error);
+  // Writes all of it.
+  boost::asio::awaitable<Error> Write(std::string_view bytes);
   // Tells the peer that nothing more comes.
   void EndWriting();
   void Close();
