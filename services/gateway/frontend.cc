@@ -89,49 +89,55 @@ absl::StatusOr<Admission> Frontend::Admit(const Principal& principal) {
       {.reason = "TOO_MANY_REQUESTS", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
 }
 
-absl::StatusOr<Generation> Frontend::Prepare(const Principal& principal, GenerationInput input,
-                                             const FieldNames& names,
-                                             const text::Interrupt* interrupt) const {
+absl::StatusOr<Frontend::Checked> Frontend::Check(const Principal& principal, GenerationInput input,
+                                                  const FieldNames& names) const {
   RETURN_IF_ERROR(CheckModelName(input.model, *model_));
   RETURN_IF_ERROR(MayUse(principal, model_->name(), input.qos));
   input.tenant = principal.tenant;
   input.rate_limit = principal.limit;
   const std::optional<EngineIdentity> engine = identity();
   if (!engine) return NoEngine();
-  const EngineLimits limits = {.context_tokens = engine->context_tokens,
-                               .vocab_size = engine->vocab_size};
-  ASSIGN_OR_RETURN(CheckedRequest checked, CheckRequest(std::move(input), *model_, limits, names));
-  checked.generation.fingerprint = engine->fingerprint;
-  const bool depends_on_time =
-      std::holds_alternative<ChatPromptInput>(checked.prompt) && model_->chat_depends_on_time();
-  if (!cache_ || !IsCacheable(checked) || depends_on_time) {
-    return EncodePrompt(std::move(checked), *model_, limits, names, interrupt);
+  Checked checked;
+  checked.limits = {.context_tokens = engine->context_tokens, .vocab_size = engine->vocab_size};
+  ASSIGN_OR_RETURN(checked.request, CheckRequest(std::move(input), *model_, checked.limits, names));
+  Generation& generation = checked.request.generation;
+  generation.fingerprint = engine->fingerprint;
+  const bool depends_on_time = std::holds_alternative<ChatPromptInput>(checked.request.prompt) &&
+                               model_->chat_depends_on_time();
+  if (!cache_ || !IsCacheable(checked.request) || depends_on_time) return checked;
+  generation.cache_key = CacheKeyOf(
+      checked.request, {.text_version = model_->tokenizer()->version(),
+                        .context_tokens = engine->context_tokens,
+                        .tenant = generation.tenant.shares_cache ? "" : generation.tenant.name});
+  if (generation.cache == CacheMode::kRefresh) return checked;
+  if (std::shared_ptr<const RecordedGeneration> answer = cache_->Find(*generation.cache_key)) {
+    RETURN_IF_ERROR(SetPrompt(answer->prompt_ids, checked.limits, names, &generation));
+    if (!checked.request.seeded) generation.seed = answer->seed;
+    generation.answer = std::move(answer);
   }
-  const CacheKey key = CacheKeyOf(
-      checked,
-      {.text_version = model_->tokenizer()->version(),
-       .context_tokens = engine->context_tokens,
-       .tenant = checked.generation.tenant.shares_cache ? "" : checked.generation.tenant.name});
-  checked.generation.cache_key = key;
-  if (checked.generation.cache != CacheMode::kRefresh) {
-    if (std::shared_ptr<const RecordedGeneration> answer = cache_->Find(key)) {
-      Generation generation = std::move(checked.generation);
-      RETURN_IF_ERROR(SetPrompt(answer->prompt_ids, limits, names, &generation));
-      if (!checked.seeded) generation.seed = answer->seed;
-      generation.answer = std::move(answer);
-      return generation;
-    }
-  }
-  return EncodePrompt(std::move(checked), *model_, limits, names, interrupt);
+  return checked;
+}
+
+absl::StatusOr<Generation> Frontend::Encode(Checked checked, const FieldNames& names,
+                                            const text::Interrupt* interrupt) const {
+  if (checked.kept_answer()) return std::move(checked.request.generation);
+  return EncodePrompt(std::move(checked.request), *model_, checked.limits, names, interrupt);
+}
+
+absl::StatusOr<Generation> Frontend::Prepare(const Principal& principal, GenerationInput input,
+                                             const FieldNames& names,
+                                             const text::Interrupt* interrupt) const {
+  ASSIGN_OR_RETURN(Checked checked, Check(principal, std::move(input), names));
+  return Encode(std::move(checked), names, interrupt);
 }
 
 uint64_t Frontend::Submit(Admission admission, Generation generation,
                           std::shared_ptr<GenerationSink> sink) {
-  const uint64_t key = next_key_.fetch_add(1);
   if (generation.answer) {
     ReplayAnswer(std::move(admission), generation, *sink);
-    return key;
+    return 0;
   }
+  const uint64_t key = next_key_.fetch_add(1);
   struct Job {
     Admission admission;
     Generation generation;

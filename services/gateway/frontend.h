@@ -69,15 +69,27 @@ class Frontend final : public EngineListener {
   // RESOURCE_EXHAUSTED with a retry delay when as many requests run and wait as may, or when the
   // principal's limit is reached; UNAVAILABLE when draining. Taken before any work on a request.
   absl::StatusOr<Admission> Admit(const Principal& principal);
-  // The canonical request, for the engines connected now; UNAVAILABLE with a retry delay when there
-  // is none, PERMISSION_DENIED for what the principal may not use. Encodes the prompt on the
-  // calling thread: work for the prompt lane.
+  // A request for the engines connected then. Its prompt is not encoded yet, and need not be when
+  // its answer is kept.
+  struct Checked {
+    CheckedRequest request;
+    EngineLimits limits;
+    const RecordedGeneration* kept_answer() const { return request.generation.answer.get(); }
+  };
+  // Quick. UNAVAILABLE with a retry delay when there is no engine, PERMISSION_DENIED for what the
+  // principal may not use.
+  absl::StatusOr<Checked> Check(const Principal& principal, GenerationInput input,
+                                const FieldNames& names) const;
+  // The canonical request. Encodes the prompt on the calling thread: work for the prompt lane.
+  absl::StatusOr<Generation> Encode(Checked checked, const FieldNames& names,
+                                    const text::Interrupt* interrupt) const;
+  // Both.
   absl::StatusOr<Generation> Prepare(const Principal& principal, GenerationInput input,
                                      const FieldNames& names,
                                      const text::Interrupt* interrupt) const;
   PromptLane& prompts() { return prompts_; }
-  // Runs a request; its key is for Cancel. Everything that goes wrong goes to the sink:
-  // ALREADY_EXISTS for the id of a running request.
+  // Runs a request; its key is for Abandon, 0 when it is over already. Everything that goes wrong
+  // goes to the sink: ALREADY_EXISTS for the id of a running request.
   uint64_t Submit(Admission admission, Generation generation, std::shared_ptr<GenerationSink> sink);
   // Nobody wants the answer any more: forgets the request without another word to its sink.
   void Abandon(uint64_t key);

@@ -56,6 +56,7 @@ std::shared_ptr<GenerationSink> OpenAiAnswer::SinkOf(int32_t prompt) {
 }
 
 void OpenAiAnswer::AddKey(uint64_t key) {
+  if (key == 0) return;
   {
     MutexLock lock(mutex_);
     if (!over_) {

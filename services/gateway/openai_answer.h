@@ -43,7 +43,7 @@ class OpenAiAnswer : public std::enable_shared_from_this<OpenAiAnswer> {
   void Begin();
   // Where the events of prompt `prompt` go; its choices are numbered from prompt * num_choices.
   std::shared_ptr<GenerationSink> SinkOf(int32_t prompt);
-  // A request is running; given up at once if the answer is already over.
+  // A request is running (0: it is over); given up at once if the answer is already over.
   void AddKey(uint64_t key) EXCLUDES(mutex_);
   // Ends the answer: a status of its own, or an event of the stream when that has begun.
   void Fail(const absl::Status& status) EXCLUDES(mutex_);

@@ -95,6 +95,22 @@ class EchoService final : public EchoBase {
   std::vector<v1::SessionEvent> session_;
 };
 
+// On the I/O thread, as the gateway answers from its cache.
+std::vector<http::Server::Route> EchoRoutes(const std::string& http_body,
+                                            const std::string& sse_body) {
+  const auto answer = [http_body, sse_body](const std::shared_ptr<http::Exchange>& exchange) {
+    if (exchange->request().body.find("\"stream\":true") == std::string::npos) {
+      exchange->Respond({.body = http_body});
+    } else {
+      exchange->BeginStream({});
+      exchange->Write(sse_body);
+      exchange->EndStream();
+    }
+    return http::Server::Rest();
+  };
+  return {{"POST", "/v1/chat/completions", answer, answer}};
+}
+
 // Bytes as text that JSON can hold.
 std::string Escaped(const std::string& bytes) { return absl::Base64Escape(bytes); }
 
@@ -149,19 +165,7 @@ absl::Status ServeEcho(const std::string& answers, StopSignals& signals) {
   ASSIGN_OR_RETURN(const auto grpc_server,
                    rpc::Server::Start({.name = "echo", .listen = "127.0.0.1:0"}, services));
   ASSIGN_OR_RETURN(const auto http_server,
-                   http::Server::Start({.listen = "127.0.0.1:0"},
-                                       {{.method = "POST",
-                                         .path = "/v1/chat/completions",
-                                         .handler = [&](std::shared_ptr<http::Exchange> exchange) {
-                                           if (exchange->request().body.find("\"stream\":true") ==
-                                               std::string::npos) {
-                                             exchange->Respond({.body = http_body});
-                                             return;
-                                           }
-                                           exchange->BeginStream({});
-                                           exchange->Write(sse_body);
-                                           exchange->EndStream();
-                                         }}}));
+                   http::Server::Start({.listen = "127.0.0.1:0"}, EchoRoutes(http_body, sse_body)));
   RETURN_IF_ERROR(WriteJsonFile(AddressesFile(answers), {{"grpc", grpc_server->address()},
                                                          {"http", http_server->address()}}));
   while (!signals.WaitFor(std::chrono::seconds(60))) {
