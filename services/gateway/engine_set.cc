@@ -79,7 +79,7 @@ EngineSet::Binding EngineSet::Bind(TimePoint now, Duration hold) {
   return binding;
 }
 
-EngineSet::Engine* EngineSet::LeastLoaded(const Demand& demand) {
+EngineSet::Engine* EngineSet::LeastLoaded(const Demand& demand, const Engine* set_aside) {
   const auto sequences_on = [](const Engine& engine) {
     const int32_t others =
         std::max(0, engine.load.running + engine.load.waiting - engine.own_at_report);
@@ -101,8 +101,17 @@ EngineSet::Engine* EngineSet::LeastLoaded(const Demand& demand) {
   };
   Engine* best = nullptr;
   for (auto& [name, engine] : engines_) {
-    if (!engine.identity || engine.leaving || !has_room(engine)) continue;
+    if (&engine == set_aside || !engine.identity || engine.leaving || !has_room(engine)) continue;
     if (!best || rank(engine) < rank(*best)) best = &engine;
+  }
+  return best;
+}
+
+EngineSet::Engine* EngineSet::Emptiest() {
+  Engine* best = nullptr;
+  for (auto& [name, engine] : engines_) {
+    if (!engine.identity || engine.leaving || engine.load.draining) continue;
+    if (!best || engine.own_tokens < best->own_tokens) best = &engine;
   }
   return best;
 }

@@ -75,8 +75,12 @@ class EngineSet {
   // The connected engine with the fewest sequences (other gateways' by the last report, plus our
   // own now) among those that have room. Ties: less KV in use, then name. Engines that miss experts
   // come after all others, then silent ones, and draining ones last. An engine without any sequence
-  // has room for everything. nullptr: none is connected that is not leaving, or none has room.
-  Engine* LeastLoaded(const Demand& demand);
+  // has room for everything. nullptr: none is connected that is not leaving, or none but
+  // `set_aside` has room.
+  Engine* LeastLoaded(const Demand& demand, const Engine* set_aside = nullptr);
+  // The one that takes requests and will be empty first, as far as can be told: with the fewest
+  // tokens of our own. nullptr: none takes requests.
+  Engine* Emptiest();
 
   // What requests may be checked against: the smallest context and vocabulary of the connected
   // engines; nullopt: none is.

@@ -73,19 +73,28 @@ absl::Status Frontend::TakeRequest(const Principal& principal) const {
 
 absl::StatusOr<Admission> Frontend::Admit(const Principal& principal) {
   RETURN_IF_ERROR(TakeRequest(principal));
-  if (places_->TryTake(max_admitted_)) {
-    return Admission(nullptr, [places = places_](void*) { places->GiveBack(); });
+  const std::string& tenant = principal.tenant.name;
+  const Places::Taken taken = places_->TryTake(max_admitted_, tenant);
+  if (taken == Places::Taken::kYes) {
+    return Admission(nullptr, [places = places_, tenant](void*) { places->GiveBack(tenant); });
   }
   if (draining_) {
     return rpc::WithDetails(
         absl::UnavailableError("the gateway is shutting down"),
         {.reason = "SHUTTING_DOWN", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
   }
+  constexpr std::string_view kSettings = " (gateway.max_running, gateway.max_waiting)";
   return rpc::WithDetails(
       absl::ResourceExhaustedError(
-          absl::StrCat("all ", max_admitted_,
-                       " places for requests are taken (gateway.max_running, gateway.max_waiting); "
-                       "try again later")),
+          taken == Places::Taken::kFull
+              ? absl::StrCat("all ", max_admitted_, " places for requests are taken",
+                             absl::string_view(kSettings.data(), kSettings.size()),
+                             "; try again later")
+              : absl::StrCat(
+                    "of ", max_admitted_, " places for requests",
+                    absl::string_view(kSettings.data(), kSettings.size()),
+                    ", those that are free are kept for others: this tenant has its share; "
+                    "try again when some of its requests have ended")),
       {.reason = "TOO_MANY_REQUESTS", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
 }
 

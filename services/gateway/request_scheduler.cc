@@ -33,8 +33,10 @@ RequestScheduler::RequestScheduler(RequestSchedulerOptions options, EngineSet* e
       signer_(*signer),
       cache_(cache),
       registry_(*registry),
+      metrics_(registry),
       clock_(*clock),
-      queue_(options.queue) {}
+      queue_(options.queue),
+      running_(options.max_running, options.class_shares) {}
 
 RequestScheduler::~RequestScheduler() {
   for (auto& [key, run] : runs_) {
@@ -61,6 +63,10 @@ void RequestScheduler::Submit(uint64_t key, Generation generation, Admission adm
   }
   if (const std::optional<uint64_t> run = RunToJoin(generation)) {
     Attach(key, *run, generation, std::move(admission), std::move(sink), CacheStatus::kJoined);
+    return;
+  }
+  if (const absl::Status late = CheckDeadline(generation, estimate_, clock_.Now()); !late.ok()) {
+    refuse(late);
     return;
   }
   const bool record = cache_ && generation.cache_key;
@@ -132,19 +138,17 @@ void RequestScheduler::Attach(uint64_t key, uint64_t run_key, const Generation& 
                                    .admission = std::move(admission)});
   if (run_key == key) run.answer->OnStarted(started);
   run.answer->Attach(key, std::move(sink), started);
-  registry_.GetCounter("conclave_prompt_tokens_total")
-      .Increment(static_cast<double>(started.prompt_ids.size()));
+  metrics_.prompt_tokens.Increment(static_cast<double>(started.prompt_ids.size()));
 }
 
 absl::Status RequestScheduler::MayWait(uint64_t key, const Generation& generation) {
-  const std::optional<Duration> wait = estimate_.UntilFirstToken(
-      std::max(0.0, queue_.CostUpTo(generation.qos) - CostOf(generation)));
+  const std::optional<Duration> wait = estimate_.UntilFirstToken(queue_.CostAhead(key));
   const Duration answer = estimate_.AfterFirstToken(static_cast<double>(generation.max_tokens));
   if (generation.deadline && wait && clock_.Now() + *wait + answer > *generation.deadline) {
     return DeadlineOutOfReach(*wait, answer);
   }
   if (queue_.size() <= options_.max_waiting) return absl::OkStatus();
-  const absl::Status full = QueueFull(num_running_, options_.max_waiting, wait);
+  const absl::Status full = QueueFull(running_.taken(), options_.max_waiting, wait);
   const uint64_t victim = queue_.Evict()->key;
   if (victim == key) return full;
   Apply(victim, runs_.at(victim).request->Fail(full), full);
@@ -180,33 +184,50 @@ absl::Status RequestScheduler::Cancel(const std::string& tenant, const std::stri
 }
 
 void RequestScheduler::Dispatch() {
-  if (stopped_ || num_running_ >= options_.max_running) return;
+  if (stopped_) return;
   const TimePoint now = clock_.Now();
-  EngineSet::Engine* engine = nullptr;
-  const auto may_start = [&](const WaitingRequest& waiting) {
-    const Generation& generation = runs_.at(waiting.key).request->generation();
-    // By the class it has come to count as: a request that has moved up must not stop those there.
-    if (num_running_ > 0 && num_running_ >= PlacesFor(waiting.counts_as)) return false;
-    const auto running = running_by_tenant_.find(waiting.tenant);
-    const int32_t most = generation.tenant.max_running;
-    if (most > 0 && running != running_by_tenant_.end() && running->second >= most) return false;
-    engine = engines_.LeastLoaded(DemandOf(generation, waiting.counts_as));
-    return engine != nullptr;
-  };
-  while (std::optional<WaitingRequest> next = queue_.Pop(now, may_start)) {
+  while (!running_.full()) {
+    Search search;
+    search.room_of =
+        queue_.MostUrgent([this](const WaitingRequest& waiting) { return TenantMayRun(waiting); });
+    std::optional<WaitingRequest> next = queue_.Pop(
+        now, [&](const WaitingRequest& waiting) { return LookForEngine(waiting, &search); });
+    if (!next) return;
     Run& run = runs_.at(next->key);
     if (CannotFinish(run, now)) {
+      queue_.Settle(*next, -next->cost);
       const absl::Status late = absl::DeadlineExceededError(
           "the request has waited until too little of its time is left");
       Apply(next->key, run.request->Fail(late), late);
       continue;
     }
-    registry_
-        .GetHistogram("conclave_gateway_queue_wait_seconds", {{"class", QosClassName(next->qos)}})
-        .Observe(Seconds(now - next->arrival));
+    metrics_.Waited(next->qos, now - next->arrival);
     run.place = std::move(next);
-    Start(run.place->key, run, *engine);
+    Start(run.place->key, run, *search.engine);
   }
+}
+
+bool RequestScheduler::TenantMayRun(const WaitingRequest& waiting) const {
+  const int32_t most = runs_.at(waiting.key).request->generation().tenant.max_running;
+  return most <= 0 || running_.of(waiting.tenant) < most;
+}
+
+// All by the class that a request has come to count as: one that has moved up must not stop those
+// there.
+MayStart RequestScheduler::LookForEngine(const WaitingRequest& waiting, Search* search) {
+  const Generation& generation = runs_.at(waiting.key).request->generation();
+  const QosClass qos = waiting.counts_as;
+  const QosClass room_of = std::min(qos, search->room_of);
+  if (!TenantMayRun(waiting) || !running_.HasPlace(room_of)) return MayStart::kNo;
+  const bool behind = search->set_aside && qos >= search->set_aside_for;
+  search->engine =
+      engines_.LeastLoaded(DemandOf(generation, room_of), behind ? search->set_aside : nullptr);
+  if (search->engine) return MayStart::kYes;
+  if (waiting.overdue && !search->set_aside) {
+    search->set_aside = engines_.Emptiest();
+    search->set_aside_for = qos;
+  }
+  return MayStart::kNoRoom;
 }
 
 bool RequestScheduler::CannotFinish(const Run& run, TimePoint now) const {
@@ -219,16 +240,14 @@ bool RequestScheduler::CannotFinish(const Run& run, TimePoint now) const {
 
 void RequestScheduler::Start(uint64_t key, Run& run, EngineSet::Engine& engine) {
   const Generation& generation = run.request->generation();
-  const EngineSet::Demand demand = DemandOf(generation, run.place->counts_as);
   run.engine = engine.name;
   run.first_sequence = next_sequence_;
-  run.kv_tokens = demand.kv_tokens;
+  run.kv_tokens = DemandOf(generation, run.place->counts_as).kv_tokens;
   run.started = clock_.Now();
   next_sequence_ += static_cast<uint64_t>(generation.num_choices);
   engine.own_sequences += generation.num_choices;
-  engine.own_tokens += demand.kv_tokens;
-  ++num_running_;
-  ++running_by_tenant_[generation.tenant.name];
+  engine.own_tokens += run.kv_tokens;
+  running_.Take(generation.tenant.name);
   SequenceStart start{.sequence_id = 0,
                       .prompt_ids = generation.prompt_ids,
                       .generated_ids = {},
@@ -269,13 +288,12 @@ void RequestScheduler::OnEvent(const SequenceEvent& event) {
     const RunningRequest::Actions actions = request.OnTokens(choice, *tokens, now);
     const int64_t sent = request.completion_tokens() - before;
     if (sent > 0) {
-      registry_.GetCounter("conclave_generated_tokens_total").Increment(static_cast<double>(sent));
+      metrics_.generated_tokens.Increment(static_cast<double>(sent));
       estimate_.Computed(static_cast<double>(sent));
       if (first) {
         estimate_.FirstToken(now - run.started);
         estimate_.Computed(static_cast<double>(request.generation().prompt_ids.size()));
-        registry_.GetHistogram("conclave_time_to_first_token_seconds")
-            .Observe(Seconds(now - request.generation().arrival));
+        metrics_.time_to_first_token_seconds.Observe(Seconds(now - request.generation().arrival));
       }
     }
     Apply(key, actions, absl::OkStatus());
@@ -319,7 +337,10 @@ void RequestScheduler::Tick() {
                                  " s (setting gateway.first_token_timeout_s)")));
     }
   }
-  for (const auto& [key, status] : late) FailListener(key, status);
+  for (const auto& [key, status] : late) {
+    // The end of one makes room for others, and those of which too little time is left end there.
+    if (listeners_.contains(key)) FailListener(key, status);
+  }
   FailWithoutEngine(now);
   std::vector<uint64_t> without_usage;
   for (const auto& [key, run] : runs_) {
@@ -332,14 +353,7 @@ void RequestScheduler::Tick() {
   estimate_.Tick(now, queue_.size() > 0);
   queue_.Age(now);
   Dispatch();
-  for (const QosClass qos : kQosClasses) {
-    registry_.GetGauge("conclave_gateway_queue_requests", {{"class", QosClassName(qos)}})
-        .Set(static_cast<double>(queue_.size(qos)));
-    registry_.GetGauge("conclave_gateway_queue_tokens", {{"class", QosClassName(qos)}})
-        .Set(queue_.cost(qos));
-    registry_.GetGauge("conclave_gateway_queue_oldest_seconds", {{"class", QosClassName(qos)}})
-        .Set(Seconds(queue_.OldestWait(qos, now)));
-  }
+  metrics_.Show(queue_, now);
 }
 
 void RequestScheduler::FailWithoutEngine(TimePoint now) {
@@ -383,13 +397,7 @@ void RequestScheduler::EndRun(uint64_t run_key, const absl::Status& status) {
     return;
   }
   LeaveEngine(run);
-  for (const double seconds : run.request->SecondsPerToken()) {
-    registry_.GetHistogram("conclave_time_per_output_token_seconds").Observe(seconds);
-  }
-  for (const FinishReason reason : run.request->FinishReasons()) {
-    registry_.GetCounter("conclave_finished_choices_total", {{"reason", FinishReasonName(reason)}})
-        .Increment();
-  }
+  metrics_.Ended(*run.request);
   Dispatch();
 }
 
@@ -402,9 +410,7 @@ void RequestScheduler::LeaveEngine(const Run& run) {
     engine->own_sequences -= generation.num_choices;
     engine->own_tokens -= run.kv_tokens;
   }
-  --num_running_;
-  const auto running = running_by_tenant_.find(generation.tenant.name);
-  if (--running->second == 0) running_by_tenant_.erase(running);
+  running_.GiveBack(generation.tenant.name);
   const auto answered = static_cast<double>(run.request->completion_tokens());
   const double prompt =
       run.request->first_token_time() ? static_cast<double>(generation.prompt_ids.size()) : 0;
@@ -472,11 +478,6 @@ void RequestScheduler::FailListener(uint64_t key, const absl::Status& status) {
   }
   run.answer->Fail(key, status);
   EndListener(key, status);
-}
-
-int32_t RequestScheduler::PlacesFor(QosClass qos) const {
-  const double kept = options_.max_running * (1 - options_.class_shares[IndexOf(qos)]);
-  return options_.max_running - static_cast<int32_t>(kept);
 }
 
 EngineSet::Demand RequestScheduler::DemandOf(const Generation& generation, QosClass qos) const {

@@ -21,7 +21,9 @@
 #include "services/gateway/generation.h"
 #include "services/gateway/generation_sink.h"
 #include "services/gateway/qos/fair_queue.h"
+#include "services/gateway/qos/running_places.h"
 #include "services/gateway/qos/wait_estimate.h"
+#include "services/gateway/request_metrics.h"
 #include "services/gateway/request_record.h"
 #include "services/gateway/resume_token.h"
 #include "services/gateway/running_request.h"
@@ -36,8 +38,9 @@ struct RequestSchedulerOptions {
   int32_t max_running = 256;   // requests on engines at once
   int32_t max_waiting = 1024;  // requests in the queue; a further one is refused, or pushes out one
                                // of a lower class, or of a tenant that has more waiting
-  // Of max_running and of each engine's room, what requests of a class may fill: the rest is for
-  // the classes above, so that an urgent request does not wait for a place.
+  // Of max_running and of each engine's room, what may be full for another request of a class to
+  // start: the rest is for the classes above, so that an urgent request does not wait for a place.
+  // When requests of a class above wait, they have no use for it: then theirs holds for all.
   PerClass<double> class_shares = {1, 0.95, 0.85, 0.7};
   FairQueueOptions queue = {};
   Duration first_token_timeout = std::chrono::seconds(600);
@@ -77,7 +80,7 @@ class RequestScheduler {
   void Tick();
 
   int64_t num_waiting() const { return queue_.size(); }
-  int32_t num_running() const { return num_running_; }
+  int32_t num_running() const { return running_.taken(); }
 
  private:
   // What is computed, once, for all who asked for it. Its key is that of its first request.
@@ -122,8 +125,17 @@ class RequestScheduler {
   // Requests that have waited too long for any engine.
   void FailWithoutEngine(TimePoint now);
   void TakeListener(uint64_t key, const Run& run, const absl::Status& status);
-  // Of max_running, what a class may fill.
-  int32_t PlacesFor(QosClass qos) const;
+  // What Dispatch answers the queue, and the engine that it found. An overdue request has an engine
+  // set aside for it, in the same search, that requests of its class and those below leave alone.
+  struct Search {
+    QosClass room_of = QosClass::kRealtime;  // whose share of the room may be full
+    EngineSet::Engine* engine = nullptr;
+    EngineSet::Engine* set_aside = nullptr;
+    QosClass set_aside_for = QosClass::kRealtime;
+  };
+  MayStart LookForEngine(const WaitingRequest& waiting, Search* search);
+  // Whether the request's tenant may have another one run.
+  bool TenantMayRun(const WaitingRequest& waiting) const;
   EngineSet::Demand DemandOf(const Generation& generation, QosClass qos) const;
   int64_t ExpectedAnswer(const Generation& generation) const;
   // Tokens that it is expected to take: the prompt once, and all choices' answers.
@@ -138,6 +150,7 @@ class RequestScheduler {
   const ResumeTokenSigner& signer_;
   ResponseCache* const cache_;
   metrics::Registry& registry_;
+  RequestMetrics metrics_;
   const Clock& clock_;
 
   FairQueue queue_;
@@ -147,9 +160,8 @@ class RequestScheduler {
   std::map<std::pair<std::string, std::string>, uint64_t> listeners_by_id_;  // by tenant and id
   std::map<CacheKey, uint64_t> runs_by_cache_key_;
   std::unordered_map<uint64_t, uint64_t> runs_by_sequence_;
-  std::unordered_map<std::string, int32_t> running_by_tenant_;
+  RunningPlaces running_;
   uint64_t next_sequence_ = 1;
-  int32_t num_running_ = 0;
   std::optional<TimePoint> without_engine_since_;
   bool stopped_ = false;  // nothing is started any more
 };

@@ -45,10 +45,15 @@ void SharedAnswer::Attach(uint64_t listener, std::shared_ptr<GenerationSink> sin
     SendTokens(index, choice.recorded, *sink);
     if (choice.finished) SendFinish(index, choice.recorded, *sink);
   }
-  listeners_.push_back({.key = listener, .sink = std::move(sink), .first = listeners_.empty()});
+  listeners_.push_back({.key = listener, .sink = std::move(sink), .charged = listeners_.empty()});
 }
 
-void SharedAnswer::Detach(uint64_t listener) { listeners_.erase(Find(listener)); }
+void SharedAnswer::Detach(uint64_t listener) {
+  const auto found = Find(listener);
+  const bool charged = found->charged;
+  listeners_.erase(found);
+  if (charged && !listeners_.empty()) listeners_.front().charged = true;
+}
 
 void SharedAnswer::Cancel(uint64_t listener) {
   GenerationSink& sink = *Find(listener)->sink;
@@ -122,7 +127,7 @@ void SharedAnswer::OnDone(const Usage& usage) {
     keep_(std::move(answer));
   }
   for (const Listener& listener : listeners_) {
-    listener.sink->OnDone(listener.first ? usage : head_.usage);
+    listener.sink->OnDone(listener.charged ? usage : head_.usage);
   }
 }
 

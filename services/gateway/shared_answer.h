@@ -43,7 +43,7 @@ class SharedAnswer final : public GenerationSink {
   struct Listener {
     uint64_t key = 0;
     std::shared_ptr<GenerationSink> sink;
-    bool first = false;  // it is charged for the engine's work
+    bool charged = false;  // with the engine's work: the first of those who are left
   };
   struct Choice {
     RecordedChoice recorded;

@@ -72,6 +72,19 @@ TEST_F(RequestSchedulerTest, EachOfThoseWhoShareMayLeave) {
   EXPECT_EQ(cache_.counts().entries, 0);
 }
 
+TEST_F(RequestSchedulerTest, WhoeverIsLeftIsChargedForTheWork) {
+  Start({});
+  Submit({.answer = 3, .cache_key = 1});
+  const uint64_t first_key = last_key_;
+  const auto second = Submit({.answer = 3, .cache_key = 1});
+  const auto third = Submit({.answer = 3, .cache_key = 1});
+  Step();
+  scheduler_->Abandon(first_key);
+  Finish();
+  EXPECT_GT(second->engine_us, 0);
+  EXPECT_EQ(third->engine_us, 0);
+}
+
 TEST_F(RequestSchedulerTest, SharesNoRunThatSuitsItLess) {
   Start({});
   Submit({.qos = QosClass::kBatch, .answer = 9, .cache_key = 1});
@@ -93,8 +106,6 @@ TEST_F(RequestSchedulerTest, AFailedRunFailsAllWhoShareIt) {
   EXPECT_EQ(cache_.counts().entries, 0);
   EXPECT_EQ(Submit({.cache_key = 1})->cache, CacheStatus::kMiss);
 }
-
-// Two tenants, one sending twenty times as much: the tokens given while both wait.
 
 }  // namespace
 }  // namespace conclave::gateway

@@ -190,6 +190,65 @@ TEST_F(RequestSchedulerTest, StartsNothingThatCannotFinishWhileOthersWait) {
   EXPECT_TRUE(alone->done);
 }
 
+TEST_F(RequestSchedulerTest, RequestsThatRunAndWaitAreLateTogether) {
+  Start({.max_running = 1});
+  std::vector<std::shared_ptr<Heard>> late;
+  for (int i = 0; i < 40; ++i) late.push_back(Submit({.timeout = seconds(1)}));
+  const auto patient = Submit({});
+  clock_.Advance(milliseconds(1001));
+  scheduler_->Tick();
+  for (const auto& heard : late) {
+    ASSERT_TRUE(heard->failed);
+    EXPECT_TRUE(absl::IsDeadlineExceeded(*heard->failed));
+  }
+  EXPECT_EQ(scheduler_->num_running(), 1);
+  Finish();
+  EXPECT_TRUE(patient->done);
+}
+
+TEST_F(RequestSchedulerTest, WhatTooLittleTimeIsLeftForCostsItsTenantNothing) {
+  Start({.max_running = 1});
+  const Tenant hasty{.name = "hasty"};
+  const Tenant patient{.name = "patient"};
+  Submit({.answer = 10});
+  for (int i = 0; i < 20; ++i)
+    Submit({.tenant = &hasty, .prompt = 500, .timeout = milliseconds(50)});
+  for (int i = 0; i < 3; ++i) Submit({.tenant = &patient, .prompt = 10, .answer = 10});
+  clock_.Advance(milliseconds(40));
+  Submit({.tenant = &hasty, .prompt = 10, .answer = 10});
+  clock_.Advance(milliseconds(20));
+  Finish();  // of those 20 each is found to be late when its turn comes
+  std::vector<size_t> of_hasty;
+  for (size_t i = 1; i < engine_.started.size(); ++i) {
+    if (engine_.started[i].request_id == "r25") of_hasty.push_back(i);
+  }
+  ASSERT_EQ(engine_.started.size(), 5U);
+  ASSERT_EQ(of_hasty.size(), 1U);
+  EXPECT_LE(of_hasty[0], 2U) << "it has had nothing before, as the other";
+}
+
+TEST_F(RequestSchedulerTest, RefusesAtOnceWhatUsuallyTakesLonger) {
+  Start({.max_running = 8});
+  Submit({.answer = 20});
+  EXPECT_FALSE(Submit({.answer = 20, .timeout = seconds(1)})->failed) << "nothing is known yet";
+  for (int i = 0; i < 20; ++i) {
+    clock_.Advance(milliseconds(100));
+    Step();
+    scheduler_->Tick();
+  }
+  const auto hasty = Submit({.answer = 20, .timeout = seconds(1)});
+  EXPECT_EQ(ReasonOf(*hasty), "DEADLINE_OUT_OF_REACH");
+  EXPECT_FALSE(Submit({.answer = 20, .timeout = seconds(3)})->failed);
+  EXPECT_FALSE(Submit({.answer = 5, .timeout = seconds(1)})->failed) << "a short answer";
+  Finish();
+  // What was so is not so for ever.
+  for (int i = 0; i < 60; ++i) {
+    clock_.Advance(milliseconds(100));
+    scheduler_->Tick();
+  }
+  EXPECT_FALSE(Submit({.answer = 20, .timeout = seconds(1)})->failed);
+}
+
 TEST_F(RequestSchedulerTest, RefusesWhatCannotMeetItsDeadline) {
   Start({.max_running = 1});
   // Ten seconds of work at 10 tokens a second, and always something that waits.
@@ -200,10 +259,14 @@ TEST_F(RequestSchedulerTest, RefusesWhatCannotMeetItsDeadline) {
     scheduler_->Tick();
   }
   ASSERT_GT(scheduler_->num_waiting(), 5);
-  const auto hasty = Submit({.timeout = seconds(2)});
+  const auto hasty = Submit({.timeout = seconds(25)});  // due after all of those
   EXPECT_EQ(ReasonOf(*hasty), "DEADLINE_OUT_OF_REACH");
   EXPECT_GT(rpc::DetailsOf(*hasty->failed).retry_after_ms, 2000);
   EXPECT_FALSE(Submit({.timeout = seconds(600)})->failed);
+  EXPECT_FALSE(Submit({.timeout = seconds(5)})->failed) << "due before all of those";
+  // Another tenant waits for no more than its share.
+  const Tenant other{.name = "other"};
+  EXPECT_FALSE(Submit({.tenant = &other, .timeout = seconds(25)})->failed);
   // In a class above nothing waits.
   EXPECT_FALSE(Submit({.qos = QosClass::kRealtime, .timeout = seconds(2)})->failed);
 }

@@ -29,8 +29,7 @@ void FairQueue::Push(WaitingRequest request) {
   items_.emplace(item->request.key, std::move(item));
 }
 
-std::optional<WaitingRequest> FairQueue::Pop(
-    TimePoint now, const std::function<bool(const WaitingRequest&)>& may_start) {
+std::optional<WaitingRequest> FairQueue::Pop(TimePoint now, const Question& may_start) {
   std::vector<Class*> order;
   for (Class& each : classes_) {
     if (each.size > 0) order.push_back(&each);
@@ -56,15 +55,27 @@ std::optional<WaitingRequest> FairQueue::Pop(
   return std::nullopt;
 }
 
-FairQueue::Item* FairQueue::FirstThatMayStart(
-    const Tenant& tenant, TimePoint now,
-    const std::function<bool(const WaitingRequest&)>& may_start) const {
+FairQueue::Item* FairQueue::FirstThatMayStart(const Tenant& tenant, TimePoint now,
+                                              const Question& may_start) const {
   int asked = 0;
   for (Item* const item : tenant.waiting) {
-    if (may_start(item->request)) return item;
-    if (++asked == kMostAsked || now - item->request.arrival >= options_.bypass) return nullptr;
+    item->request.overdue = item->no_room_since && now - *item->no_room_since >= options_.bypass;
+    const MayStart answer = may_start(item->request);
+    if (answer == MayStart::kYes) return item;
+    if (answer == MayStart::kNoRoom && !item->no_room_since) item->no_room_since = now;
+    if (++asked == kMostAsked || item->request.overdue) return nullptr;
   }
   return nullptr;
+}
+
+QosClass FairQueue::MostUrgent(const std::function<bool(const WaitingRequest&)>& counts) const {
+  for (const QosClass qos : kQosClasses) {
+    for (const auto& [virtual_time, name] : classes_[IndexOf(qos)].backlogged) {
+      const Tenant& tenant = classes_[IndexOf(qos)].tenants.at(name);
+      if (counts((*tenant.waiting.begin())->request)) return qos;
+    }
+  }
+  return QosClass::kSheddable;
 }
 
 std::optional<WaitingRequest> FairQueue::Remove(uint64_t key) {
@@ -121,10 +132,25 @@ void FairQueue::Settle(const WaitingRequest& request, double tokens) {
   ForgetIdle(in);
 }
 
-double FairQueue::CostUpTo(QosClass qos) const {
-  double cost = 0;
-  for (size_t i = 0; i <= IndexOf(qos); ++i) cost += classes_[i].cost;
-  return cost;
+double FairQueue::CostAhead(uint64_t key) const {
+  const Item* const item = items_.at(key).get();
+  const size_t index = IndexOf(item->request.counts_as);
+  const Class& in = classes_[index];
+  const Tenant& own = in.tenants.at(item->request.tenant);
+  double ahead = own.cost * own.weight - item->request.cost;
+  for (auto later = own.waiting.rbegin(); *later != item; ++later) ahead -= (*later)->request.cost;
+  ahead = std::max(0.0, ahead);
+  // Until it has begun, others are given what their weights entitle them to, if they want as much.
+  const double turn = (ahead + item->request.cost) / own.weight;
+  for (const auto& [virtual_time, name] : in.backlogged) {
+    const Tenant& other = in.tenants.at(name);
+    if (&other != &own) ahead += std::min(other.cost, turn) * other.weight;
+  }
+  const double class_turn = (ahead + item->request.cost) / options_.class_weights[index];
+  for (size_t i = 0; i < kNumQosClasses; ++i) {
+    if (i != index) ahead += std::min(classes_[i].cost, class_turn * options_.class_weights[i]);
+  }
+  return ahead;
 }
 
 Duration FairQueue::OldestWait(QosClass qos, TimePoint now) const {
@@ -144,6 +170,7 @@ void FairQueue::Enter(Item* item) {
     in.backlogged.emplace(tenant.virtual_time, name);
   }
   tenant.waiting.insert(item);
+  tenant.weight = item->request.weight;
   tenant.cost += item->request.cost / item->request.weight;
   ++in.size;
   in.cost += item->request.cost;

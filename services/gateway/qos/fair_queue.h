@@ -33,8 +33,7 @@ struct FairQueueOptions {
   PerClass<double> class_weights = {64, 16, 4, 1};
   Duration patience = std::chrono::seconds(30);
   Duration aging = std::chrono::seconds(20);
-  // A request for which there is no room lets smaller ones of its tenant pass until it has waited
-  // so long.
+  // A request for which there is no room lets smaller ones pass for so long; then it is overdue.
   Duration bypass = std::chrono::seconds(5);
 };
 
@@ -46,9 +45,15 @@ struct WaitingRequest {
   double cost = 1;    // tokens it is expected to take, > 0
   TimePoint arrival;
   std::optional<TimePoint> deadline;
-  // The class it has come to count as while it waited; set by the queue.
+  // Set by the queue: the class it has come to count as while it waited, and whether there has been
+  // no room for it for too long.
   QosClass counts_as = QosClass::kInteractive;
+  bool overdue = false;
 };
+
+// What the owner of a queue says of a request whose turn it is: go; not now, for a reason of its
+// class's or its tenant's; not now, because no engine has room for it.
+enum class MayStart : uint8_t { kYes, kNo, kNoRoom };
 
 class FairQueue {
  public:
@@ -56,10 +61,14 @@ class FairQueue {
 
   // Precondition: the key does not wait.
   void Push(WaitingRequest request);
-  // Takes out the next one that `may_start`; nullopt when none of those waiting may. Asked are, in
-  // the order of service, the first ones of each tenant in each class.
-  std::optional<WaitingRequest> Pop(TimePoint now,
-                                    const std::function<bool(const WaitingRequest&)>& may_start);
+  // Takes out the next one that may start; nullopt when none of those waiting may. Asked are, in
+  // the order of service, the first ones of each tenant in each class: of a tenant none behind one
+  // that is overdue.
+  using Question = std::function<MayStart(const WaitingRequest&)>;
+  std::optional<WaitingRequest> Pop(TimePoint now, const Question& may_start);
+  // The most urgent class in which the first request of any tenant `counts`; kSheddable when none
+  // does anywhere.
+  QosClass MostUrgent(const std::function<bool(const WaitingRequest&)>& counts) const;
   // Takes out one that is not wanted any more; nullopt: it does not wait.
   std::optional<WaitingRequest> Remove(uint64_t key);
   // Makes room in a full queue: takes out the last request of the tenant that has most waiting for
@@ -77,8 +86,9 @@ class FairQueue {
   int64_t size(QosClass qos) const { return counts_[IndexOf(qos)]; }
   // Tokens that those are expected to take.
   double cost(QosClass qos) const { return costs_[IndexOf(qos)]; }
-  // Tokens of all that wait in the class (as they count now) and in those above.
-  double CostUpTo(QosClass qos) const;
+  // Tokens that will be given to others, and to earlier requests of its own tenant, until it is the
+  // turn of this one, if everybody has the share of its weight. Precondition: the key waits.
+  double CostAhead(uint64_t key) const;
   // The longest wait of those that asked for the class; zero when none waits.
   Duration OldestWait(QosClass qos, TimePoint now) const;
 
@@ -87,6 +97,7 @@ class FairQueue {
     WaitingRequest request;
     TimePoint due;
     TimePoint in_class_since;
+    std::optional<TimePoint> no_room_since;
     uint64_t arrival_number = 0;
   };
   struct EarlierDue {
@@ -96,7 +107,8 @@ class FairQueue {
   };
   struct Tenant {
     double virtual_time = 0;
-    double cost = 0;   // of all that wait, divided by the weight
+    double cost = 0;  // of all that wait, divided by the weight
+    double weight = 1;
     TimePoint served;  // last
     std::set<Item*, EarlierDue> waiting;
   };
@@ -112,8 +124,7 @@ class FairQueue {
     Order idle;        // the others, as long as they are ahead of the present
   };
 
-  Item* FirstThatMayStart(const Tenant& tenant, TimePoint now,
-                          const std::function<bool(const WaitingRequest&)>& may_start) const;
+  Item* FirstThatMayStart(const Tenant& tenant, TimePoint now, const Question& may_start) const;
   Class& ClassOf(const Item& item) { return classes_[IndexOf(item.request.counts_as)]; }
   void Enter(Item* item);
   void Leave(Item* item);

@@ -14,6 +14,7 @@ constexpr double kMemorySeconds = 5;
 constexpr double kSampleWeight = 0.05;
 constexpr double kFirstGuessTokens = 128;
 constexpr auto kIdleMemory = std::chrono::seconds(1);
+constexpr auto kSampleMemory = std::chrono::seconds(5);
 
 double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
@@ -24,10 +25,12 @@ void Blend(std::optional<double>* mean, double sample, double weight) {
 }  // namespace
 
 void WaitEstimate::FirstToken(Duration took) {
+  sampled_ = true;
   Blend(&first_token_seconds_, Seconds(took), kSampleWeight);
 }
 
 void WaitEstimate::Answered(double tokens, std::optional<Duration> since_first) {
+  sampled_ = true;
   Blend(&answer_tokens_, tokens, kSampleWeight);
   if (since_first && tokens > 1) {
     const double sample = Seconds(*since_first) / (tokens - 1);
@@ -52,6 +55,15 @@ void WaitEstimate::Tick(TimePoint now, bool requests_wait) {
   } else if (now - last_wait_ >= kIdleMemory) {
     tokens_per_second_.reset();  // of requests that are long over
   }
+  if (sampled_) {
+    last_sample_ = now;
+  } else if (now - last_sample_ >= kSampleMemory) {
+    // Whoever is refused because of them measures nothing: they would hold for ever.
+    first_token_seconds_.reset();
+    seconds_per_token_.reset();
+    deviation_.reset();
+  }
+  sampled_ = false;
   last_tick_ = now;
   waited_ = requests_wait;
   tokens_ = 0;
@@ -63,6 +75,15 @@ std::optional<Duration> WaitEstimate::UntilFirstToken(double tokens_ahead) const
   constexpr double kMost = 24 * 3600;
   return std::chrono::duration_cast<Duration>(
       std::chrono::duration<double>(std::min(seconds, kMost)));
+}
+
+WaitEstimate::Answer WaitEstimate::UsualAnswer(double max_tokens) const {
+  const auto duration = [](double seconds) {
+    return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+  };
+  const double tokens = std::max(0.0, ExpectedTokens(max_tokens) - 1);
+  return {.until_first = duration(first_token_seconds_.value_or(0)),
+          .after_first = duration(tokens * seconds_per_token_.value_or(0))};
 }
 
 Duration WaitEstimate::ToAnswer(double max_tokens) const {

@@ -28,13 +28,22 @@ class WaitEstimate {
   // From the first token of an answer of at most `max_tokens` to its end, as most take it: the mean
   // and twice the mean deviation. 0 as long as nothing has been measured.
   Duration AfterFirstToken(double max_tokens) const;
-  // The same from its start on an engine.
+  // An answer of at most `max_tokens`, as it usually is: by the means. Zeros as long as nothing has
+  // been measured, and again when no answer has come for some seconds.
+  struct Answer {
+    Duration until_first{0};  // from its start on an engine
+    Duration after_first{0};
+  };
+  Answer UsualAnswer(double max_tokens) const;
+  // Until the end of an answer as most take it, from its start on an engine.
   Duration ToAnswer(double max_tokens) const;
   // Tokens that an answer of at most `max_tokens` is likely to have.
   double ExpectedTokens(double max_tokens) const;
 
  private:
-  double tokens_ = 0;  // since the last tick
+  double tokens_ = 0;     // since the last tick
+  bool sampled_ = false;  // an answer or a first token, since the last tick
+  TimePoint last_sample_;
   std::optional<TimePoint> last_tick_;
   TimePoint last_wait_;  // when requests last waited
   bool waited_ = false;  // requests, at the last tick

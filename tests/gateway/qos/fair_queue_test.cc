@@ -13,7 +13,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-bool Always(const WaitingRequest&) { return true; }
+MayStart Always(const WaitingRequest&) { return MayStart::kYes; }
 
 class FairQueueTest : public testing::Test {
  protected:
@@ -41,6 +41,15 @@ class FairQueueTest : public testing::Test {
       given[name_of(*request)] += request->cost;
     }
     return given;
+  }
+  // As what the first request in the order of service counts.
+  QosClass CountsAs(FairQueue& queue) {
+    std::optional<QosClass> counts_as;
+    queue.Pop(clock_.Now(), [&](const WaitingRequest& request) {
+      if (!counts_as) counts_as = request.counts_as;
+      return MayStart::kNo;
+    });
+    return *counts_as;
   }
   static std::string ByTenant(const WaitingRequest& request) { return request.tenant; }
   static std::string ByClass(const WaitingRequest& request) { return QosClassName(request.qos); }
@@ -160,14 +169,13 @@ TEST_F(FairQueueTest, MovesUpAStepAfterEachPeriod) {
   Push(queue, QosClass::kBatch, "t");
   clock_.Advance(seconds(9));
   queue.Age(clock_.Now());
-  EXPECT_EQ(queue.CostUpTo(QosClass::kInteractive), 0);
+  EXPECT_EQ(CountsAs(queue), QosClass::kBatch);
   clock_.Advance(seconds(1));
   queue.Age(clock_.Now());
-  EXPECT_EQ(queue.CostUpTo(QosClass::kRealtime), 0);
-  EXPECT_EQ(queue.CostUpTo(QosClass::kInteractive), 1);
+  EXPECT_EQ(CountsAs(queue), QosClass::kInteractive);
   clock_.Advance(seconds(10));
   queue.Age(clock_.Now());
-  EXPECT_EQ(queue.CostUpTo(QosClass::kRealtime), 1);
+  EXPECT_EQ(CountsAs(queue), QosClass::kRealtime);
   EXPECT_EQ(queue.size(QosClass::kBatch), 1);
   EXPECT_EQ(queue.cost(QosClass::kBatch), 1);
 }
@@ -179,8 +187,8 @@ TEST_F(FairQueueTest, WaitingBehindOnesOwnRequestsIsNoReasonToMoveUp) {
     queue.Pop(clock_.Now(), Always);
     clock_.Advance(seconds(1));
     queue.Age(clock_.Now());
+    EXPECT_EQ(CountsAs(queue), QosClass::kBatch);
   }
-  EXPECT_EQ(queue.CostUpTo(QosClass::kInteractive), 0);
 }
 
 TEST_F(FairQueueTest, PassesOverTenantsAndClassesThatMayNotStart) {
@@ -191,7 +199,8 @@ TEST_F(FairQueueTest, PassesOverTenantsAndClassesThatMayNotStart) {
   int asked = 0;
   const auto may = [&](const WaitingRequest& request) {
     ++asked;
-    return request.qos == QosClass::kRealtime && request.tenant == "free";
+    return request.qos == QosClass::kRealtime && request.tenant == "free" ? MayStart::kYes
+                                                                          : MayStart::kNo;
   };
   EXPECT_EQ(queue.Pop(clock_.Now(), may)->key, free);
   asked = 0;
@@ -203,7 +212,9 @@ TEST_F(FairQueueTest, PassesOverTenantsAndClassesThatMayNotStart) {
 TEST_F(FairQueueTest, SmallerOnesPassALargeOneForAWhile) {
   FairQueue queue({.bypass = seconds(5)});
   const uint64_t large = Push(queue, QosClass::kBatch, "t", 100);
-  const auto small_ones = [](const WaitingRequest& request) { return request.cost < 10; };
+  const auto small_ones = [](const WaitingRequest& request) {
+    return request.cost < 10 ? MayStart::kYes : MayStart::kNoRoom;
+  };
   Push(queue, QosClass::kBatch, "t", 1);
   EXPECT_EQ(queue.Pop(clock_.Now(), small_ones)->cost, 1);
   clock_.Advance(seconds(5));
@@ -240,14 +251,46 @@ TEST_F(FairQueueTest, CountsWhatWaits) {
   Push(queue, QosClass::kBatch, "t", 7);
   EXPECT_EQ(queue.size(), 2);
   EXPECT_EQ(queue.size(QosClass::kBatch), 1);
-  EXPECT_EQ(queue.CostUpTo(QosClass::kInteractive), 5);
-  EXPECT_EQ(queue.CostUpTo(QosClass::kBatch), 12);
   EXPECT_EQ(queue.OldestWait(QosClass::kRealtime, clock_.Now()), milliseconds(10));
   EXPECT_EQ(queue.cost(QosClass::kRealtime), 5);
   EXPECT_EQ(queue.Remove(key)->key, key);
   EXPECT_EQ(queue.cost(QosClass::kRealtime), 0);
   EXPECT_EQ(queue.cost(QosClass::kBatch), 7);
-  EXPECT_EQ(queue.CostUpTo(QosClass::kInteractive), 0);
+}
+
+TEST_F(FairQueueTest, TellsWhatIsServedBeforeARequest) {
+  FairQueue queue({.class_weights = {64, 16, 4, 1}});
+  EXPECT_EQ(queue.CostAhead(Push(queue, QosClass::kInteractive, "loud", 10)), 0);
+  for (int i = 0; i < 99; ++i) Push(queue, QosClass::kInteractive, "loud", 10);
+  // Its own ones, but for those that are due later.
+  Push(queue, QosClass::kInteractive, "loud", 10, 1, seconds(60));
+  EXPECT_EQ(queue.CostAhead(Push(queue, QosClass::kInteractive, "loud", 10, 1, seconds(20))), 0);
+  EXPECT_EQ(queue.CostAhead(Push(queue, QosClass::kInteractive, "loud", 10)), 1020);
+  // Of another tenant what its weight entitles it to meanwhile.
+  EXPECT_EQ(queue.CostAhead(Push(queue, QosClass::kInteractive, "quiet", 5)), 5);
+  EXPECT_EQ(queue.CostAhead(Push(queue, QosClass::kInteractive, "heavy", 8, 4)), 2 + 2);
+  // Of another class as well, if it has so much.
+  EXPECT_EQ(queue.CostAhead(Push(queue, QosClass::kRealtime, "urgent", 64)), 16);
+  EXPECT_EQ(queue.CostAhead(Push(queue, QosClass::kBatch, "night", 40)), 64 + 160);
+  EXPECT_EQ(queue.CostAhead(Push(queue, QosClass::kSheddable, "shed", 1000)), 64 + 1043 + 40);
+}
+
+TEST_F(FairQueueTest, ARequestWithoutRoomIsOverdueInTheEnd) {
+  FairQueue queue({.bypass = seconds(5)});
+  const uint64_t large = Push(queue, QosClass::kBatch, "a", 100);
+  const uint64_t capped = Push(queue, QosClass::kBatch, "b", 1);
+  std::map<uint64_t, bool> overdue;
+  const auto ask = [&](const WaitingRequest& request) {
+    overdue[request.key] = request.overdue;
+    return request.key == large ? MayStart::kNoRoom : MayStart::kNo;
+  };
+  clock_.Advance(seconds(60));  // nobody has asked for it: it has waited for its turn
+  EXPECT_FALSE(queue.Pop(clock_.Now(), ask));
+  EXPECT_FALSE(overdue[large]);
+  clock_.Advance(seconds(5));
+  EXPECT_FALSE(queue.Pop(clock_.Now(), ask));
+  EXPECT_TRUE(overdue[large]);
+  EXPECT_FALSE(overdue[capped]) << "it waits for its own tenant";
 }
 
 // However requests come and go: nothing is lost or served twice, and tenants that always wait are
@@ -276,8 +319,7 @@ RC_GTEST_PROP(FairQueueProperty, KeepsAllAndSharesFairly, ()) {
   for (int tenant = 0; tenant < num_tenants; ++tenant) push(tenant), push(tenant);
   const int steps = *rc::gen::inRange(10, 200);
   for (int i = 0; i < steps; ++i) {
-    const std::optional<WaitingRequest> next =
-        queue.Pop(clock.Now(), [](const WaitingRequest&) { return true; });
+    const std::optional<WaitingRequest> next = queue.Pop(clock.Now(), Always);
     RC_ASSERT(next.has_value());
     RC_ASSERT(waiting.erase(next->key) == 1U);
     const int tenant = std::stoi(next->tenant);

@@ -63,6 +63,24 @@ TEST(WaitEstimateTest, LearnsHowLongAnswersAre) {
   EXPECT_NEAR(Seconds(estimate.AfterFirstToken(1000)), 0.19, 0.001);
 }
 
+TEST(WaitEstimateTest, ForgetsHowLongAnswersTookWhenNoneComes) {
+  WaitEstimate estimate;
+  SimulatedClock clock;
+  estimate.Tick(clock.Now(), false);
+  estimate.FirstToken(milliseconds(50));
+  estimate.Answered(11, milliseconds(100));
+  estimate.Tick(clock.Now(), false);
+  EXPECT_NEAR(Seconds(estimate.UsualAnswer(11).until_first), 0.05, 1e-6);
+  EXPECT_NEAR(Seconds(estimate.UsualAnswer(11).after_first), 0.1, 1e-6);
+  clock.Advance(seconds(4));
+  estimate.Tick(clock.Now(), false);
+  EXPECT_NEAR(Seconds(estimate.UsualAnswer(6).after_first), 0.05, 1e-6);
+  clock.Advance(seconds(1));
+  estimate.Tick(clock.Now(), false);
+  EXPECT_EQ(estimate.UsualAnswer(11).until_first, Duration(0));
+  EXPECT_EQ(estimate.UsualAnswer(11).after_first, Duration(0));
+}
+
 TEST(WaitEstimateTest, AllowsForAnswersThatTakeLonger) {
   WaitEstimate estimate;
   for (int i = 0; i < 400; ++i) {
