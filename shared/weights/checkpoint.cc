@@ -142,6 +142,7 @@ absl::Status Checkpoint::State::CheckRest(const std::set<std::string>& used) {
       weight_bytes += static_cast<int64_t>(stored.info.bytes());
       continue;
     }
+    if (stored.info.bytes() == 0) continue;  // such as shared experts of which there are none
     if (IsInert(name)) {
       ++num_inert;
       continue;

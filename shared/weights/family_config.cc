@@ -22,7 +22,7 @@ int32_t Narrow(int64_t value) { return static_cast<int32_t>(value); }
 // A token sees itself and the sliding_window - 1 tokens before it. A window that is never reached
 // changes nothing and counts as none.
 int32_t ReadWindow(ConfigFields& fields, const ModelConfig& config) {
-  const int64_t window = fields.IntegerOr("sliding_window", 0, {.min = 0, .max = int64_t{1} << 40});
+  const int64_t window = fields.IntegerOr("sliding_window", 0, {.min = 1, .max = int64_t{1} << 40});
   return window < config.max_positions ? Narrow(window) : 0;
 }
 
@@ -92,8 +92,11 @@ int64_t ReadAliased(ConfigFields& fields, const std::vector<std::string>& names,
 }
 
 void ReadTopK(ConfigFields& fields, ModelConfig& config) {
-  const int64_t most = std::min<int64_t>(config.moe.num_experts, kMaxTopK);
-  config.moe.top_k = Narrow(fields.Integer("num_experts_per_tok", {.min = 1, .max = most}));
+  config.moe.top_k =
+      Narrow(fields.Integer("num_experts_per_tok", {.min = 1, .max = config.moe.num_experts}));
+  if (config.moe.top_k > kMaxTopK) {
+    fields.Unsupported("num_experts_per_tok", absl::StrCat("at most ", kMaxTopK));
+  }
 }
 
 void ReadDeepseek(ConfigFields& fields, double score_scale, ModelConfig& config) {
@@ -212,6 +215,9 @@ void ReadGrouped(ConfigFields& fields, ModelConfig& config) {
       if (family == ModelFamily::kQwen2Moe) {
         fields.OnlyBool("use_sliding_window", false);  // true: in every other layer only
       } else if (fields.BoolOr("use_sliding_window", false)) {
+        if (!fields.Has("sliding_window")) {
+          fields.Invalid("sliding_window", "a number of tokens, as use_sliding_window is true");
+        }
         attention.window_tokens = ReadWindow(fields, config);
       }
       fields.Inert({"sliding_window", "max_window_layers"});

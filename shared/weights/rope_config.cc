@@ -21,8 +21,9 @@ double Temperature(double factor, double mscale) {
 void ReadYarn(ConfigFields& fields, const RopeDefaults& defaults, ParsedRope& parsed) {
   RopeConfig& rope = parsed.rope;
   rope.kind = RopeKind::kYarn;
-  rope.original_max_positions =
-      fields.IntegerOr("original_max_position_embeddings", defaults.max_positions, {.min = 1});
+  rope.original_max_positions = fields.IntegerOr(
+      "original_max_position_embeddings",
+      defaults.original_max_positions.value_or(defaults.max_positions), {.min = 1});
   const double implied = static_cast<double>(defaults.max_positions) /
                          static_cast<double>(rope.original_max_positions);
   rope.factor = fields.PositiveOr("factor", implied);
@@ -105,8 +106,12 @@ ParsedRope ReadRope(ConfigFields& config, const std::string& where, const RopeDe
                     bool strict, std::vector<std::string>* warnings) {
   config.OnlyNumber("partial_rotary_factor", 1);
   const bool has_outer_theta = config.Has("rope_theta");
+  // Of YaRN; some configs have it here, and some programs heed this one, some the object's.
+  const int64_t outer_original =
+      config.IntegerOr("original_max_position_embeddings", 0, {.min = 1});
   RopeDefaults with_theta = defaults;
   with_theta.theta = config.PositiveOr("rope_theta", defaults.theta);
+  if (outer_original > 0) with_theta.original_max_positions = outer_original;
   ParsedRope parsed;
   parsed.rope.theta = with_theta.theta;
   bool found = false;
@@ -122,6 +127,11 @@ ParsedRope ReadRope(ConfigFields& config, const std::string& where, const RopeDe
     config.Fail(fields.Finish(strict, warnings));
     if (has_outer_theta && read.rope.theta != with_theta.theta) {
       config.Invalid("rope_theta", absl::StrCat("the same as in ", name, ", ", read.rope.theta));
+    }
+    const int64_t original = read.rope.original_max_positions;
+    if (outer_original > 0 && read.rope.kind == RopeKind::kYarn && original != outer_original) {
+      config.Invalid("original_max_position_embeddings",
+                     absl::StrCat("the same as in ", name, ", ", original));
     }
     if (found && !SameRope(parsed, read)) {
       config.Invalid("rope_parameters", "the same as rope_scaling says, or one of them only");

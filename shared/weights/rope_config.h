@@ -2,6 +2,7 @@
 // and 5 (`rope_parameters`, theta inside).
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,7 +15,8 @@ namespace conclave::weights {
 struct RopeDefaults {
   double theta = 10000;       // of the family, when the config has none
   int64_t max_positions = 0;  // stands in for a missing original_max_position_embeddings
-  bool latent = false;        // DeepSeek: YaRN's mscale_all_dim also scales the scores
+  std::optional<int64_t> original_max_positions = {};  // that the config names outside the object
+  bool latent = false;  // DeepSeek: YaRN's mscale_all_dim also scales the scores
 };
 
 struct ParsedRope {

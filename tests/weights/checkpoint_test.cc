@@ -298,6 +298,12 @@ TEST_F(CheckpointTest, IgnoresInertBuffersWithAWarning) {
               ::testing::ElementsAre(HasSubstr("2 rotary_emb.inv_freq")));
 }
 
+TEST_F(CheckpointTest, IgnoresTensorsWithoutElements) {
+  StoredCheckpoint stored = StoredCheckpoint::Read(GoldenDir("mixtral"));
+  stored.tensors["model.layers.0.mlp.shared_experts.down_proj.weight"] = FloatTensor({96, 0}, {});
+  EXPECT_TRUE(Open(stored).ok());
+}
+
 TEST_F(CheckpointTest, TiedEmbeddings) {
   StoredCheckpoint stored = StoredCheckpoint::Read(GoldenDir("mixtral"));
   stored.config["tie_word_embeddings"] = true;

@@ -69,6 +69,11 @@ TEST_F(ModelConfigTest, RefusesValuesThatChangeTheComputation) {
   ExpectUnsupported("deepseek_v3", "scoring_func", "softmax", "\"sigmoid\"");
   ExpectUnsupported("deepseek_v3", "topk_method", "greedy", "\"noaux_tc\"");
   ExpectUnsupported("deepseek_v3", "moe_layer_freq", 2, "1");
+  json many = GoldenConfig("mixtral");
+  many["num_local_experts"] = 100;
+  many["num_experts_per_tok"] = 65;
+  ExpectRefused(many, absl::StatusCode::kUnimplemented, "num_experts_per_tok is 65");
+  ExpectRefused(many, absl::StatusCode::kUnimplemented, "at most 64");
 }
 
 TEST_F(ModelConfigTest, AWindowThatIsNeverReachedIsNone) {
@@ -82,6 +87,11 @@ TEST_F(ModelConfigTest, AWindowThatIsNeverReachedIsNone) {
   EXPECT_EQ(Load(qwen3)->attention.window_tokens, 512);
   config["sliding_window"] = 4096;
   EXPECT_EQ(Load(config)->attention.window_tokens, 0);
+  // Zero would hide a token from itself; without a number each program has its own window.
+  ExpectInvalid("mixtral", "sliding_window", 0, "an integer from 1");
+  qwen3.erase("sliding_window");
+  ExpectRefused(qwen3, absl::StatusCode::kInvalidArgument,
+                "sliding_window is missing, wanted a number of tokens, as use_sliding_window is");
 }
 
 TEST_F(ModelConfigTest, RefusesMistypedAndImpossibleFields) {

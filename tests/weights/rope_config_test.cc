@@ -28,6 +28,20 @@ TEST_F(RopeConfigTest, RefusesRopeTypesByName) {
   ExpectRefused(config, absl::StatusCode::kUnimplemented, "one rope for all layers");
 }
 
+TEST_F(RopeConfigTest, TakesTheOriginalContextFromOutsideTheObject) {
+  json config = GoldenConfig("qwen3_moe");
+  config["rope_scaling"] = {{"type", "yarn"}, {"factor", 4.0}};
+  config["original_max_position_embeddings"] = 48;
+  EXPECT_EQ(Load(config)->rope.original_max_positions, 48);
+  config["rope_scaling"]["original_max_position_embeddings"] = 48;
+  EXPECT_EQ(Load(config)->rope.original_max_positions, 48);
+  config["rope_scaling"]["original_max_position_embeddings"] = 64;
+  ExpectRefused(config, absl::StatusCode::kInvalidArgument,
+                "original_max_position_embeddings is 48, wanted the same as in rope_scaling, 64");
+  config["rope_scaling"] = {{"type", "linear"}, {"factor", 4.0}};
+  EXPECT_TRUE(Load(config).ok()) << "nothing asks for it";
+}
+
 TEST_F(RopeConfigTest, RefusesContradictoryRope) {
   const auto with_scaling = [](const json& scaling) {
     json config = GoldenConfig("qwen3_moe");
