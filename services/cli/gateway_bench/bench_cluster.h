@@ -32,6 +32,7 @@ class BenchCluster {
   const std::string& http_address() const { return state_.http_address; }
   // Of the tenants, in their order.
   const std::string& key(size_t tenant) const { return keys_[tenant]; }
+  const std::vector<ProcessState>& processes() const { return state_.processes; }
   int64_t gateway_pid() const { return gateway_pid_; }
   const std::string& folder() const { return folder_.path(); }
 

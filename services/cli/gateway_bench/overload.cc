@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/cli/gateway_bench/bench_cluster.h"
 #include "services/cli/gateway_bench/computed.h"
+#include "services/cli/gateway_bench/core_split.h"
 #include "services/cli/gateway_bench/row.h"
 #include "services/cli/percentiles.h"
 #include "shared/base/limits.h"
@@ -32,7 +33,7 @@ constexpr v1::QosClass kClasses[] = {v1::QOS_CLASS_INTERACTIVE, v1::QOS_CLASS_BA
 constexpr int32_t kInFlight = 32;
 constexpr int32_t kRunning = 48;
 constexpr std::chrono::milliseconds kTimeout{2000};
-// All is normal when the median of so long is what the 99th percentile may be.
+// All is normal when the median of so long is below so many times the 99th percentile of before.
 constexpr double kWindowSeconds = 0.5;
 constexpr double kSlower = 1.2;
 
@@ -117,8 +118,6 @@ double NormalAfter(const LoadResult& result, double begin, double seconds, doubl
 
 absl::StatusOr<std::vector<Figure>> MeasureOverload(const RowContext& context) {
   context.progress("starts a cluster");
-  // The engine computes on half of the cores, so that refusing takes none of them from it: on
-  // machines of their own they would not share any either.
   const int threads = std::max(1, ReadCpuLimit().cores / 2);
   ASSIGN_OR_RETURN(const auto cluster,
                    BenchCluster::Start(
@@ -127,6 +126,9 @@ absl::StatusOr<std::vector<Figure>> MeasureOverload(const RowContext& context) {
                         .flags = {"--workers", "0", "--gateway-max-running", absl::StrCat(kRunning),
                                   "--engine-threads", absl::StrCat(threads)},
                         .interrupted = context.interrupted}));
+  // On machines of their own, too, refusing would take nothing of the engine's cores.
+  const CoreSplit split(*cluster);
+  RETURN_IF_ERROR(split.status());
   Mix mix(context, *cluster);
   const double seconds = context.seconds;
   // Once without realtime requests to know their rate, then with them.
@@ -146,6 +148,10 @@ absl::StatusOr<std::vector<Figure>> MeasureOverload(const RowContext& context) {
   context.progress("realtime requests alone");
   const LoadResult alone = mix.Realtime(realtime_rate, seconds);
   RETURN_IF_ERROR(alone.first_error);
+  context.progress("realtime and interactive requests before");
+  const Sent before = mix.Run(realtime_rate, 1, 0, seconds);
+  RETURN_IF_ERROR(before.realtime.first_error);
+  RETURN_IF_ERROR(before.others.back().first_error);
   const double overload_seconds = kOverloadShare * seconds;
   context.progress(absl::StrCat("overload for ", overload_seconds, " s"));
   const Sent sent =
@@ -162,8 +168,10 @@ absl::StatusOr<std::vector<Figure>> MeasureOverload(const RowContext& context) {
   }
   const auto late = static_cast<double>(failed) - static_cast<double>(refusals.size());
   const double normal =
-      std::max(NormalAfter(sent.realtime, overload_seconds, kAfterSeconds, kSlower * alone_p99),
-               NormalAfter(sent.others.back(), 0, kAfterSeconds, kSlower * alone_p99));
+      std::max(NormalAfter(sent.realtime, overload_seconds, kAfterSeconds,
+                           kSlower * Percentile(before.realtime.latencies, 99)),
+               NormalAfter(sent.others.back(), 0, kAfterSeconds,
+                           kSlower * Percentile(before.others.back().latencies, 99)));
   return std::vector<Figure>{
       {.name = "goodput", .value = 100 * goodput / capacity, .unit = "% of capacity", .least = 95},
       {.name = "realtime P99, overload over alone",
@@ -178,6 +186,9 @@ absl::StatusOr<std::vector<Figure>> MeasureOverload(const RowContext& context) {
        .unit = "requests / s"},
       {.name = "realtime P99, alone", .value = 1e3 * alone_p99, .unit = "ms"},
       {.name = "realtime P99, overload", .value = 1e3 * overload_p99, .unit = "ms"},
+      {.name = "interactive P99, before",
+       .value = 1e3 * Percentile(before.others.back().latencies, 99),
+       .unit = "ms"},
       {.name = "realtime requests that failed",
        .value = static_cast<double>(sent.realtime.failed),
        .unit = "requests"},
