@@ -11,4 +11,12 @@ namespace conclave {
 // no surrogates, nothing above U+10FFFF); nullopt when all is well.
 std::optional<size_t> FirstInvalidUtf8(std::string_view bytes);
 
+// One character, or as much as there is of one: at least a byte.
+struct Utf8Sequence {
+  size_t num_bytes = 1;
+  bool whole = false;
+};
+// What stands at `at`, which is inside of `bytes`.
+Utf8Sequence Utf8SequenceAt(std::string_view bytes, size_t at);
+
 }  // namespace conclave

@@ -1,8 +1,7 @@
 #include "shared/http/message.h"
 
-#include <nlohmann/json.hpp>
-
 #include "absl/strings/match.h"
+#include "shared/base/json_writer.h"
 
 namespace conclave::http {
 
@@ -13,10 +12,6 @@ int HexDigit(char c) {
   if (c >= 'a' && c <= 'f') return c - 'a' + 10;
   if (c >= 'A' && c <= 'F') return c - 'A' + 10;
   return -1;
-}
-
-nlohmann::json NullIfEmpty(const std::string& text) {
-  return text.empty() ? nlohmann::json(nullptr) : nlohmann::json(text);
 }
 
 }  // namespace
@@ -74,12 +69,20 @@ std::string_view ReasonPhrase(int status) {
 }
 
 std::string ErrorBody(const Error& error) {
-  const nlohmann::ordered_json body = {{"error",
-                                        {{"message", error.message},
-                                         {"type", error.type},
-                                         {"param", NullIfEmpty(error.param)},
-                                         {"code", NullIfEmpty(error.code)}}}};
-  return body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  std::string body;
+  JsonWriter json(&body);
+  json.BeginObject();
+  json.Name("error");
+  json.BeginObject();
+  json.Member("message", error.message);
+  json.Member("type", error.type);
+  json.Name("param");
+  error.param.empty() ? json.Null() : json.Value(error.param);
+  json.Name("code");
+  error.code.empty() ? json.Null() : json.Value(error.code);
+  json.EndObject();
+  json.EndObject();
+  return body;
 }
 
 Response ErrorResponse(const Error& error) {
