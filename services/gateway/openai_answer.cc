@@ -85,7 +85,9 @@ void OpenAiAnswer::Fail(const absl::Status& status) {
     over_ = true;
     keys.swap(keys_);
     if (exchange_->stream_begun()) {
-      SendEvent(FailureJson(status));
+      BeginEvent();
+      event_ += FailureBody(status);
+      SendEvent();
       exchange_->Write(kSseDone);
       exchange_->EndStream();
     } else {
@@ -109,6 +111,7 @@ void OpenAiAnswer::OnStarted(const Started& started) {
   if (!head_.model.empty()) return;  // a further prompt of the same answer
   head_.model = started.model;
   head_.system_fingerprint = started.system_fingerprint;
+  beginning_ = options_.stream ? ChunkBeginning(head_) : WholeBeginning(head_);
   seed_ = started.seed;
   resume_token_ = started.resume_token;
   prompt_ids_ = started.prompt_ids;
@@ -129,12 +132,14 @@ void OpenAiAnswer::OnTokens(int32_t index, const ChoiceTokens& tokens) {
   }
   SendRole(index);
   if (tokens.text.empty() && logprobs.is_null() && !options_.return_token_ids) return;
-  OrderedJson chunk = TextChoice(options_.endpoint, index, tokens.text, std::move(logprobs));
-  if (options_.return_token_ids) {
-    chunk["token_index"] = tokens.token_index;
-    chunk["token_ids"] = tokens.ids;
-  }
-  SendChunk(std::move(chunk));
+  const std::string logprobs_json = logprobs.is_null() ? "null" : Dump(logprobs);
+  JsonWriter chunk = BeginChunk();
+  WriteTextChoice(options_.endpoint, index,
+                  {.text = tokens.text,
+                   .logprobs = logprobs_json,
+                   .tokens = options_.return_token_ids ? &tokens : nullptr},
+                  chunk);
+  SendChunk(chunk);
 }
 
 void OpenAiAnswer::OnFinished(int32_t index, const ChoiceFinished& finished) {
@@ -149,11 +154,14 @@ void OpenAiAnswer::OnFinished(int32_t index, const ChoiceFinished& finished) {
     return;
   }
   SendRole(index);
-  if (!finished.text.empty())
-    SendChunk(TextChoice(options_.endpoint, index, finished.text, nullptr));
-  OrderedJson chunk = FinishChoice(options_.endpoint, index, finished.reason);
-  if (!finished.stop.empty()) chunk["stop_reason"] = finished.stop;
-  SendChunk(std::move(chunk));
+  if (!finished.text.empty()) {
+    JsonWriter chunk = BeginChunk();
+    WriteTextChoice(options_.endpoint, index, {.text = finished.text}, chunk);
+    SendChunk(chunk);
+  }
+  JsonWriter chunk = BeginChunk();
+  WriteFinishChoice(options_.endpoint, index, finished.reason, finished.stop, chunk);
+  SendChunk(chunk);
 }
 
 void OpenAiAnswer::OnDone(const Usage& usage) {
@@ -170,27 +178,31 @@ void OpenAiAnswer::Complete() {
   keys_.clear();
   if (options_.stream) {
     if (options_.include_usage) {
-      OrderedJson chunk = ChunkHead(head_);
-      chunk["usage"] = UsageJson(usage_);
-      SendEvent(chunk);
+      JsonWriter chunk = BeginChunk();
+      chunk.EndArray();
+      chunk.Name("usage");
+      WriteUsage(usage_, chunk);
+      chunk.EndObject();
+      SendEvent();
     }
     exchange_->Write(kSseDone);
     exchange_->EndStream();
     return;
   }
-  OrderedJson body = ChunkHead(head_);
-  if (options_.endpoint == Endpoint::kChat) body["object"] = "chat.completion";
+  std::string body = beginning_;
+  JsonWriter json(&body);
   for (size_t i = 0; i < choices_.size(); ++i) {
-    const WholeChoice& whole = choices_[i].whole;
-    OrderedJson choice = WholeChoiceJson(options_.endpoint, static_cast<int32_t>(i), whole);
-    if (options_.return_token_ids) choice["token_ids"] = whole.ids;
-    body["choices"].push_back(std::move(choice));
+    WriteWholeChoice(options_.endpoint, static_cast<int32_t>(i), choices_[i].whole,
+                     options_.return_token_ids, json);
   }
-  body["usage"] = UsageJson(usage_);
-  AddOrigin(&body);
+  json.EndArray();
+  json.Name("usage");
+  WriteUsage(usage_, json);
+  WriteOrigin(json);
+  json.EndObject();
   exchange_->Respond({.status = 200,
                       .content_type = "application/json",
-                      .body = Dump(body),
+                      .body = std::move(body),
                       .headers = HeadersOf(cache_)});
 }
 
@@ -201,36 +213,53 @@ http::Headers OpenAiAnswer::HeadersOf(CacheStatus cache) const {
   return headers;
 }
 
-void OpenAiAnswer::AddOrigin(OrderedJson* json) {
-  (*json)["seed"] = seed_;
-  (*json)["resume_token"] = absl::Base64Escape(resume_token_);
-  if (options_.return_token_ids && options_.num_prompts == 1)
-    (*json)["prompt_token_ids"] = prompt_ids_;
+void OpenAiAnswer::WriteOrigin(JsonWriter& json) {
+  json.Member("seed", seed_);
+  json.Member("resume_token", absl::Base64Escape(resume_token_));
+  if (options_.return_token_ids && options_.num_prompts == 1) {
+    WriteIds("prompt_token_ids", prompt_ids_, json);
+  }
 }
 
 void OpenAiAnswer::SendRole(int32_t index) {
   ChoiceState& choice = choices_[static_cast<size_t>(index)];
   if (choice.role_sent || options_.endpoint != Endpoint::kChat) return;
   choice.role_sent = true;
-  SendChunk(RoleChoice(index));
+  JsonWriter chunk = BeginChunk();
+  WriteRoleChoice(index, chunk);
+  SendChunk(chunk);
 }
 
-void OpenAiAnswer::SendChunk(OrderedJson choice) {
-  OrderedJson chunk = ChunkHead(head_);
-  chunk["choices"].push_back(std::move(choice));
-  if (options_.include_usage) chunk["usage"] = nullptr;
+JsonWriter OpenAiAnswer::BeginChunk() {
+  BeginEvent();
+  event_ += beginning_;
+  return JsonWriter(&event_);
+}
+
+void OpenAiAnswer::SendChunk(JsonWriter& chunk) {
+  chunk.EndArray();
+  if (options_.include_usage) {
+    chunk.Name("usage");
+    chunk.Null();
+  }
   if (!origin_sent_) {
     origin_sent_ = true;
-    AddOrigin(&chunk);
+    WriteOrigin(chunk);
   }
-  SendEvent(chunk);
+  chunk.EndObject();
+  SendEvent();
 }
 
-void OpenAiAnswer::SendEvent(const OrderedJson& data) {
+void OpenAiAnswer::BeginEvent() {
   if (next_event_id_ == 0 && cache_ != CacheStatus::kNone) {
     exchange_->AddStreamHeader("x-cache", CacheStatusName(cache_));
   }
-  exchange_->Write(SseEvent(next_event_id_++, data));  // of no effect once the client has gone
+  event_ = absl::StrCat("id: ", next_event_id_++, "\ndata: ");
+}
+
+void OpenAiAnswer::SendEvent() {
+  event_ += "\n\n";
+  exchange_->Write(event_);  // of no effect once the client has gone
 }
 
 }  // namespace conclave::gateway

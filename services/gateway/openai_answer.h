@@ -65,17 +65,22 @@ class OpenAiAnswer : public std::enable_shared_from_this<OpenAiAnswer> {
   http::Headers HeadersOf(CacheStatus cache) const;
   // Nobody waits for the answer any more.
   void GiveUp() EXCLUDES(mutex_);
-  void SendChunk(OrderedJson choice) REQUIRES(mutex_);
-  void SendEvent(const OrderedJson& data) REQUIRES(mutex_);
+  // Begins an event with a chunk, whose choices are to be written. The next event takes its place.
+  JsonWriter BeginChunk() REQUIRES(mutex_);
+  void SendChunk(JsonWriter& chunk) REQUIRES(mutex_);
+  void BeginEvent() REQUIRES(mutex_);
+  void SendEvent() REQUIRES(mutex_);
   void SendRole(int32_t choice) REQUIRES(mutex_);
   void Complete() REQUIRES(mutex_);
   // The extension members of the first chunk, or of a whole answer.
-  void AddOrigin(OrderedJson* json) REQUIRES(mutex_);
+  void WriteOrigin(JsonWriter& json) REQUIRES(mutex_);
 
   const Options options_;
   const std::shared_ptr<http::Exchange> exchange_;
   Mutex mutex_;
   AnswerHead head_ GUARDED_BY(mutex_);
+  std::string beginning_ GUARDED_BY(mutex_);  // of every chunk, or of the whole answer
+  std::string event_ GUARDED_BY(mutex_);      // of a stream, while it is written
   uint64_t seed_ GUARDED_BY(mutex_) = 0;
   std::string resume_token_ GUARDED_BY(mutex_);
   std::vector<int32_t> prompt_ids_ GUARDED_BY(mutex_);  // of the first prompt

@@ -13,6 +13,30 @@ namespace {
 // OpenAI's value for a token that is next to impossible; JSON has no infinity.
 constexpr float kLeastLogprob = -9999.0F;
 
+constexpr char kCompletion[] = "text_completion";
+
+std::string Beginning(const AnswerHead& head, const char* object) {
+  std::string beginning;
+  JsonWriter json(&beginning);
+  json.BeginObject();
+  json.Member("id", head.id);
+  json.Member("object", object);
+  json.Member("created", head.created);
+  json.Member("model", head.model);
+  json.Member("system_fingerprint", head.system_fingerprint);
+  json.Name("choices");
+  json.BeginArray();
+  return beginning;
+}
+
+// Members of every choice. `logprobs`: JSON. `reason` null: it has not finished.
+void WriteEnd(std::string_view logprobs, const char* reason, JsonWriter& json) {
+  json.Name("logprobs");
+  json.Raw(logprobs);
+  json.Name("finish_reason");
+  reason ? json.Value(reason) : json.Null();
+}
+
 double JsonLogprob(float logprob) { return std::max(logprob, kLeastLogprob); }
 
 // Empty for an id that no token has.
@@ -37,53 +61,74 @@ std::string Dump(const OrderedJson& json) {
   return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
-std::string SseEvent(int64_t event_id, const OrderedJson& data) {
-  return absl::StrCat("id: ", event_id, "\ndata: ", Dump(data), "\n\n");
+std::string ChunkBeginning(const AnswerHead& head) {
+  return Beginning(head, head.endpoint == Endpoint::kChat ? "chat.completion.chunk" : kCompletion);
 }
 
-OrderedJson ChunkHead(const AnswerHead& head) {
-  const bool chat = head.endpoint == Endpoint::kChat;
-  return {{"id", head.id},
-          {"object", chat ? "chat.completion.chunk" : "text_completion"},
-          {"created", head.created},
-          {"model", head.model},
-          {"system_fingerprint", head.system_fingerprint},
-          {"choices", OrderedJson::array()}};
+std::string WholeBeginning(const AnswerHead& head) {
+  return Beginning(head, head.endpoint == Endpoint::kChat ? "chat.completion" : kCompletion);
 }
 
-OrderedJson UsageJson(const Usage& usage) {
-  return {{"prompt_tokens", usage.prompt_tokens},
-          {"completion_tokens", usage.completion_tokens},
-          {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
-          {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}}};
+void WriteUsage(const Usage& usage, JsonWriter& json) {
+  json.BeginObject();
+  json.Member("prompt_tokens", usage.prompt_tokens);
+  json.Member("completion_tokens", usage.completion_tokens);
+  json.Member("total_tokens", usage.prompt_tokens + usage.completion_tokens);
+  json.Name("prompt_tokens_details");
+  json.BeginObject();
+  json.Member("cached_tokens", usage.cached_tokens);
+  json.EndObject();
+  json.EndObject();
 }
 
-OrderedJson RoleChoice(int32_t index) {
-  return {{"index", index},
-          {"delta", {{"role", "assistant"}, {"content", ""}}},
-          {"logprobs", nullptr},
-          {"finish_reason", nullptr}};
+void WriteIds(std::string_view name, std::span<const int32_t> ids, JsonWriter& json) {
+  json.Name(name);
+  json.BeginArray();
+  for (const int32_t id : ids) json.Value(id);
+  json.EndArray();
 }
 
-OrderedJson TextChoice(Endpoint endpoint, int32_t index, const std::string& text,
-                       OrderedJson logprobs) {
+void WriteRoleChoice(int32_t index, JsonWriter& json) {
+  json.BeginObject();
+  json.Member("index", index);
+  json.Name("delta");
+  json.Raw(R"({"role":"assistant","content":""})");
+  WriteEnd("null", nullptr, json);
+  json.EndObject();
+}
+
+void WriteTextChoice(Endpoint endpoint, int32_t index, const TextPiece& piece, JsonWriter& json) {
+  json.BeginObject();
+  json.Member("index", index);
   if (endpoint == Endpoint::kChat) {
-    return {{"index", index},
-            {"delta", {{"content", text}}},
-            {"logprobs", std::move(logprobs)},
-            {"finish_reason", nullptr}};
+    json.Name("delta");
+    json.BeginObject();
+    json.Member("content", piece.text);
+    json.EndObject();
+  } else {
+    json.Member("text", piece.text);
   }
-  return {{"index", index},
-          {"text", text},
-          {"logprobs", std::move(logprobs)},
-          {"finish_reason", nullptr}};
+  WriteEnd(piece.logprobs, nullptr, json);
+  if (piece.tokens) {
+    json.Member("token_index", piece.tokens->token_index);
+    WriteIds("token_ids", piece.tokens->ids, json);
+  }
+  json.EndObject();
 }
 
-OrderedJson FinishChoice(Endpoint endpoint, int32_t index, FinishReason reason) {
-  OrderedJson choice = TextChoice(endpoint, index, "", nullptr);
-  if (endpoint == Endpoint::kChat) choice["delta"] = OrderedJson::object();
-  choice["finish_reason"] = FinishReasonName(reason);
-  return choice;
+void WriteFinishChoice(Endpoint endpoint, int32_t index, FinishReason reason, std::string_view stop,
+                       JsonWriter& json) {
+  json.BeginObject();
+  json.Member("index", index);
+  if (endpoint == Endpoint::kChat) {
+    json.Name("delta");
+    json.Raw("{}");
+  } else {
+    json.Member("text", "");
+  }
+  WriteEnd("null", FinishReasonName(reason), json);
+  if (!stop.empty()) json.Member("stop_reason", stop);
+  json.EndObject();
 }
 
 OrderedJson LogprobsJson(Endpoint endpoint, const ChoiceTokens& tokens,
@@ -140,17 +185,25 @@ void MergeLogprobs(Endpoint endpoint, const OrderedJson& more, OrderedJson* all)
   for (const char* name : {"tokens", "token_logprobs", "top_logprobs", "text_offset"}) append(name);
 }
 
-OrderedJson WholeChoiceJson(Endpoint endpoint, int32_t index, const WholeChoice& choice) {
+void WriteWholeChoice(Endpoint endpoint, int32_t index, const WholeChoice& choice, bool with_ids,
+                      JsonWriter& json) {
+  json.BeginObject();
+  json.Member("index", index);
   if (endpoint == Endpoint::kChat) {
-    return {{"index", index},
-            {"message", {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}}},
-            {"logprobs", choice.logprobs},
-            {"finish_reason", FinishReasonName(choice.reason)}};
+    json.Name("message");
+    json.BeginObject();
+    json.Member("role", "assistant");
+    json.Member("content", choice.text);
+    json.Name("refusal");
+    json.Null();
+    json.EndObject();
+  } else {
+    json.Member("text", choice.text);
   }
-  return {{"index", index},
-          {"text", choice.text},
-          {"logprobs", choice.logprobs},
-          {"finish_reason", FinishReasonName(choice.reason)}};
+  WriteEnd(choice.logprobs.is_null() ? "null" : Dump(choice.logprobs),
+           FinishReasonName(choice.reason), json);
+  if (with_ids) WriteIds("token_ids", choice.ids, json);
+  json.EndObject();
 }
 
 namespace {
@@ -175,8 +228,6 @@ http::Response FailureResponse(const absl::Status& status) {
   return response;
 }
 
-OrderedJson FailureJson(const absl::Status& status) {
-  return OrderedJson::parse(http::ErrorBody(ToHttpError(status)));
-}
+std::string FailureBody(const absl::Status& status) { return http::ErrorBody(ToHttpError(status)); }
 
 }  // namespace conclave::gateway

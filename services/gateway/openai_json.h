@@ -5,12 +5,15 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "services/gateway/generation_sink.h"
 #include "services/gateway/openai_fields.h"
+#include "shared/base/json_writer.h"
 #include "shared/http/message.h"
 #include "shared/text/tokenizer.h"
 
@@ -27,21 +30,26 @@ struct AnswerHead {
   std::string system_fingerprint;
 };
 
-// "data: {...}\n\n" with an id line before it.
-std::string SseEvent(int64_t event_id, const OrderedJson& data);
 inline constexpr char kSseDone[] = "data: [DONE]\n\n";
 inline constexpr char kSseHeartbeat[] = ": waiting\n\n";
 
-// A chunk without choices; `usage` is null or the usage object, and left out when the client did
-// not ask for usage.
-OrderedJson ChunkHead(const AnswerHead& head);
-OrderedJson UsageJson(const Usage& usage);
+// How each chunk of a streamed answer begins, or a whole one: up to `"choices":[`.
+std::string ChunkBeginning(const AnswerHead& head);
+std::string WholeBeginning(const AnswerHead& head);
+void WriteUsage(const Usage& usage, JsonWriter& json);
+void WriteIds(std::string_view name, std::span<const int32_t> ids, JsonWriter& json);
 
-// One member of `choices` in a chunk. `reason` null: not finished.
-OrderedJson RoleChoice(int32_t index);
-OrderedJson TextChoice(Endpoint endpoint, int32_t index, const std::string& text,
-                       OrderedJson logprobs);
-OrderedJson FinishChoice(Endpoint endpoint, int32_t index, FinishReason reason);
+// One member of `choices` in a chunk: who speaks, a piece of what is said, the end.
+void WriteRoleChoice(int32_t index, JsonWriter& json);
+struct TextPiece {
+  std::string_view text;
+  std::string_view logprobs = "null";    // JSON
+  const ChoiceTokens* tokens = nullptr;  // its ids are to be shown, too
+};
+void WriteTextChoice(Endpoint endpoint, int32_t index, const TextPiece& piece, JsonWriter& json);
+// `stop`: the stop string that matched, or empty.
+void WriteFinishChoice(Endpoint endpoint, int32_t index, FinishReason reason, std::string_view stop,
+                       JsonWriter& json);
 
 // Log-probabilities of a piece of a choice, in the endpoint's format. `text_offset`: characters of
 // the choice before the piece; moved on.
@@ -57,13 +65,14 @@ struct WholeChoice {
   std::vector<int32_t> ids;
   FinishReason reason = FinishReason::kStop;
 };
-OrderedJson WholeChoiceJson(Endpoint endpoint, int32_t index, const WholeChoice& choice);
+void WriteWholeChoice(Endpoint endpoint, int32_t index, const WholeChoice& choice, bool with_ids,
+                      JsonWriter& json);
 
 std::string Dump(const OrderedJson& json);
 
 // A failure as OpenAI's clients expect it, with Retry-After where it helps.
 http::Response FailureResponse(const absl::Status& status);
-// The same as the data of a stream's event.
-OrderedJson FailureJson(const absl::Status& status);
+// The body alone, as the data of a stream's event.
+std::string FailureBody(const absl::Status& status);
 
 }  // namespace conclave::gateway
