@@ -57,6 +57,7 @@ void PrepareGrpc(Frontend* frontend, GrpcRequest request) {
     return;
   }
   const size_t bytes = request.bytes;
+  std::string tenant = (*principal)->tenant.name;
   std::shared_ptr<text::Interrupt> interrupt = request.interrupt;
   auto run = [frontend, fail, arrival, principal = *principal, request = std::move(request),
               admission = *std::move(admission)](const absl::Status& turn) mutable {
@@ -73,8 +74,10 @@ void PrepareGrpc(Frontend* frontend, GrpcRequest request) {
     run(absl::OkStatus());
     return;
   }
-  frontend->prompts().Run(
-      {.bytes = bytes, .interrupt = std::move(interrupt), .run = std::move(run)});
+  frontend->prompts().Run({.bytes = bytes,
+                           .tenant = std::move(tenant),
+                           .interrupt = std::move(interrupt),
+                           .run = std::move(run)});
 }
 
 }  // namespace conclave::gateway

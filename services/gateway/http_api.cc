@@ -90,7 +90,7 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
       return;
     }
     const auto interrupt = std::make_shared<text::Interrupt>(*deadline);
-    RunInLane(frontend_, exchange, interrupt,
+    RunInLane(frontend_, exchange, tenant, interrupt,
               [self = shared_from_this(), exchange, interrupt, function,
                tenant](const absl::Status& turn) {
                 self->RespondTokenize(exchange, tenant, [&]() -> absl::StatusOr<OrderedJson> {

@@ -114,7 +114,7 @@ http::Server::Rest HttpGenerations::Begin(const std::shared_ptr<Exchange>& excha
 void HttpGenerations::Run(const std::shared_ptr<Exchange>& exchange, Endpoint endpoint) {
   const std::shared_ptr<Job> job = Admit(exchange, endpoint);
   if (!job) return;
-  RunInLane(frontend_, exchange, job->interrupt,
+  RunInLane(frontend_, exchange, job->principal->tenant.name, job->interrupt,
             [self = shared_from_this(), job](const absl::Status& turn) {
               const absl::Status submitted = [&]() -> absl::Status {
                 RETURN_IF_ERROR(turn);
@@ -250,15 +250,17 @@ void HttpGenerations::LogUnknown(const std::vector<std::string>& names, const ch
   }
 }
 
-void RunInLane(Frontend* frontend, const std::shared_ptr<Exchange>& exchange,
+void RunInLane(Frontend* frontend, const std::shared_ptr<Exchange>& exchange, std::string tenant,
                std::shared_ptr<text::Interrupt> interrupt,
                std::function<void(const absl::Status&)> work) {
   const size_t bytes = exchange->request().body.size();
   if (bytes > kShortPromptBytes) {
     exchange->OnClientGone([interrupt] { interrupt->Cancel(); });
   }
-  frontend->prompts().Run(
-      {.bytes = bytes, .interrupt = std::move(interrupt), .run = std::move(work)});
+  frontend->prompts().Run({.bytes = bytes,
+                           .tenant = std::move(tenant),
+                           .interrupt = std::move(interrupt),
+                           .run = std::move(work)});
 }
 
 }  // namespace conclave::gateway

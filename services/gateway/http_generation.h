@@ -49,9 +49,10 @@ class HttpGenerations : public std::enable_shared_from_this<HttpGenerations> {
   std::set<std::string> logged_names_ GUARDED_BY(mutex_);
 };
 
-// Runs `work` when it is the request's turn in the prompt lane, unless its client goes away first.
+// Runs `work` when it is the turn of the request, and of its tenant, in the prompt lane, unless its
+// client goes away first.
 void RunInLane(Frontend* frontend, const std::shared_ptr<http::Exchange>& exchange,
-               std::shared_ptr<text::Interrupt> interrupt,
+               std::string tenant, std::shared_ptr<text::Interrupt> interrupt,
                std::function<void(const absl::Status&)> work);
 
 }  // namespace conclave::gateway

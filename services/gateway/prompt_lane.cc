@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -22,6 +21,8 @@ namespace {
 constexpr int kNice = 5;
 // Encoding takes some 250 bytes a byte of text: from here on it is worth handing them back.
 constexpr size_t kTrimBytes = 128 << 10;
+// A tenant may have so many times as much waiting as is free.
+constexpr size_t kTimesFree = 8;
 
 absl::Status Stopped() { return absl::UnavailableError("the gateway is shutting down"); }
 
@@ -53,7 +54,7 @@ void PromptLane::Run(Work work) {
     MutexLock lock(mutex_);
     if (stopping_) {
       refusal = Stopped();
-    } else if (!waiting_.empty() && waiting_bytes_ + work.bytes > kMaxWaitingPromptBytes) {
+    } else if (!MayWait(work)) {
       refusal = rpc::WithDetails(
           absl::ResourceExhaustedError(
               absl::StrCat("long prompts of ", waiting_bytes_, " bytes wait already; try later")),
@@ -62,8 +63,7 @@ void PromptLane::Run(Work work) {
            .retry_after_ms = 1000,
            .fields = {}});
     } else {
-      waiting_bytes_ += work.bytes;
-      waiting_.push_back(std::move(work));
+      Push(std::move(work));
       changed_.NotifyAll();
       return;
     }
@@ -71,29 +71,67 @@ void PromptLane::Run(Work work) {
   work.run(refusal);
 }
 
+bool PromptLane::MayWait(const Work& work) const {
+  if (waiting_.empty()) return true;
+  if (waiting_bytes_ + work.bytes > kMaxWaitingPromptBytes) return false;
+  const auto found = waiting_.find(work.tenant);
+  const size_t free = kMaxWaitingPromptBytes - waiting_bytes_ - work.bytes;
+  return found == waiting_.end() || found->second.bytes <= kTimesFree * free;
+}
+
+void PromptLane::Push(Work work) {
+  waiting_bytes_ += work.bytes;
+  Queue& queue = waiting_[work.tenant];
+  queue.bytes += work.bytes;
+  queue.work.push_back(std::move(work));
+}
+
+PromptLane::Work PromptLane::Pop() {
+  auto next = waiting_.upper_bound(last_tenant_);
+  if (next == waiting_.end()) next = waiting_.begin();
+  last_tenant_ = next->first;
+  Queue& queue = next->second;
+  Work work = std::move(queue.work.front());
+  queue.work.pop_front();
+  queue.bytes -= work.bytes;
+  waiting_bytes_ -= work.bytes;
+  if (queue.work.empty()) waiting_.erase(next);
+  return work;
+}
+
+std::vector<PromptLane::Work> PromptLane::TakeOut(const std::function<bool(const Work&)>& ends) {
+  std::vector<Work> taken;
+  for (auto& [tenant, queue] : waiting_) {
+    const auto first = std::stable_partition(queue.work.begin(), queue.work.end(),
+                                             [&](const Work& work) { return !ends(work); });
+    for (auto each = first; each != queue.work.end(); ++each) {
+      queue.bytes -= each->bytes;
+      waiting_bytes_ -= each->bytes;
+      taken.push_back(std::move(*each));
+    }
+    queue.work.erase(first, queue.work.end());
+  }
+  std::erase_if(waiting_, [](const auto& entry) { return entry.second.work.empty(); });
+  return taken;
+}
+
 void PromptLane::Sweep() {
   std::vector<Work> vain;
   {
     MutexLock lock(mutex_);
-    const auto first =
-        std::stable_partition(waiting_.begin(), waiting_.end(),
-                              [](const Work& work) { return !work.interrupt->interrupted(); });
-    vain.assign(std::make_move_iterator(first), std::make_move_iterator(waiting_.end()));
-    waiting_.erase(first, waiting_.end());
-    for (const Work& work : vain) waiting_bytes_ -= work.bytes;
+    vain = TakeOut([](const Work& work) { return work.interrupt->interrupted(); });
   }
   for (const Work& work : vain) work.run(WhyInterrupted(*work.interrupt));
 }
 
 void PromptLane::Stop() {
-  std::deque<Work> waiting;
+  std::vector<Work> waiting;
   {
     MutexLock lock(mutex_);
     if (stopping_ && !thread_.joinable()) return;
     stopping_ = true;
     if (running_) running_->Cancel();
-    waiting.swap(waiting_);
-    waiting_bytes_ = 0;
+    waiting = TakeOut([](const Work&) { return true; });
     changed_.NotifyAll();
   }
   thread_.join();
@@ -107,9 +145,7 @@ void PromptLane::Loop() {
       MutexLock lock(mutex_);
       while (waiting_.empty() && !stopping_) changed_.WaitFor(mutex_, std::chrono::seconds(1));
       if (stopping_) return;
-      work = std::move(waiting_.front());
-      waiting_.pop_front();
-      waiting_bytes_ -= work.bytes;
+      work = Pop();
       running_ = work.interrupt;
     }
     work.run(work.interrupt->interrupted() ? WhyInterrupted(*work.interrupt) : absl::OkStatus());

@@ -79,6 +79,24 @@ TEST(PromptLaneTest, RunsShortWorkHereAndLongWorkThereInOrder) {
   EXPECT_NE(last.thread, std::this_thread::get_id());
 }
 
+TEST(PromptLaneTest, TenantsTakeTurns) {
+  PromptLane lane;
+  Blocker blocker(&lane);
+  std::string order;
+  Waiting last(kLong);
+  last.work.tenant = "c";
+  for (const char* const name : {"a", "a", "a", "b", "c", "b"}) {
+    lane.Run({.bytes = kLong,
+              .tenant = name,
+              .interrupt = std::make_shared<text::Interrupt>(),
+              .run = [&order, name](const absl::Status&) { order += name; }});
+  }
+  lane.Run(last.work);
+  blocker.Release();
+  EXPECT_TRUE(last.Outcome().ok());
+  EXPECT_EQ(order.substr(0, 5), "abcab");
+}
+
 TEST(PromptLaneTest, EndsWhatWaitsInVainWhileALongTextRuns) {
   PromptLane lane;
   Blocker blocker(&lane);
@@ -108,7 +126,12 @@ TEST(PromptLaneTest, RefusesWhenTooMuchWaits) {
   PromptLane lane;
   Blocker blocker(&lane);
   Waiting first(kMaxWaitingPromptBytes - kLong), fits(kLong), refused(kLong);
+  first.work.tenant = "loud";
   lane.Run(first.work);
+  Waiting more(kLong);
+  more.work.tenant = "loud";
+  lane.Run(more.work);
+  EXPECT_TRUE(absl::IsResourceExhausted(more.Outcome())) << "what is free is for others";
   lane.Run(fits.work);
   lane.Run(refused.work);
   EXPECT_TRUE(absl::IsResourceExhausted(refused.Outcome()));
