@@ -26,6 +26,7 @@ struct Heard {
   std::optional<TimePoint> first_token;
   CacheStatus cache = CacheStatus::kNone;
   int64_t engine_us = 0;
+  int ends = 0;  // how often it heard of its end
 };
 
 class HearingSink final : public GenerationSink {
@@ -45,10 +46,14 @@ class HearingSink final : public GenerationSink {
     heard_->finished.push_back(finished.reason);
   }
   void OnDone(const Usage& usage) override {
+    ++heard_->ends;
     heard_->done = true;
     heard_->engine_us = usage.engine_us;
   }
-  void OnFailed(const absl::Status& status) override { heard_->failed = status; }
+  void OnFailed(const absl::Status& status) override {
+    ++heard_->ends;
+    heard_->failed = status;
+  }
 
  private:
   const std::shared_ptr<Heard> heard_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,20 @@ class SimulatedEngine {
                                     .max_running = max_running,
                                     .kv_tokens = kv_tokens};
     engines->Bind(TimePoint(), Duration(0));
+  }
+
+  // Its stream breaks: nothing runs any more.
+  void Lose() { running_.clear(); }
+  // It drains: one that has not begun is given back.
+  std::optional<SequenceEvent> Refuse() {
+    for (const auto& [id, sequence] : running_) {
+      if (sequence.given > 0) continue;
+      const SequenceEvent refusal{
+          id, SequenceFailed{.status = absl::UnavailableError("draining"), .refused = true}};
+      running_.erase(id);
+      return refusal;
+    }
+    return std::nullopt;
   }
 
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
