@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "shared/base/utf8.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::gateway {
@@ -43,6 +44,17 @@ double JsonLogprob(float logprob) { return std::max(logprob, kLeastLogprob); }
 std::string TokenBytes(const text::Tokenizer& tokenizer, int32_t id) {
   absl::StatusOr<std::string> bytes = tokenizer.TokenBytes(id);
   return bytes.ok() ? *std::move(bytes) : std::string();
+}
+
+// As OpenAI's completions name a token: one that is no text of its own by its bytes, for otherwise
+// many would have one name.
+std::string CompletionToken(const std::string& bytes) {
+  if (!FirstInvalidUtf8(bytes)) return bytes;
+  std::string name = "bytes:";
+  for (const char c : bytes) {
+    name += absl::StrCat("\\x", absl::Hex(static_cast<uint8_t>(c), absl::kZeroPad2));
+  }
+  return name;
 }
 
 OrderedJson ChatLogprob(const std::string& bytes, float logprob) {
@@ -153,11 +165,12 @@ OrderedJson LogprobsJson(Endpoint endpoint, const ChoiceTokens& tokens,
   OrderedJson offsets = OrderedJson::array();
   for (size_t i = 0; i < tokens.logprobs.size(); ++i) {
     const std::string bytes = TokenBytes(tokenizer, tokens.ids[i]);
-    names.push_back(bytes);
+    names.push_back(CompletionToken(bytes));
     values.push_back(JsonLogprob(tokens.logprobs[i].chosen));
     OrderedJson top = OrderedJson::object();
     for (const auto& [id, logprob] : tokens.logprobs[i].top) {
-      top[TokenBytes(tokenizer, id)] = JsonLogprob(logprob);
+      // Two tokens may have one text: the likelier one comes first and stays.
+      top.emplace(CompletionToken(TokenBytes(tokenizer, id)), JsonLogprob(logprob));
     }
     tops.push_back(std::move(top));
     offsets.push_back(*text_offset);

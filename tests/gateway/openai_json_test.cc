@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
+#include "services/gateway/text_model.h"
+
 namespace conclave::gateway {
 namespace {
 
@@ -121,6 +123,30 @@ TEST(OpenAiJsonTest, WritesUsage) {
   WriteUsage({.prompt_tokens = 9, .completion_tokens = 11, .cached_tokens = 4}, writer);
   EXPECT_EQ(json, R"({"prompt_tokens":9,"completion_tokens":11,"total_tokens":20,)"
                   R"("prompt_tokens_details":{"cached_tokens":4}})");
+}
+
+TEST(OpenAiJsonTest, TokensThatAreNoTextKeepNamesOfTheirOwn) {
+  const auto model = TextModel::Load(CONCLAVE_SOURCE_DIR "/models/tales", "tales");
+  ASSERT_TRUE(model.ok()) << model.status();
+  const text::Tokenizer& tokenizer = *(*model)->tokenizer();
+  std::vector<int32_t> ids;  // of single bytes that begin a character
+  for (int32_t id = 0; id < 4096 && ids.size() < 3; ++id) {
+    const auto bytes = tokenizer.TokenBytes(id);
+    if (bytes.ok() && bytes->size() == 1 && static_cast<uint8_t>((*bytes)[0]) >= 0xC2)
+      ids.push_back(id);
+  }
+  ASSERT_EQ(ids.size(), 3U);
+  PositionLogprobs position{.chosen = -1, .top = {}};
+  for (const int32_t id : ids) position.top.emplace_back(id, -1.0f);
+  int64_t offset = 0;
+  const ChoiceTokens tokens{
+      .choice_index = 0, .token_index = 0, .ids = {ids[0]}, .text = "", .logprobs = {position}};
+  const OrderedJson json = LogprobsJson(Endpoint::kCompletions, tokens, tokenizer, &offset);
+  ASSERT_EQ(json["top_logprobs"][0].size(), 3U);
+  const std::string name = json["tokens"][0];
+  EXPECT_EQ(name.substr(0, 8), "bytes:\\x");
+  EXPECT_EQ(name.size(), 10U);
+  EXPECT_TRUE(json["top_logprobs"][0].contains(name));
 }
 
 RC_GTEST_PROP(OpenAiJsonTest, AnyTextComesBackAsItWas, ()) {
