@@ -20,8 +20,11 @@ namespace {
 // In this file co_await never stands to the right of && or ||: GCC 12 awaits there whatever the
 // left side is.
 
-constexpr size_t kMaxReadAhead = 64
-                                 << 10;  // pipelined requests that may wait while one is answered
+// Pipelined requests that may wait while one is answered.
+constexpr size_t kMaxReadAhead = 64 << 10;
+// Of one read. What a stranger has sent is not taken in before the head says whether it is wanted.
+constexpr size_t kReadBytes = 4 << 10;
+constexpr size_t kReadBodyBytes = 16 << 10;
 constexpr auto kLinger = std::chrono::seconds(1);
 using QuickAcknowledgement = asio::detail::socket_option::boolean<IPPROTO_TCP, TCP_QUICKACK>;
 
@@ -99,7 +102,8 @@ asio::awaitable<void> Connection::ReadLoop() {
       co_await input_room_timer_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
       continue;
     }
-    error_code error = co_await transport_.Read(&input_);
+    const size_t most_bytes = reading_body_ ? kReadBodyBytes : kReadBytes;
+    error_code error = co_await transport_.Read(most_bytes, &input_);
     if (error) {
       input_ended_ = true;
       if (outgoing_) outgoing_->ClientGone();
@@ -125,7 +129,7 @@ asio::awaitable<void> Connection::Run() {
 
 asio::awaitable<void> Connection::Linger() {
   discard_input_ = true;
-  input_.clear();
+  std::string().swap(input_);
   input_room_timer_.cancel();
   const TimePoint deadline = std::chrono::steady_clock::now() + kLinger;
   CloseIn(kLinger);
@@ -182,7 +186,9 @@ asio::awaitable<bool> Connection::ServeOne() {
     if (!co_await Write("HTTP/1.1 100 Continue\r\n\r\n")) co_return false;
   }
   const TimePoint body_deadline = std::chrono::steady_clock::now() + options.body_timeout;
+  reading_body_ = true;
   const bool arrived = co_await Parse(parser, /*whole=*/true, body_deadline, &failure);
+  reading_body_ = false;
   body_room_.reset();
   if (!arrived) {
     // What came is of no use any more, and writing may take its time.

@@ -95,6 +95,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::string input_;         // read and not yet parsed
   bool input_ended_ = false;  // the client closed its side, or the socket failed
   bool discard_input_ = false;
+  bool reading_body_ = false;             // of a request that is not refused so far
   boost::asio::steady_timer wake_timer_;  // never fires: cancelled to wake
   boost::asio::steady_timer deadline_timer_;
   TimePoint deadline_ = TimePoint::max();      // of the wait, if there is one

@@ -50,21 +50,22 @@ asio::awaitable<Transport::Error> Transport::Handshake() {
   co_return co_await Drive([](SSL* tls) { return SSL_accept(tls); });
 }
 
-asio::awaitable<Transport::Error> Transport::Read(std::string* input) {
+asio::awaitable<Transport::Error> Transport::Read(size_t most_bytes, std::string* input) {
   Error error;
   // What OpenSSL has read and not given out makes no socket readable.
   if (!tls_ || SSL_pending(tls_.get()) == 0) error = co_await WaitReadable();
   if (error) co_return error;
   if (!socket_.is_open()) co_return asio::error::operation_aborted;
   auto& room = SharedRoom();
+  most_bytes = std::min(most_bytes, room.size());
   if (!tls_) {
-    const size_t count = socket_.read_some(asio::buffer(room), error);
+    const size_t count = socket_.read_some(asio::buffer(room.data(), most_bytes), error);
     if (error == asio::error::would_block) co_return Error();
     input->append(room.data(), count);
     co_return error;
   }
   ERR_clear_error();
-  const int count = SSL_read(tls_.get(), room.data(), static_cast<int>(room.size()));
+  const int count = SSL_read(tls_.get(), room.data(), static_cast<int>(most_bytes));
   switch (After(count, &error)) {
     case Next::kDone:
       input->append(room.data(), static_cast<size_t>(count));

@@ -30,8 +30,9 @@ class Transport {
   boost::asio::awaitable<Error> WaitReadable();
   // Over TLS, before anything else.
   boost::asio::awaitable<Error> Handshake();
-  // Appends what there is to `input`, perhaps nothing; nothing on an error.
-  boost::asio::awaitable<Error> Read(std::string* input);
+  // Appends what there is to `input`, at most `most_bytes` and perhaps nothing; nothing on an
+  // error.
+  boost::asio::awaitable<Error> Read(size_t most_bytes, std::string* input);
   // Writes what the peer takes at once: how much, or an error.
   size_t WriteSome(std::string_view bytes, Error* error);
   // Writes all of it.
