@@ -9,8 +9,12 @@ HitMetrics::HitMetrics(metrics::Registry* registry)
       prompt_tokens_(registry->GetCounter("conclave_prompt_tokens_total")),
       generated_tokens_(registry->GetCounter("conclave_generated_tokens_total")),
       hits_(registry->GetCounter("conclave_cache_requests_total",
-                                 {{"result", CacheStatusName(CacheStatus::kHit)}})),
-      seconds_(registry->GetHistogram("conclave_request_seconds")) {}
+                                 {{"result", CacheStatusName(CacheStatus::kHit)}})) {
+  for (const QosClass qos : kQosClasses) {
+    seconds_[IndexOf(qos)] =
+        &registry->GetHistogram("conclave_request_seconds", {{"class", QosClassName(qos)}});
+  }
+}
 
 HitMetrics::Handles HitMetrics::Find(const RequestRecord& record) {
   std::string name = record.tenant;
@@ -37,7 +41,8 @@ void HitMetrics::Count(const RequestRecord& record, int64_t completion_tokens, T
   prompt_tokens_.Increment(static_cast<double>(record.prompt_tokens));
   generated_tokens_.Increment(static_cast<double>(completion_tokens));
   hits_.Increment();
-  seconds_.Observe(std::chrono::duration<double>(now - record.arrival).count());
+  seconds_[IndexOf(record.qos)]->Observe(
+      std::chrono::duration<double>(now - record.arrival).count());
 }
 
 }  // namespace conclave::gateway

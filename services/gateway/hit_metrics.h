@@ -11,6 +11,7 @@
 #include "services/gateway/request_record.h"
 #include "shared/base/clock.h"
 #include "shared/base/mutex.h"
+#include "shared/base/qos_class.h"
 #include "shared/metrics/registry.h"
 
 namespace conclave::gateway {
@@ -36,7 +37,7 @@ class HitMetrics {
   metrics::Counter& prompt_tokens_;
   metrics::Counter& generated_tokens_;
   metrics::Counter& hits_;
-  metrics::Histogram& seconds_;
+  PerClass<metrics::Histogram*> seconds_;
   Mutex mutex_;
   std::map<std::string, Handles> handles_ GUARDED_BY(mutex_);  // by tenant, a line feed, API
 };

@@ -13,7 +13,6 @@ double Seconds(Duration duration) { return std::chrono::duration<double>(duratio
 RequestMetrics::RequestMetrics(metrics::Registry* registry)
     : prompt_tokens(registry->GetCounter("conclave_prompt_tokens_total")),
       generated_tokens(registry->GetCounter("conclave_generated_tokens_total")),
-      time_to_first_token_seconds(registry->GetHistogram("conclave_time_to_first_token_seconds")),
       registry_(*registry),
       time_per_output_token_seconds_(
           registry->GetHistogram("conclave_time_per_output_token_seconds")) {
@@ -21,6 +20,8 @@ RequestMetrics::RequestMetrics(metrics::Registry* registry)
     const metrics::Labels labels = {{"class", QosClassName(qos)}};
     of_class_[IndexOf(qos)] = {
         .wait_seconds = &registry->GetHistogram("conclave_gateway_queue_wait_seconds", labels),
+        .first_token_seconds =
+            &registry->GetHistogram("conclave_time_to_first_token_seconds", labels),
         .requests = &registry->GetGauge("conclave_gateway_queue_requests", labels),
         .tokens = &registry->GetGauge("conclave_gateway_queue_tokens", labels),
         .oldest_seconds = &registry->GetGauge("conclave_gateway_queue_oldest_seconds", labels)};
@@ -29,6 +30,10 @@ RequestMetrics::RequestMetrics(metrics::Registry* registry)
 
 void RequestMetrics::Waited(QosClass qos, Duration waited) {
   of_class_[IndexOf(qos)].wait_seconds->Observe(Seconds(waited));
+}
+
+void RequestMetrics::FirstToken(QosClass qos, Duration took) {
+  of_class_[IndexOf(qos)].first_token_seconds->Observe(Seconds(took));
 }
 
 void RequestMetrics::Ended(const RunningRequest& request) {

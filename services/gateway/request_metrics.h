@@ -17,10 +17,11 @@ class RequestMetrics {
 
   metrics::Counter& prompt_tokens;
   metrics::Counter& generated_tokens;
-  metrics::Histogram& time_to_first_token_seconds;
 
   // A request has been given to an engine after so long in the queue.
   void Waited(QosClass qos, Duration waited);
+  // Its first token came so long after its arrival.
+  void FirstToken(QosClass qos, Duration took);
   // A request that an engine worked on is over.
   void Ended(const RunningRequest& request);
   // What waits now.
@@ -29,6 +30,7 @@ class RequestMetrics {
  private:
   struct OfClass {
     metrics::Histogram* wait_seconds;
+    metrics::Histogram* first_token_seconds;
     metrics::Gauge* requests;
     metrics::Gauge* tokens;
     metrics::Gauge* oldest_seconds;

@@ -59,7 +59,7 @@ void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const a
                int64_t completion_tokens, const std::string& engine, TimePoint now) {
   CountRequest(registry, record.api, record.tenant, status);
   CountTokens(registry, record, completion_tokens);
-  registry.GetHistogram("conclave_request_seconds")
+  registry.GetHistogram("conclave_request_seconds", {{"class", QosClassName(record.qos)}})
       .Observe(std::chrono::duration<double>(now - record.arrival).count());
   if (record.cache != CacheStatus::kNone) {
     registry
@@ -106,7 +106,11 @@ void DeclareCounters(metrics::Registry& registry) {
     registry.GetCounter("conclave_cache_requests_total", {{"result", CacheStatusName(cache)}});
   }
   for (const QosClass qos : kQosClasses) {
-    registry.GetHistogram("conclave_gateway_queue_wait_seconds", {{"class", QosClassName(qos)}});
+    for (const char* const histogram :
+         {"conclave_gateway_queue_wait_seconds", "conclave_time_to_first_token_seconds",
+          "conclave_request_seconds"}) {
+      registry.GetHistogram(histogram, {{"class", QosClassName(qos)}});
+    }
   }
   for (const char* const code : {"OK", "RESOURCE_EXHAUSTED"}) {
     registry.GetCounter("conclave_tenant_requests_total", {{"tenant", kNoTenant}, {"code", code}});
@@ -114,8 +118,6 @@ void DeclareCounters(metrics::Registry& registry) {
   for (const char* const kind : {kPromptTokens, kGeneratedTokens, kCachedTokens}) {
     registry.GetCounter("conclave_tenant_tokens_total", {{"tenant", kNoTenant}, {"kind", kind}});
   }
-  registry.GetHistogram("conclave_request_seconds");
-  registry.GetHistogram("conclave_time_to_first_token_seconds");
 }
 
 void CountRequest(metrics::Registry& registry, const std::string& api, const std::string& tenant,

@@ -293,7 +293,7 @@ void RequestScheduler::OnEvent(const SequenceEvent& event) {
       if (first) {
         estimate_.FirstToken(now - run.started);
         estimate_.Computed(static_cast<double>(request.generation().prompt_ids.size()));
-        metrics_.time_to_first_token_seconds.Observe(Seconds(now - request.generation().arrival));
+        metrics_.FirstToken(request.generation().qos, now - request.generation().arrival);
       }
     }
     Apply(key, actions, absl::OkStatus());

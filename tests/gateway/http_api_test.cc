@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "absl/strings/str_cat.h"
 #include "tests/gateway/http_api_fixture.h"
 
 namespace conclave::gateway {
@@ -299,14 +300,23 @@ TEST_F(HttpApiTest, CountsWhatItDoes) {
   Start();
   rig_->Post(kChat, Chat());
   rig_->Post(kChat, Chat({{"n", 0}}));
+  rig_->Post(kChat, Chat({{"qos", "batch"}, {"seed", 2}}));
   EXPECT_TRUE(GatewayRig::WaitFor([this] { return rig_->frontend().num_running() == 0; }));
   const std::string metrics = rig_->registry.Expose();
-  EXPECT_NE(metrics.find(R"(conclave_requests_total{api="chat",code="OK"} 1)"), std::string::npos)
+  EXPECT_NE(metrics.find(R"(conclave_requests_total{api="chat",code="OK"} 2)"), std::string::npos)
       << metrics;
   EXPECT_NE(metrics.find(R"(conclave_requests_total{api="chat",code="INVALID_ARGUMENT"} 1)"),
             std::string::npos);
-  EXPECT_NE(metrics.find("conclave_time_to_first_token_seconds_count 1"), std::string::npos);
-  EXPECT_NE(metrics.find(R"(conclave_finished_choices_total{reason="stop"} 1)"), std::string::npos);
+  for (const char* const histogram :
+       {"conclave_time_to_first_token_seconds", "conclave_request_seconds"}) {
+    for (const auto& [qos, count] : {std::pair{"interactive", 1}, {"batch", 1}, {"realtime", 0}}) {
+      EXPECT_NE(metrics.find(absl::StrCat(histogram, "_count{class=\"", qos, "\"} ", count, "\n")),
+                std::string::npos)
+          << histogram << ' ' << qos << '\n'
+          << metrics;
+    }
+  }
+  EXPECT_NE(metrics.find(R"(conclave_finished_choices_total{reason="stop"} 2)"), std::string::npos);
 }
 
 }  // namespace

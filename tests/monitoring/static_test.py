@@ -111,6 +111,29 @@ class QueriesTest(unittest.TestCase):
                     self.assertTrue(counts or catalogue[metric][0] == "gauge")
 
 
+class ScalingTest(unittest.TestCase):
+    """Autoscalers of both kinds ask for the same."""
+
+    def test_both_have_the_same_metrics(self):
+        self.assertEqual({rule["name"]["as"] for rule in rules.load(rules.ADAPTER)["rules"]}, set(rules.load(rules.SCALING)))
+
+    def test_totals_of_gateways_are_sums_over_the_pods(self):
+        scaling = rules.load(rules.SCALING)
+        for rule in rules.load(rules.ADAPTER)["rules"]:
+            name = rule["name"]["as"]
+            if name.startswith("conclave_gateway_"):
+                per_pod = rules.adapter_query(rule, "pod", [], "__NAMESPACE__").replace(',pod=""', "")
+                with self.subTest(metric=name):
+                    self.assertEqual(promql.tokens(scaling[name]), promql.tokens(f"sum({per_pod})"))
+
+    def test_times_are_of_urgent_requests_alone(self):
+        asked = [query for where, query in rules.every_query() if where.startswith(("alert", "record", "adapter", "scaling"))]
+        times = [query for query in asked if re.search(r"conclave_(time_to_first_token|request)_seconds_bucket", query)]
+        self.assertGreater(len(times), 10)
+        for query in times:
+            self.assertIn('class=~"realtime|interactive"', query)
+
+
 class DashboardsTest(unittest.TestCase):
     def test_are_what_the_generator_writes(self):
         sys.path.insert(0, str(rules.SOURCE / "tools" / "dashboards"))

@@ -39,11 +39,14 @@ def queues():
 
 def answers():
     return [
-        graph("Time to the first token", "From a request's arrival, of requests that an engine answers.", "s",
-              quantiles("conclave_time_to_first_token_seconds", OF)),
+        graph("Time to the first token, by class", "99th percentile from a request's arrival, of requests that an engine answers.", "s",
+              quantiles("conclave_time_to_first_token_seconds", OF, "class", (0.99,))),
         graph("Time per output token", "Mean time between the tokens of one choice after its first.", "s",
               quantiles("conclave_time_per_output_token_seconds", OF)),
-        graph("Time of whole requests, by gateway", "Mean from arrival to end.", "s", {mean("conclave_request_seconds", OF, "pod"): "{{pod}}"}),
+        graph("Time of whole requests, by gateway", "Mean from arrival to end.", "s", {mean("conclave_request_seconds", OF, "pod"): "{{pod}}"},
+              width=4),
+        graph("Time of whole requests, by class", "99th percentile from arrival to end.", "s",
+              quantiles("conclave_request_seconds", OF, "class", (0.99,)), width=4),
     ]
 
 

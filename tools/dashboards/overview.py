@@ -3,6 +3,7 @@
 from style import dashboard, graph, number, quantiles, table
 
 NS = 'namespace="$namespace"'
+URGENT = NS + ',class=~"realtime|interactive"'
 FAILED = 'code=~"INTERNAL|UNKNOWN|DATA_LOSS|UNAVAILABLE|DEADLINE_EXCEEDED"'
 
 
@@ -12,7 +13,7 @@ def objectives():
                "The objective is 99.9 % over 30 days.", "percentunit", f"1 - conclave:requests_failed:ratio_rate3d{{{NS}}}",
                [("red", None), ("orange", 0.999), ("green", 0.9995)], decimals=3),
         number("First tokens within 1 s, 3 days", "Share of the first tokens of the last three days that came within 1 s of the "
-               "request. The objective is 99 %.", "percentunit", f"1 - conclave:first_tokens_late:ratio_rate3d{{{NS}}}",
+               "request, of realtime and interactive ones. The objective is 99 %.", "percentunit", f"1 - conclave:first_tokens_late:ratio_rate3d{{{NS}}}",
                [("red", None), ("orange", 0.99), ("green", 0.995)], decimals=2),
         graph("Error budget: burn rate of failures", "How many times faster than the objective allows the budget for failed requests "
               "is spent: at 1 it lasts exactly 30 days. Alerts: 14.4 over 1 h and 5 min, 6 over 6 h and 30 min, 3 over 1 d and 2 h, "
@@ -31,10 +32,10 @@ def traffic():
               "of reach or limit reached.", "reqps", {f"sum by (code) (rate(conclave_requests_total{{{NS}}}{rate}))": "{{code}}"}),
         graph("Failed requests", "Share of the requests that the service failed; what it refused or clients ended is not counted.",
               "percentunit", {f"sum(rate(conclave_requests_total{{{NS},{FAILED}}}{rate})) / sum(rate(conclave_requests_total{{{NS}}}{rate}))": "failed"}),
-        graph("Time of whole requests", "From a request's arrival to its end, kept answers included.", "s",
-              quantiles("conclave_request_seconds", NS)),
-        graph("Time to the first token", "Of requests that an engine answers.", "s",
-              quantiles("conclave_time_to_first_token_seconds", NS)),
+        graph("Time of whole requests", "From the arrival of a realtime or interactive request to its end, kept answers included.", "s",
+              quantiles("conclave_request_seconds", URGENT)),
+        graph("Time to the first token", "Of realtime and interactive requests that an engine answers; Gateways has all classes.", "s",
+              quantiles("conclave_time_to_first_token_seconds", URGENT)),
         graph("Time per output token", "Mean time between the tokens of one choice after its first.", "s",
               quantiles("conclave_time_per_output_token_seconds", NS)),
         graph("Tokens", "Tokens of accepted prompts, and tokens sent to clients.", "short",

@@ -32,8 +32,10 @@ total (so much a pod), level (a share or a time, the mean over the pods), or nam
 - {metric: conclave_expert_queue_ms, target: {{ $targets.queueMs }}, of: level}
 - {metric: conclave_expert_rows_per_second, target: {{ $targets.rowsPerSecond }}, of: total}
 {{- end }}
-- {metric: conclave_first_token_p95_seconds, target: {{ $targets.firstTokenP95Seconds }}, of: namespace}
-- {metric: conclave_request_p99_seconds, target: {{ $targets.requestP99Seconds }}, of: namespace}
+- {metric: conclave_first_token_p99_seconds, target: {{ $targets.firstTokenP99Seconds }}, of: namespace}
+{{- with $targets.requestP99Seconds }}
+- {metric: conclave_request_p99_seconds, target: {{ . }}, of: namespace}
+{{- end }}
 {{- end }}
 
 {{/* How fast it goes up and down: autoscaling/v2's behavior. */}}
