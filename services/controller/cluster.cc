@@ -201,6 +201,7 @@ void Cluster::Lose(Member& member, const std::string& why) {
   const size_t owned = NumOwned(report);
   const char* what = report.leaving ? " experts are without a worker" : " experts wait for it";
   Tell(report.name, absl::StrCat(why, owned == 0 ? "" : absl::StrCat("; ", owned, what)));
+      ForgetLetGo(it->first);
   // Nobody waits for one that said that it goes.
   if (report.leaving && owned > 0) MarkReplan(report.status.model->fingerprint);
 }

@@ -94,6 +94,8 @@ class Cluster {
   // Members of the kind lost since the start because their leases ran out.
   int64_t num_lease_expirations(placement::MemberKind kind) const;
   std::vector<MemberRow> members() const;               // ascending by name; lost ones for a while
+  // Experts that members have been told to release and may still have, over all models.
+  size_t num_let_go() const;
   std::vector<ClusterEvent> events(size_t last) const;  // oldest first; 0: all
 
  private:
@@ -151,6 +153,8 @@ class Cluster {
   bool AllEnginesHaveSeen(const std::string& fingerprint, placement::Epoch epoch) const;
   void Tell(const std::string& member, std::string text);
 
+  // Of a member that is gone, or another process by now.
+  void ForgetLetGo(const std::string& member);
   const Options options_;
   const Clock* const clock_;
   const TimePoint started_at_;

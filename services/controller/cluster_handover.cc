@@ -66,13 +66,25 @@ ExpertKeys Cluster::KeptBy(const Model& model, const Member& worker) const {
 }
 
 void Cluster::SettleLetGo(const Report& worker, bool is_new) {
+  if (is_new) ForgetLetGo(worker.name);
   if (worker.kind != MemberKind::kExpert || !worker.status.model) return;
   // Gone, or wanted again by a topology that the worker has applied: what it reports then it keeps.
   std::erase_if(models_[worker.status.model->fingerprint].let_go, [&](const auto& entry) {
     return entry.first.second == worker.name &&
-           (is_new || !worker.status.holds.contains(entry.first.first) ||
-            worker.seen_epoch > entry.second);
+           (!worker.status.holds.contains(entry.first.first) || worker.seen_epoch > entry.second);
   });
+}
+
+void Cluster::ForgetLetGo(const std::string& member) {
+  for (auto& [fingerprint, model] : models_) {
+    std::erase_if(model.let_go, [&](const auto& entry) { return entry.first.second == member; });
+  }
+}
+
+size_t Cluster::num_let_go() const {
+  size_t count = 0;
+  for (const auto& [fingerprint, model] : models_) count += model.let_go.size();
+  return count;
 }
 
 void Cluster::NoteLetGo(Model& model, const ModelTopology& published, placement::Epoch epoch) {

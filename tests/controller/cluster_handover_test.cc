@@ -268,6 +268,35 @@ TEST_F(ClusterHandoverTest, WhatIsBeingReleasedIsNotServed) {
   EXPECT_EQ(cluster_.HandoverOf("expert-1"), Handover::kDone);
 }
 
+TEST_F(ClusterHandoverTest, WhatAWorkerWasToldToReleaseIsForgottenWhenItIsGone) {
+  Start({&first_});
+  Send(second_);
+  Pass(milliseconds(400), {&engine_, &first_, &second_});
+  Obey(second_);
+  Acknowledge();
+  ASSERT_EQ(cluster_.num_let_go(), 4u);  // the first one has not reported since
+  Pass(seconds(2), {&engine_, &second_});
+  EXPECT_EQ(cluster_.num_let_go(), 4u);
+  Pass(seconds(70), {&engine_, &second_});
+  ASSERT_EQ(cluster_.members().size(), 2u);
+  EXPECT_EQ(cluster_.num_let_go(), 0u);
+}
+
+TEST_F(ClusterHandoverTest, WhatAWorkerWasToldToReleaseIsForgottenWhenItsNameServesAnotherModel) {
+  Start({&first_});
+  Send(second_);
+  Pass(milliseconds(400), {&engine_, &first_, &second_});
+  Obey(second_);
+  Acknowledge();
+  ASSERT_EQ(cluster_.num_let_go(), 4u);
+  cluster_.OnDisconnected("expert-0", first_.incarnation);
+  Report again = MakeReport("expert-0", MemberKind::kExpert);
+  again.incarnation = "expert-0-second";
+  again.status.model->fingerprint = std::string(64, 'b');
+  Send(again);
+  EXPECT_EQ(cluster_.num_let_go(), 0u);
+}
+
 // One that drains releases nothing: should who took over die, it serves again.
 TEST_F(ClusterHandoverTest, AWorkerThatHasHandedOverServesAgainWhenTheTakerDies) {
   Start({&first_, &second_});
