@@ -71,6 +71,7 @@ TimePoint Cluster::Now() const {
 
 void Cluster::Tell(const std::string& member, std::string text) {
   events_.push_back({UnixMs(), member, std::move(text)});
+  ++num_events_;
   if (events_.size() > options_.max_events) events_.pop_front();
 }
 
@@ -136,7 +137,6 @@ absl::Status Cluster::OnReport(Report report) {
   }
   if (now.kind == MemberKind::kExpert && now.status.model && now.status.model != model_before) {
     MarkReplan(now.status.model->fingerprint);
-    TellOfOtherCheckpoint(now);
   }
   if (now.status.state != state_before && now.kind == MemberKind::kExpert && now.status.model &&
       (now.status.state == MemberState::kDraining || state_before == MemberState::kDraining)) {
@@ -152,22 +152,6 @@ absl::Status Cluster::OnReport(Report report) {
   if (now.leaving) Lose(member, "left");
   Publish();
   return absl::OkStatus();
-}
-
-void Cluster::TellOfOtherCheckpoint(const Report& worker) {
-  const std::string& mine = worker.status.model->fingerprint;
-  const Report* other = nullptr;
-  for (const auto& [name, member] : members_) {
-    const Report& report = member.report;
-    if (!member.live || report.kind != MemberKind::kEngine || !report.status.model) continue;
-    if (report.status.model->fingerprint == mine) return;
-    other = &report;
-  }
-  if (other == nullptr) return;
-  Tell(worker.name,
-       absl::StrCat("serves fingerprint ", mine.substr(0, 12), ", but ", other->name, " serves ",
-                    other->status.model->fingerprint.substr(0, 12),
-                    ": it gets no work until an engine serves the same checkpoint and numerics"));
 }
 
 void Cluster::AdoptOwners(const Report& report) {
@@ -201,7 +185,6 @@ void Cluster::Lose(Member& member, const std::string& why) {
   const size_t owned = NumOwned(report);
   const char* what = report.leaving ? " experts are without a worker" : " experts wait for it";
   Tell(report.name, absl::StrCat(why, owned == 0 ? "" : absl::StrCat("; ", owned, what)));
-      ForgetLetGo(it->first);
   // Nobody waits for one that said that it goes.
   if (report.leaving && owned > 0) MarkReplan(report.status.model->fingerprint);
 }
@@ -218,6 +201,7 @@ void Cluster::Tick() {
       ++lease_expirations_[member.report.kind];
     }
     if (!member.live && now - member.last_report > options_.remember) {
+      ForgetLetGo(it->first);
       it = members_.erase(it);
     } else {
       ++it;
@@ -369,6 +353,7 @@ void Cluster::Publish() {
       NoteLetGo(models_[model.model.fingerprint], model, next);
   }
   TellHandovers();
+  FindIdle();
 }
 
 placement::ClusterView Cluster::view() const {

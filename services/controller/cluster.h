@@ -90,13 +90,17 @@ class Cluster {
   placement::ClusterView view() const;
   // How far the experts of a worker that drains are handed over; kNone for all other members.
   placement::Handover HandoverOf(const std::string& name) const;
+  // Why a live worker is given no experts: it has another checkpoint than the engines'. Empty for
+  // others.
+  const std::string& WhyIdle(const std::string& name) const;
   size_t num_missing_experts() const;  // that no live worker serves, over all models
+  // Experts that members have been told to release and may still have, over all models.
+  size_t num_let_go() const;
   // Members of the kind lost since the start because their leases ran out.
   int64_t num_lease_expirations(placement::MemberKind kind) const;
   std::vector<MemberRow> members() const;               // ascending by name; lost ones for a while
-  // Experts that members have been told to release and may still have, over all models.
-  size_t num_let_go() const;
   std::vector<ClusterEvent> events(size_t last) const;  // oldest first; 0: all
+  uint64_t num_events() const { return num_events_; }   // ever; `events` forgets old ones
 
  private:
   struct Member {
@@ -105,6 +109,7 @@ class Cluster {
     bool live = false;
     bool connected = false;
     placement::Handover handover_told = placement::Handover::kNone;
+    std::string why_idle;
   };
   struct Model {
     placement::ModelIdentity identity;
@@ -125,7 +130,6 @@ class Cluster {
   TimePoint Now() const;
   void Lose(Member& member, const std::string& why);
   void AdoptOwners(const Report& report);
-  void TellOfOtherCheckpoint(const Report& worker);
   void MarkReplan(const std::string& fingerprint);
   // Whether workers of this model are given work: an engine serves it, or none has said yet what it
   // serves. Engines that are gone for a short while count.
@@ -141,6 +145,7 @@ class Cluster {
   placement::ExpertKeys WithoutRoom(const std::string& fingerprint,
                                     const placement::TopologyWorker& worker) const;
   void TellHandovers();
+  void FindIdle();
   void PlanDueModels();
   void Publish();
   placement::ModelTopology TopologyOf(Model& model) const;
@@ -148,13 +153,13 @@ class Cluster {
   placement::ExpertKeys KeptBy(const Model& model, const Member& worker) const;
   // After a report of this worker: forgets what it has been told to release when that is settled.
   void SettleLetGo(const Report& worker, bool is_new);
+  // Of a member that is gone, or another process by now.
+  void ForgetLetGo(const std::string& member);
   // After a topology of this model with this epoch has become the one to publish.
   void NoteLetGo(Model& model, const placement::ModelTopology& published, placement::Epoch epoch);
   bool AllEnginesHaveSeen(const std::string& fingerprint, placement::Epoch epoch) const;
   void Tell(const std::string& member, std::string text);
 
-  // Of a member that is gone, or another process by now.
-  void ForgetLetGo(const std::string& member);
   const Options options_;
   const Clock* const clock_;
   const TimePoint started_at_;
@@ -167,6 +172,7 @@ class Cluster {
   std::map<placement::MemberKind, int64_t> lease_expirations_;
   placement::Topology topology_;
   std::deque<ClusterEvent> events_;
+  uint64_t num_events_ = 0;
 };
 
 }  // namespace conclave::controller

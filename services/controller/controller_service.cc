@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <set>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "services/controller/report_proto.h"
 #include "shared/base/json_file.h"
@@ -67,6 +69,8 @@ struct ControllerService::State {
   // After every change of the cluster: sends what is new.
   void Distribute() REQUIRES(mutex);
   void UpdateMetrics() REQUIRES(mutex);
+  // The events that were not logged yet, which count as logged from now on.
+  std::vector<ClusterEvent> UnloggedEvents() REQUIRES(mutex);
 
   const Options options;  // with the cluster id that holds
   const rpc::ClusterId cluster_id;
@@ -76,6 +80,7 @@ struct ControllerService::State {
   std::set<MemberStream*> streams GUARDED_BY(mutex);
   placement::Epoch published GUARDED_BY(mutex);
   std::map<placement::MemberKind, int64_t> expirations_counted GUARDED_BY(mutex);
+  uint64_t num_events_logged GUARDED_BY(mutex) = 0;
   bool stopping GUARDED_BY(mutex) = false;
   std::thread ticker;
 };
@@ -149,8 +154,9 @@ class ControllerService::MemberStream final
     if (ended_ || writing_ || name_.empty()) return;
     const placement::Topology& topology = state_->cluster.topology();
     const placement::Handover handover = state_->cluster.HandoverOf(name_);
+    const std::string& idle = state_->cluster.WhyIdle(name_);
     const bool newer = !sent_any_ || topology.epoch != sent_;
-    if (!newer && !due_ && handover == sent_handover_) return;
+    if (!newer && !due_ && handover == sent_handover_ && idle == sent_idle_) return;
     update_.Clear();
     update_.set_term(state_->cluster.term());
     update_.set_lease_ms(
@@ -161,7 +167,9 @@ class ControllerService::MemberStream final
     if (newer) placement::ToProto(topology, update_.mutable_topology());
     if (is_gateway_) ToProto(state_->cluster.view(), &update_);
     update_.set_handover(static_cast<v1::Handover>(handover));
+    update_.set_idle_reason(idle);
     sent_handover_ = handover;
+    sent_idle_ = idle;
     sent_ = topology.epoch;
     sent_any_ = true;
     due_ = false;
@@ -190,6 +198,7 @@ class ControllerService::MemberStream final
   bool writing_ = false, ended_ = false, finished_ = false, due_ = false, sent_any_ = false;
   placement::Epoch sent_;
   placement::Handover sent_handover_ = placement::Handover::kNone;
+  std::string sent_idle_;
   grpc::Status status_;
 };
 
@@ -199,14 +208,21 @@ void ControllerService::State::Run(uint64_t kept_term) {
   SetThreadName("tick");
   while (true) {
     uint64_t term;
+    bool last;
+    std::vector<ClusterEvent> events;
     {
       MutexLock lock(mutex);
-      if (stopping) return;
-      cluster.Tick();
-      Distribute();
-      UpdateMetrics();
+      last = stopping;
+      if (!last) {
+        cluster.Tick();
+        Distribute();
+        UpdateMetrics();
+      }
       term = cluster.term();
+      events = UnloggedEvents();
     }
+    for (const ClusterEvent& event : events) LogInfo(event.text, {{"member", event.member}});
+    if (last) return;
     if (term != kept_term && !options.state_dir.empty()) {
       const absl::Status kept =
           WriteKept(KeptFilePath(options.state_dir), {term, options.cluster_id});
@@ -216,6 +232,12 @@ void ControllerService::State::Run(uint64_t kept_term) {
     MutexLock lock(mutex);
     if (!stopping) wake.WaitFor(mutex, kTickPeriod);
   }
+}
+
+std::vector<ClusterEvent> ControllerService::State::UnloggedEvents() {
+  const uint64_t num_new =
+      cluster.num_events() - std::exchange(num_events_logged, cluster.num_events());
+  return num_new == 0 ? std::vector<ClusterEvent>() : cluster.events(num_new);
 }
 
 void ControllerService::State::Distribute() {

@@ -67,6 +67,8 @@ struct Worker::State {
   absl::Status Join(const CommonOptions& common, const ExpertOptions& options);
   placement::MemberStatus Status() const;
   http::Readiness Ready() const;
+  std::string WhyUnsettled() const;  // one line, while not all is held that is to be
+  std::string Idle() const REQUIRES(mutex) { return absl::StrCat(name, " ", idle_reason); }
   void HoldingsChanged();
   placement::Handover handover_now() const;
   // Returns when no engine needs this worker any more, waiting is of no use, or the time is over.
@@ -99,6 +101,7 @@ struct Worker::State {
   placement::Handover handover GUARDED_BY(mutex) = placement::Handover::kNone;
   absl::Status failure GUARDED_BY(mutex);
   std::string note GUARDED_BY(mutex);                           // of the membership, for /readyz
+  std::string idle_reason GUARDED_BY(mutex);                    // as the controller gives it
   placement::Membership* reporter GUARDED_BY(mutex) = nullptr;  // `membership` while it lives
   std::unique_ptr<placement::Membership> membership;
 };
@@ -191,6 +194,11 @@ absl::Status Worker::State::Join(const CommonOptions& common, const ExpertOption
     MutexLock lock(mutex);
     failure = status;
   };
+  membership_options.on_idle = [this](const std::string& reason) {
+    if (!reason.empty()) LogWarning("the controller gives no experts", {{"reason", reason}});
+    MutexLock lock(mutex);
+    idle_reason = reason;
+  };
   membership_options.on_note = [this](const std::string& text) {
     MutexLock lock(mutex);
     note = text;
@@ -209,18 +217,30 @@ placement::MemberStatus Worker::State::Status() const {
   status.model = identity;
   status.holds = holdings->Held();
   status.capacity_bytes = capacity_bytes;
-  status.note = draining ? DescribeHandover(handover_now()) : holdings->Note();
+  status.note = draining               ? DescribeHandover(handover_now())
+                : !holdings->settled() ? WhyUnsettled()
+                                       : holdings->Note();
   status.expert = {compute->rows_per_second(), compute->queue_ms()};
   return status;
+}
+
+std::string Worker::State::WhyUnsettled() const {
+  {
+    MutexLock lock(mutex);
+    if (!idle_reason.empty()) return Idle();
+  }
+  return holdings->Note();
 }
 
 http::Readiness Worker::State::Ready() const {
   http::Readiness readiness;
   if (draining) readiness.missing.push_back("the worker is leaving");
-  if (!holdings->settled()) readiness.missing.push_back(holdings->Note());
+  const bool settled = holdings->settled();
+  if (!settled) readiness.missing.push_back(WhyUnsettled());
   {
     MutexLock lock(mutex);
     if (!note.empty()) readiness.notes.push_back(note);
+    if (!idle_reason.empty() && settled) readiness.notes.push_back(Idle());
   }
   readiness.ready = readiness.missing.empty();
   return readiness;

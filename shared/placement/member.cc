@@ -108,6 +108,7 @@ struct Membership::State {
   std::atomic<bool> connected{false};
   bool refusal_told = false;   // member thread only
   bool outage_told = false;    // member thread only
+  std::string idle_reason;     // reader thread only
   bool other_cluster = false;  // member thread, or its reader while that runs
   std::thread thread;
 };
@@ -203,6 +204,10 @@ absl::Status Membership::State::Apply(const v1::ControllerUpdate& update) {
     options.on_cluster(ViewOf(update));
   if (options.on_handover && update.handover() != v1::HANDOVER_UNSPECIFIED)
     options.on_handover(static_cast<Handover>(update.handover()));
+  if (options.on_idle && update.idle_reason() != idle_reason) {
+    idle_reason = update.idle_reason();
+    options.on_idle(idle_reason);
+  }
   return absl::OkStatus();
 }
 

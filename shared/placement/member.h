@@ -102,6 +102,9 @@ class Membership {
     std::function<void(const ClusterView&)> on_cluster;
     // Workers that drain: called with what the controller says of it. May be null.
     std::function<void(Handover)> on_handover;
+    // Workers: called with why the controller gives this one no experts whenever that changes;
+    // empty when nothing stands in the way. May be null.
+    std::function<void(const std::string&)> on_idle;
     // Called once when the controller refuses this member for good (its name is taken, a wrong
     // secret); default: logs. May be null. A controller of another cluster is not final: this
     // cluster's own may get its port back.

@@ -262,6 +262,27 @@ TEST_F(ClusterTest, AWorkerOfAnotherCheckpointIsTold) {
     return event.member == "expert-1" && event.text.find("bbbbbbbbbbbb") != std::string::npos &&
            event.text.find("aaaaaaaaaaaa") != std::string::npos;
   }));
+  EXPECT_THAT(cluster_.WhyIdle("expert-1"),
+              testing::HasSubstr("engine-0 serves fingerprint aaaaaaaaaaaa (bf16)"));
+  EXPECT_EQ(cluster_.WhyIdle("expert-0"), "");
+  EXPECT_EQ(cluster_.WhyIdle("engine-0"), "");
+  EXPECT_EQ(cluster_.WhyIdle("expert-9"), "");
+}
+
+TEST_F(ClusterTest, AWorkerThatCameBeforeTheEngineIsToldOnce) {
+  Send(first_);
+  EXPECT_EQ(cluster_.WhyIdle("expert-0"), "");
+  engine_.status.model->fingerprint = std::string(64, 'b');
+  Send(engine_);
+  EXPECT_THAT(cluster_.WhyIdle("expert-0"), testing::HasSubstr("engine-0"));
+  EXPECT_THAT(cluster_.events(1)[0].text, testing::HasSubstr("gets no work"));
+  const uint64_t told = cluster_.num_events();
+  Pass(seconds(1), {&engine_, &first_});
+  EXPECT_EQ(cluster_.num_events(), told);
+  // An engine of its own ends it.
+  Report other = MakeReport("engine-1", MemberKind::kEngine);
+  Send(other);
+  EXPECT_EQ(cluster_.WhyIdle("expert-0"), "");
 }
 
 TEST_F(ClusterTest, AWorkerOfAModelThatNoEngineServesGetsNoWorkAndIsNotMissed) {

@@ -285,6 +285,27 @@ TEST_F(ControllerServiceTest, AdminCallsShowMembersTopologyAndEvents) {
   EXPECT_EQ(events.events_size(), 1);
 }
 
+TEST_F(ControllerServiceTest, EveryEventIsLoggedOnce) {
+  testing::internal::CaptureStderr();
+  {
+    Member engine("engine-0", MemberKind::kEngine, address_, "");
+    Member first("expert-0", MemberKind::kExpert, address_, "");
+    EXPECT_TRUE(engine.WaitUntilComplete());
+    first.Leave();
+  }
+  StopController();
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("placed 4 experts of tales on 1 worker member=controller"), std::string::npos)
+      << log;
+  // What came last, just before the end, too.
+  for (const char* const text :
+       {"4 experts are without a worker member=expert-0", "left member=engine-0"}) {
+    const size_t once = log.find(text);
+    ASSERT_NE(once, std::string::npos) << text << '\n' << log;
+    EXPECT_EQ(log.find(text, once + 1), std::string::npos) << log;
+  }
+}
+
 TEST_F(ControllerServiceTest, AControllerDrawsAnIdAndKeepsIt) {
   const std::string drawn = service_->cluster_id();
   EXPECT_EQ(drawn.size(), 16u);

@@ -18,6 +18,7 @@
 #include "gtest/gtest.h"
 #include "services/controller/controller_service.h"
 #include "services/engine/dispatch/remote_dispatch.h"
+#include "shared/base/http_get.h"
 #include "shared/placement/member.h"
 #include "shared/rpc/server.h"
 #include "tests/expert/served_experts.h"
@@ -470,6 +471,35 @@ TEST_F(WorkerTest, UnusableSettingsAreNamed) {
   options = Options("expert-1");
   options.listen = running->address();
   EXPECT_THAT(error_of(Common(), options), HasSubstr("in use"));
+}
+
+TEST_F(WorkerTest, AWorkerWithAnotherCheckpointThanTheEngineSaysSo) {
+  placement::ModelIdentity other = identity_;
+  other.fingerprint = std::string(64, 'f');
+  other.numerics_class = "f32";
+  std::optional<Engine> engine(std::in_place, other, controller_.address());
+  ASSERT_TRUE(WaitFor([&] { return engine->topology() != nullptr; }));
+  const auto worker = StartWorker("expert-0");
+  const auto ready = [&] {
+    const auto answer = HttpGet(worker->ops_address(), "/readyz", std::chrono::seconds(5));
+    EXPECT_TRUE(answer.ok()) << answer.status();
+    return answer.ok() ? *answer : HttpAnswer{};
+  };
+  const std::string why = "engine-0 serves fingerprint ffffffffffff (f32)";
+  EXPECT_TRUE(WaitFor([&] { return ready().body.find(why) != std::string::npos; }));
+  EXPECT_EQ(ready().status, 503);
+  EXPECT_THAT(ready().body, HasSubstr(identity_.fingerprint.substr(0, 12) + " (bf16)"));
+  EXPECT_THAT(ready().body, HasSubstr("the same checkpoint and numerics"));
+  // With an engine of its own it gets its experts.
+  engine.reset();
+  engine.emplace(identity_, controller_.address());
+  EXPECT_TRUE(WaitFor([&] { return ready().status == 200; }));
+  EXPECT_EQ(ready().body.find("fingerprint"), std::string::npos);
+  // What it has it keeps, and says that nobody wants it.
+  engine.reset();
+  engine.emplace(other, controller_.address());
+  EXPECT_TRUE(WaitFor([&] { return ready().body.find(why) != std::string::npos; }));
+  EXPECT_EQ(ready().status, 200);
 }
 
 TEST_F(WorkerTest, AWorkerWithTooLittleMemorySaysSo) {
