@@ -40,6 +40,13 @@ bool SameAddress(const std::string& host, std::string_view local) {
   return host == address;
 }
 
+// "*.example.org" is any name of one label more, as in certificates; another name is itself.
+bool IsName(std::string_view host, std::string_view name) {
+  if (!name.starts_with("*.")) return host == name;
+  const size_t dot = host.find('.');
+  return dot != std::string_view::npos && dot > 0 && host.substr(dot) == name.substr(1);
+}
+
 }  // namespace
 
 std::optional<std::string> HostWithoutPort(std::string_view text) {
@@ -75,8 +82,8 @@ absl::Status CheckAccess(const AccessQuery& query, const AccessPolicy& policy) {
     }
     const bool allowed = *host == "localhost" || absl::EndsWith(*host, ".localhost") ||
                          IsLoopbackAddress(*host) || SameAddress(*host, query.local_address) ||
-                         std::find(policy.allowed_hosts.begin(), policy.allowed_hosts.end(),
-                                   *host) != policy.allowed_hosts.end();
+                         std::any_of(policy.allowed_hosts.begin(), policy.allowed_hosts.end(),
+                                     [&](const std::string& name) { return IsName(*host, name); });
     if (!allowed) {
       return absl::PermissionDeniedError(absl::StrCat(
           "header Host is \"", Shown(*query.host), "\", which is not a name of this server; use ",

@@ -14,8 +14,9 @@
 namespace conclave::http {
 
 struct AccessPolicy {
-  std::vector<std::string>
-      allowed_hosts;  // names besides loopback and the local address, lower case, no port
+  // Names besides loopback and the local address, lower case, no port; "*.example.org" stands for
+  // all that have one label more.
+  std::vector<std::string> allowed_hosts;
 };
 
 struct AccessQuery {

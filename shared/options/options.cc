@@ -6,8 +6,11 @@
 #include <cstdlib>
 #include <initializer_list>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "shared/base/address.h"
 #include "shared/base/status_macros.h"
 
@@ -58,6 +61,20 @@ absl::Status BadHost(std::string_view setting, const std::string& host) {
       std::string(setting), " is \"", host, "\"; it may be a host name or number without a port"));
 }
 
+// What the Host header may name: an asterisk stands for a whole first label, or it would match
+// nothing.
+absl::Status BadHostNames(std::string_view setting, const std::string& names) {
+  for (const absl::string_view part : absl::StrSplit(names, ',', absl::SkipWhitespace())) {
+    absl::string_view name = absl::StripAsciiWhitespace(part);
+    absl::ConsumePrefix(&name, "*.");
+    if (!name.empty() && name.find_first_of("*/ \t") == absl::string_view::npos) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(std::string(setting), " has \"", absl::StripAsciiWhitespace(part),
+                     "\"; wanted host names, such as llm.example.org or *.example.org"));
+  }
+  return absl::OkStatus();
+}
+
 // Names of Kubernetes objects are parts of DNS names.
 absl::Status BadLeaseName(std::string_view setting, const std::string& name) {
   const auto is_end = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
@@ -100,6 +117,7 @@ absl::Status GatewayOptions::Validate() const {
   RETURN_IF_ERROR(BadAddress("gateway.grpc_listen", grpc_listen));
   RETURN_IF_ERROR(BadAddress("gateway.ops_listen", ops_listen));
   RETURN_IF_ERROR(BadHost("gateway.advertise", advertise));
+  RETURN_IF_ERROR(BadHostNames("gateway.allowed_hosts", allowed_hosts));
   RETURN_IF_ERROR(OutOfRange<int64_t>("gateway.max_body", max_body.bytes, 1024, int64_t{1} << 30));
   RETURN_IF_ERROR(OutOfRange("gateway.max_connections", max_connections, 1, 1'000'000));
   RETURN_IF_ERROR(OutOfRange("gateway.max_running", max_running, 1, 1'000'000));
@@ -244,8 +262,10 @@ void AllOptions::Bind(Settings& s) {
   s.Add("gateway", "server_key_file", &gateway.tls.key, "the key of that certificate, PEM");
   s.Add("gateway", "advertise", &gateway.advertise,
         "host by which others reach it; empty: the listen address");
-  s.Add("gateway", "allowed_hosts", &gateway.allowed_hosts,
-        "names that a Host header may have besides this host's own, comma-separated");
+  s.Add(
+      "gateway", "allowed_hosts", &gateway.allowed_hosts,
+      "names that a Host header may have besides this host's own, comma-separated; *.name: all of "
+      "one label more");
   s.Add("gateway", "max_body", &gateway.max_body, "largest HTTP body or gRPC message, bytes");
   s.Add("gateway", "max_connections", &gateway.max_connections,
         "open HTTP connections, further ones get 503");

@@ -29,6 +29,20 @@ TEST(AccessCheckTest, RefusesForeignHosts) {
   }
 }
 
+TEST(AccessCheckTest, AnAsteriskStandsForOneLabel) {
+  const auto check = [](std::string_view host) {
+    return CheckAccess({.host = host, .origin = {}, .local_address = "127.0.0.1"},
+                       {.allowed_hosts = {"*.llm.example", "other.example"}});
+  };
+  for (const char* host : {"a.llm.example", "A-1.LLM.example:443", "other.example"}) {
+    EXPECT_TRUE(check(host).ok()) << host;
+  }
+  for (const char* host : {"llm.example", ".llm.example", "a.b.llm.example", "a.llm.example.evil",
+                           "allm.example", "a.other.example", "*.other.example"}) {
+    EXPECT_FALSE(check(host).ok()) << host;
+  }
+}
+
 TEST(AccessCheckTest, AcceptsTheAddressTheClientConnectedTo) {
   EXPECT_TRUE(Check("10.0.0.5:8000", std::nullopt, "10.0.0.5").ok());
   EXPECT_TRUE(Check("[2001:db8:0::1]:80", std::nullopt, "2001:db8::1").ok());

@@ -36,6 +36,12 @@ TEST(AllOptionsTest, DefaultsAreValid) {
   }
 }
 
+TEST(AllOptionsTest, HostsMayHaveAnAsteriskForTheFirstLabel) {
+  AllOptions options;
+  options.gateway.allowed_hosts = "a.example, *.llm.example,2001:db8::1";
+  EXPECT_TRUE(options.Validate("gateway").ok()) << options.Validate("gateway");
+}
+
 TEST(AllOptionsTest, BindsEachKeyOnce) {
   AllOptions options;
   Settings settings("conclave", "*", "");
@@ -83,6 +89,10 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"gateway", [](AllOptions& o) { o.gateway.http_listen = "0.0.0.0:80"; },
             "gateway.http_listen"},
         Bad{"gateway", [](AllOptions& o) { o.gateway.max_body.bytes = 3; }, "gateway.max_body"},
+        Bad{"gateway", [](AllOptions& o) { o.gateway.allowed_hosts = "a.example,*"; },
+            "gateway.allowed_hosts has \"*\""},
+        Bad{"gateway", [](AllOptions& o) { o.gateway.allowed_hosts = "a.*.example"; },
+            "gateway.allowed_hosts has \"a.*.example\""},
         Bad{"expert", [](AllOptions& o) { o.expert.cpu_level = "sse9"; }, "expert.cpu_level"},
         Bad{"expert", [](AllOptions& o) { o.expert.max_queue_mib = 0; }, "expert.max_queue_mib"},
         Bad{"controller", [](AllOptions& o) { o.controller.lease_ms = 900; }, "two reports"},
