@@ -28,8 +28,8 @@ class KubernetesLease {
     std::string identity;
     // A holder that has not renewed for so long has lost it.
     Duration duration = std::chrono::seconds(10);
-    // held() ends this long before the Lease does: as long as the two exchanges of one attempt
-    // may take.
+    // held() ends this long before the Lease does: what passes until the owner asks again and has
+    // ended.
     Duration safety = std::chrono::seconds(2);
   };
   struct Standing {

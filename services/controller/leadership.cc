@@ -13,8 +13,8 @@
 namespace conclave::controller {
 namespace {
 
-// Two exchanges of an attempt end within what the Lease keeps as a margin.
-constexpr std::chrono::milliseconds kCallTimeout{1000};
+// From the loss of the Lease to the end of serving.
+constexpr std::chrono::milliseconds kEnd{500};
 
 // The pod's name and something that its state folder keeps: a container started again in the same
 // pod is the same holder, and no other process is.
@@ -41,17 +41,21 @@ absl::StatusOr<std::unique_ptr<Leadership>> Leadership::Create(const Options& op
   if (options.lease_name.empty()) return leadership;
   ASSIGN_OR_RETURN(KubernetesApi::Options api,
                    KubernetesApi::FromEnvironment(options.service_account_dir));
-  api.timeout = kCallTimeout;
+  api.timeout = kLongestAttempt / 2;
   leadership->api_.emplace(std::move(api));
   KubernetesLease::Options lease;
   lease.name = options.lease_name;
   ASSIGN_OR_RETURN(lease.name_space, leadership->api_->Namespace());
   ASSIGN_OR_RETURN(lease.identity, HolderIdentity(options.state_dir));
   lease.duration = options.lease_duration;
-  lease.safety = 2 * kCallTimeout;
+  lease.safety = SafetyMargin(options);
   leadership->lease_.emplace(std::move(lease), &*leadership->api_, clock);
   leadership->SetReason("the lease has not been asked for yet");
   return leadership;
+}
+
+Duration Leadership::SafetyMargin(const Options& options) {
+  return options.wait_period + kLongestAttempt + kEnd;
 }
 
 std::string Leadership::why_not() const {

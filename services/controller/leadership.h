@@ -30,6 +30,12 @@ class Leadership {
     Duration renew_period = std::chrono::seconds(2);
     Duration lease_duration = std::chrono::seconds(10);
   };
+  // A read and a write, each cut off at half of this.
+  static constexpr std::chrono::milliseconds kLongestAttempt{2000};
+  // So long before its end a Lease counts as lost. It is looked at after each attempt to renew it;
+  // the next look comes after a pause and another attempt.
+  static Duration SafetyMargin(const Options& options);
+
   // FAILED_PRECONDITION outside of a pod, or without a service account.
   static absl::StatusOr<std::unique_ptr<Leadership>> Create(const Options& options,
                                                             const Clock* clock);

@@ -177,6 +177,16 @@ TEST_F(LeadershipTest, WithoutTheRightItIsNotReadyAndSaysWhatToChange) {
   EXPECT_EQ(pod.End(SIGTERM), 0);
 }
 
+// However the attempts lie: one finds the Lease held at the last moment, and only the next one does
+// not.
+TEST_F(LeadershipTest, TheEndComesBeforeAnotherMayTakeTheLease) {
+  const Leadership::Options options;
+  const Duration held = options.lease_duration - Leadership::SafetyMargin(options);
+  EXPECT_LT(held + options.wait_period + Leadership::kLongestAttempt, options.lease_duration);
+  // And a renewal that is late, or fails once, costs nothing.
+  EXPECT_GT(held, options.renew_period + options.wait_period + 2 * Leadership::kLongestAttempt);
+}
+
 TEST_F(LeadershipTest, OutsideOfAPodItSaysSo) {
   Pod pod(dir_.path() / "a", account_, "");
   EXPECT_EQ(pod.End(0), 1);
