@@ -158,6 +158,7 @@ uint64_t Frontend::Submit(Admission admission, Generation generation,
     const absl::Status why = absl::UnavailableError("the gateway is shutting down or overloaded");
     RecordRequest(job->generation.api, job->generation.tenant.name, why);
     sink->OnFailed(why);
+    return 0;
   }
   return key;
 }
@@ -176,6 +177,7 @@ void Frontend::ReplayAnswer(Admission admission, const Generation& generation,
 }
 
 void Frontend::Abandon(uint64_t key) {
+  if (key == 0) return;
   Post([this, key] { scheduler_.Abandon(key); });
 }
 

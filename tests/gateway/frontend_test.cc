@@ -1,0 +1,57 @@
+// The gateway's core as its transports call it.
+#include "services/gateway/frontend.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/gateway/http_api_fixture.h"
+
+namespace conclave::gateway {
+namespace {
+
+// What a request's end says.
+class EndSink final : public GenerationSink {
+ public:
+  void OnStarted(const Started& started) override { cache_ = started.cache; }
+  void OnTokens(const ChoiceTokens&) override {}
+  void OnFinished(const ChoiceFinished&) override {}
+  void OnDone(const Usage&) override { ends_.TryPush(CacheStatus(cache_)); }
+  void OnFailed(const absl::Status& status) override { ADD_FAILURE() << status; }
+
+  // kNone after ten seconds without an end.
+  CacheStatus End() { return ends_.PopFor(std::chrono::seconds(10)).value_or(CacheStatus::kNone); }
+  bool ended() const { return ends_.size() > 0; }
+
+ private:
+  CacheStatus cache_ = CacheStatus::kNone;
+  BoundedQueue<CacheStatus> ends_{4};
+};
+
+class FrontendTest : public HttpApiTest {
+ protected:
+  uint64_t Submit(const std::shared_ptr<EndSink>& sink) {
+    Frontend& frontend = rig_->frontend();
+    GenerationInput input;
+    input.api = "chat";
+    input.prompt = TokenPromptInput{.ids = {5, 6, 7}};
+    input.sampling.temperature = 0;
+    input.arrival = frontend.clock().Now();
+    auto admission = frontend.Admit(Principal());
+    auto generation = frontend.Prepare(Principal(), std::move(input), FieldNames(), nullptr);
+    EXPECT_TRUE(admission.ok() && generation.ok()) << generation.status();
+    return frontend.Submit(*std::move(admission), *std::move(generation), sink);
+  }
+};
+
+TEST_F(FrontendTest, AKeptAnswerIsOverBeforeItHasAKey) {
+  Start();
+  const auto first = std::make_shared<EndSink>();
+  EXPECT_NE(Submit(first), 0U);
+  EXPECT_EQ(first->End(), CacheStatus::kMiss);
+  const auto second = std::make_shared<EndSink>();
+  EXPECT_EQ(Submit(second), 0U);
+  EXPECT_TRUE(second->ended());
+  EXPECT_EQ(second->End(), CacheStatus::kHit);
+}
+
+}  // namespace
+}  // namespace conclave::gateway
