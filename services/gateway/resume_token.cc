@@ -1,11 +1,11 @@
 #include "services/gateway/resume_token.h"
 
 #include <openssl/crypto.h>
-#include <openssl/rand.h>
 
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "shared/base/random_bytes.h"
 #include "shared/base/sha256.h"
 
 namespace conclave::gateway {
@@ -57,8 +57,7 @@ uint64_t ReadU64(std::string_view bytes) {
 
 ResumeTokenSigner::ResumeTokenSigner(std::string_view cluster_secret) {
   if (cluster_secret.empty()) {
-    key_.resize(32);
-    RAND_bytes(reinterpret_cast<unsigned char*>(key_.data()), static_cast<int>(key_.size()));
+    key_ = RandomBytes(32);
   } else {
     key_ = Hmac(cluster_secret, "conclave resume token 1");
   }
