@@ -211,9 +211,9 @@ class KeyCommand final : public Command {
       found = std::prev(file.tenants.end());
     }
     if (weight_) {
-      if (!(*weight_ >= 1e-3 && *weight_ <= 1e6)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("--weight is ", *weight_, "; give a number from 0.001 to 1000000"));
+      if (!IsWeight(*weight_)) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "--weight is ", *weight_, "; give a number from ", kLeastWeight, " to ", kMostWeight));
       }
       found->weight = *weight_;
     }

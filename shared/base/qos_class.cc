@@ -14,10 +14,6 @@ namespace {
 
 constexpr PerClass<const char*> kNames = {"realtime", "interactive", "batch", "sheddable"};
 
-// Beyond it one class's turn would be lost in the rounding of another's.
-constexpr double kMostWeight = 1e6;
-constexpr double kLeastWeight = 1e-3;
-
 }  // namespace
 
 const char* QosClassName(QosClass qos) { return kNames[IndexOf(qos)]; }
@@ -48,7 +44,7 @@ absl::StatusOr<PerClass<double>> ParseClassWeights(const std::string& text,
     }
     double weight = 0;
     if (!absl::SimpleAtod(absl::StripAsciiWhitespace(halves.second), &weight) ||
-        !(weight >= kLeastWeight && weight <= kMostWeight)) {
+        !IsWeight(weight)) {
       return absl::InvalidArgumentError(absl::StrCat("the weight of ", name, " is \"",
                                                      halves.second, "\"; expected a number from ",
                                                      kLeastWeight, " to ", kMostWeight));

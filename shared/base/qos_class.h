@@ -32,6 +32,12 @@ std::optional<QosClass> QosClassOf(std::string_view name);
 template <typename T>
 using PerClass = std::array<T, kNumQosClasses>;
 
+// Weights, of classes and of tenants among each other: beyond these the turn of one would be lost
+// in the rounding of another's.
+inline constexpr double kLeastWeight = 1e-3, kMostWeight = 1e6;
+// False for what is no number, too.
+constexpr bool IsWeight(double value) { return value >= kLeastWeight && value <= kMostWeight; }
+
 // "realtime=64,interactive=16": a number above 0 for each class that is named; the others keep
 // theirs. INVALID_ARGUMENT says what is wrong with which part.
 absl::StatusOr<PerClass<double>> ParseClassWeights(const std::string& text,
