@@ -37,6 +37,23 @@ absl::Status Write(int fd, const std::string& path, std::string_view bytes, Flus
   return absl::OkStatus();
 }
 
+// Gives the new file the owner, group and mode of the one that it will replace, if there is one.
+absl::Status TakeAccess(int fd, const std::string& temporary, const std::string& path) {
+  struct stat before, now;
+  if (stat(path.c_str(), &before) != 0) {
+    return errno == ENOENT ? absl::OkStatus() : SystemError("cannot look at", path, errno);
+  }
+  if (fstat(fd, &now) != 0) return SystemError("cannot look at", temporary, errno);
+  const bool same_owner = now.st_uid == before.st_uid && now.st_gid == before.st_gid;
+  if (!same_owner && fchown(fd, before.st_uid, before.st_gid) != 0) {
+    return SystemError(absl::StrCat("cannot keep the owner (user ", before.st_uid, ", group ",
+                                    before.st_gid, "; run this as that user, or as root) of"),
+                       path, errno);
+  }
+  if (fchmod(fd, before.st_mode & 0777) != 0) return SystemError("cannot set mode of", path, errno);
+  return absl::OkStatus();
+}
+
 absl::Status TooLarge(const std::string& path, uint64_t max_bytes) {
   return absl::InvalidArgumentError(absl::StrCat(path, " has more than ", max_bytes,
                                                  " bytes, the most that are read of it; is it the "
@@ -86,7 +103,8 @@ absl::StatusOr<std::string> ReadRegularFile(const std::string& path, uint64_t ma
   return text;
 }
 
-absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes, Flush flush) {
+absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes, Flush flush,
+                                 Access access) {
   const std::filesystem::path folder = std::filesystem::path(path).parent_path();
   if (!folder.empty()) {
     std::error_code error;
@@ -96,7 +114,9 @@ absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes
   std::string temporary = path + ".XXXXXX";
   const int fd = mkostemp(temporary.data(), O_CLOEXEC);
   if (fd < 0) return SystemError("cannot make", temporary, errno);
-  absl::Status status = Write(fd, temporary, bytes, flush);
+  absl::Status status =
+      access == Access::kAsBefore ? TakeAccess(fd, temporary, path) : absl::OkStatus();
+  if (status.ok()) status = Write(fd, temporary, bytes, flush);
   close(fd);
   if (status.ok() && rename(temporary.c_str(), path.c_str()) != 0) {
     status = SystemError("cannot rename to", path, errno);
@@ -149,9 +169,10 @@ absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path) {
   }
 }
 
-absl::Status WriteJsonFile(const std::string& path, const nlohmann::json& value) {
+absl::Status WriteJsonFile(const std::string& path, const nlohmann::json& value, Access access) {
   return WriteFileAtomically(
-      path, value.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+      path, value.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n", Flush::kYes,
+      access);
 }
 
 }  // namespace conclave

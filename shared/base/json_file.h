@@ -23,10 +23,15 @@ absl::StatusOr<std::string> ReadRegularFile(const std::string& path, uint64_t ma
 // kNo: after a failure of power the file may be lost or empty, and the disk is not waited for.
 enum class Flush { kYes, kNo };
 
+// Who may read what is written: its owner, who is the caller (mode 0600); or who might before,
+// where there was a file: its owner, group and mode are kept.
+enum class Access { kOwner, kAsBefore };
+
 // Writes a temporary file beside `path`, flushes it to the disk, and renames it over `path`. Makes
-// the folders above it. Mode 0600. Errors name the path and the system's reason.
+// the folders above it. Errors name the path and the system's reason; PERMISSION_DENIED too when
+// the caller may not give the file to the owner of before, which then stays as it was.
 absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes,
-                                 Flush flush = Flush::kYes);
+                                 Flush flush = Flush::kYes, Access access = Access::kOwner);
 
 // Far more than any file of ours or of a checkpoint has, and far less than a thread's stack takes:
 // copying, printing and comparing JSON values recurse.
@@ -42,6 +47,7 @@ inline constexpr uint64_t kMaxJsonFileBytes = 16u << 20;
 // INVALID_ARGUMENT names the path and the byte where the text stops being JSON, or says that it is
 // nested too deeply, no regular file, or larger than kMaxJsonFileBytes.
 absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path);
-absl::Status WriteJsonFile(const std::string& path, const nlohmann::json& value);
+absl::Status WriteJsonFile(const std::string& path, const nlohmann::json& value,
+                           Access access = Access::kOwner);
 
 }  // namespace conclave

@@ -1,7 +1,6 @@
 #include "shared/identity/key_file.h"
 
 #include <openssl/crypto.h>
-#include <openssl/rand.h>
 
 #include <algorithm>
 #include <cmath>
@@ -12,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "shared/base/json_file.h"
+#include "shared/base/random_bytes.h"
 #include "shared/base/sha256.h"
 #include "shared/base/status_macros.h"
 
@@ -27,13 +27,6 @@ constexpr size_t kIdDigits = 8;
 constexpr size_t kSaltBytes = 16;
 constexpr size_t kSecretBytes = 32;
 constexpr size_t kMostNameBytes = 64;
-constexpr double kLeastWeight = 1e-3, kMostWeight = 1e6;
-
-std::string RandomBytes(size_t count) {
-  std::string bytes(count, '\0');
-  RAND_bytes(reinterpret_cast<unsigned char*>(bytes.data()), static_cast<int>(count));
-  return bytes;
-}
 
 std::string HashOf(std::string_view salt, std::string_view secret) {
   const Sha256Digest digest = Sha256({salt, secret});
@@ -154,7 +147,7 @@ absl::StatusOr<TenantRecord> ReadTenant(const json& object, const std::string& w
   reader.Read("max_running", &tenant.max_running, "a whole number");
   reader.Read("shares_cache", &tenant.shares_cache, "true or false");
   reader.Check(CheckTenantName(tenant.name).ok(), "name", "1 to 64 of a-z A-Z 0-9 . _ -");
-  reader.Check(tenant.weight >= kLeastWeight && tenant.weight <= kMostWeight, "weight",
+  reader.Check(IsWeight(tenant.weight), "weight",
                absl::StrCat("a number from ", kLeastWeight, " to ", kMostWeight));
   RETURN_IF_ERROR(reader.Finish());
   return tenant;
@@ -279,7 +272,7 @@ absl::Status WriteKeyFile(const std::string& path, const KeyFile& file) {
     PutIf(object, "revoked", key.revoked_unix_s);
     root["keys"].push_back(std::move(object));
   }
-  return WriteJsonFile(path, root);
+  return WriteJsonFile(path, root, Access::kAsBefore);
 }
 
 DrawnKey DrawKey() {

@@ -49,7 +49,8 @@ struct KeyFile {
 // NOT_FOUND: no such file. INVALID_ARGUMENT names the file, the record and the field.
 absl::StatusOr<KeyFile> ReadKeyFile(const std::string& path);
 absl::StatusOr<KeyFile> ParseKeyFile(std::string_view json, const std::string& path);
-// Mode 0600.
+// A file that is there keeps its owner and mode, so that a gateway of another user reads the new
+// one as it read the old one (errors as WriteFileAtomically); a new one has mode 0600.
 absl::Status WriteKeyFile(const std::string& path, const KeyFile& file);
 
 // A key's text, "cv-<id>-<secret>": shown once, when the key is made.

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -46,6 +47,44 @@ TEST_F(JsonFileTest, AFileThatIsNotFlushedIsReplacedAsWell) {
     ASSERT_EQ(WriteFileAtomically(path, text, Flush::kNo), absl::OkStatus());
     EXPECT_EQ(*ReadFile(path), text);
   }
+}
+
+TEST_F(JsonFileTest, KeepsOwnerAndModeWhereItIsToldTo) {
+  const std::string path = folder_ + "/shared.json";
+  const auto status = [&path] {
+    struct stat now = {};
+    EXPECT_EQ(stat(path.c_str(), &now), 0);
+    return now;
+  };
+  ASSERT_EQ(WriteJsonFile(path, {{"term", 1}}, Access::kAsBefore), absl::OkStatus());
+  EXPECT_EQ(status().st_mode & 0777, 0600U) << "there was none before";
+  ASSERT_EQ(chmod(path.c_str(), 0640), 0);
+  const bool root = geteuid() == 0;
+  if (root) ASSERT_EQ(chown(path.c_str(), 4321, 1234), 0);
+  ASSERT_EQ(WriteJsonFile(path, {{"term", 2}}, Access::kAsBefore), absl::OkStatus());
+  EXPECT_EQ((*ReadJsonFile(path))["term"], 2);
+  EXPECT_EQ(status().st_mode & 0777, 0640U);
+  if (root) {
+    EXPECT_EQ(status().st_uid, 4321U);
+    EXPECT_EQ(status().st_gid, 1234U);
+  }
+  ASSERT_EQ(WriteJsonFile(path, {{"term", 3}}), absl::OkStatus());
+  EXPECT_EQ(status().st_mode & 0777, 0600U);
+  EXPECT_EQ(status().st_uid, geteuid());
+}
+
+TEST_F(JsonFileTest, LeavesAFileAloneWhoseOwnerItCannotKeep) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root, to make a file of another user";
+  const std::string path = folder_ + "/shared.json";
+  ASSERT_EQ(WriteJsonFile(path, {{"term", 1}}), absl::OkStatus());
+  ASSERT_EQ(chmod(folder_.c_str(), 0777), 0);
+  ASSERT_EQ(seteuid(4321), 0);
+  const absl::Status written = WriteJsonFile(path, {{"term", 2}}, Access::kAsBefore);
+  ASSERT_EQ(seteuid(0), 0);
+  EXPECT_EQ(written.code(), absl::StatusCode::kPermissionDenied) << written;
+  EXPECT_THAT(std::string(written.message()), ::testing::HasSubstr("user 0"));
+  EXPECT_EQ((*ReadJsonFile(path))["term"], 1);
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1);
 }
 
 TEST_F(JsonFileTest, SaysWhichFileIsMissing) {

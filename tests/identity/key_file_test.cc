@@ -82,6 +82,17 @@ TEST(KeyFileTest, IsReadAsWritten) {
   EXPECT_EQ(read->keys[1].revoked_unix_s, 5);
 }
 
+TEST(KeyFileTest, StaysReadableToWhoCouldReadIt) {
+  const conclave::testing::TempDir dir;
+  const std::string path = dir.path() / "keys.json";
+  ASSERT_TRUE(WriteKeyFile(path, {}).ok());
+  ASSERT_EQ(chmod(path.c_str(), 0640), 0);
+  ASSERT_TRUE(WriteKeyFile(path, {}).ok());
+  struct stat status;
+  ASSERT_EQ(stat(path.c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, 0640U);
+}
+
 TEST(KeyFileTest, NamesWhatIsWrong) {
   const DrawnKey drawn = DrawKey();
   const std::string good = R"({"id":")" + drawn.record.id + R"(","tenant":"t","salt":")" +
