@@ -91,7 +91,8 @@ absl::Status CheckAccess(const AccessQuery& query, const AccessPolicy& policy) {
     }
   }
   if (query.origin) {
-    const std::string own = query.host ? absl::StrCat("http://", View(*query.host)) : std::string();
+    const std::string own =
+        query.host ? absl::StrCat(query.tls ? "https://" : "http://", View(*query.host)) : "";
     if (own.empty() || !absl::EqualsIgnoreCase(View(*query.origin), own)) {
       return absl::PermissionDeniedError(
           absl::StrCat("header Origin is \"", Shown(*query.origin),

@@ -22,6 +22,7 @@ struct AccessPolicy {
 struct AccessQuery {
   std::optional<std::string_view> host;    // the Host header as sent; HTTP/1.0 may have none
   std::optional<std::string_view> origin;  // the Origin header as sent
+  bool tls = false;  // the connection is encrypted: the server's own pages are https
   std::string_view
       local_address;  // address the client connected to, without port: "127.0.0.1", "::1"
 };

@@ -98,7 +98,10 @@ std::optional<Response> RefuseHead(const RequestHead& message, const ServerOptio
     return Failure(400, "the request target must be a path that starts with /",
                    "malformed_request");
   }
-  AccessQuery query{.host = std::nullopt, .origin = std::nullopt, .local_address = local_address};
+  AccessQuery query{.host = std::nullopt,
+                    .origin = std::nullopt,
+                    .tls = options.tls != nullptr,
+                    .local_address = local_address};
   if (message.count(beast_http::field::host) > 1) {
     return Failure(400, "more than one Host header", "malformed_request");
   }

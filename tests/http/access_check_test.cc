@@ -7,8 +7,8 @@ namespace {
 
 absl::Status Check(std::optional<std::string_view> host,
                    std::optional<std::string_view> origin = {},
-                   std::string_view local = "127.0.0.1") {
-  return CheckAccess({.host = host, .origin = origin, .local_address = local},
+                   std::string_view local = "127.0.0.1", bool tls = false) {
+  return CheckAccess({.host = host, .origin = origin, .tls = tls, .local_address = local},
                      {.allowed_hosts = {"conclave.example"}});
 }
 
@@ -64,6 +64,15 @@ TEST(AccessCheckTest, RefusesForeignOrigins) {
     EXPECT_TRUE(absl::IsPermissionDenied(Check("localhost:8000", origin))) << origin;
   }
   EXPECT_TRUE(absl::IsPermissionDenied(Check(std::nullopt, "http://localhost")));
+}
+
+TEST(AccessCheckTest, OverTlsItsOwnPagesAreHttps) {
+  const auto check = [](const char* origin) {
+    return Check("localhost:8000", origin, "127.0.0.1", /*tls=*/true);
+  };
+  EXPECT_TRUE(check("https://localhost:8000").ok());
+  EXPECT_TRUE(absl::IsPermissionDenied(check("http://localhost:8000")));
+  EXPECT_TRUE(absl::IsPermissionDenied(check("https://evil.example")));
 }
 
 TEST(AccessCheckTest, NamesWhatItFound) {

@@ -51,6 +51,17 @@ TEST_F(ServerTlsTest, AnswersOverTls13) {
   }
 }
 
+TEST_F(ServerTlsTest, ItsOwnPagesMayAsk) {
+  StartTls();
+  const auto ask = [this](const std::string& origin) {
+    TlsClient client(server_->address(), Trusting());
+    client.Send("GET /path/x HTTP/1.1\r\nHost: localhost\r\nOrigin: " + origin + "\r\n\r\n");
+    return client.ReadUntil("\r\n\r\n");
+  };
+  EXPECT_NE(ask("https://localhost").find("200 OK"), std::string::npos);
+  EXPECT_NE(ask("https://evil.example").find(" 403 "), std::string::npos);
+}
+
 TEST_F(ServerTlsTest, LargeAnswersAndPipelinedRequestsArriveWhole) {
   StartTls();
   TlsClient client(server_->address(), Trusting());
