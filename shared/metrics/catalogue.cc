@@ -48,6 +48,9 @@ constexpr MetricInfo kCatalogue[] = {
     {"conclave_certificate_expiry_timestamp_seconds", kGauge, "seconds", "all", kUse, kNoBuckets,
      "When the certificate in use ends, in seconds since 1970, by use (api: shown to clients, "
      "cluster: between the processes). Without certificates there is none."},
+    {"conclave_file_faulty", kGauge, "1", "all", kUse, kNoBuckets,
+     "1 while files that are read again when they change cannot be used, and what was read before "
+     "stays, by use (api, cluster: certificates; keys: API keys); else 0."},
 
     {"conclave_requests_total", kCounter, "1", "gateway", kApiAndCode, kNoBuckets,
      "Requests finished, by API (grpc, chat, completions, tokenize) and gRPC status code."},
@@ -69,6 +72,9 @@ constexpr MetricInfo kCatalogue[] = {
     {"conclave_cache_bytes", kGauge, "bytes", "gateway", kNoLabels, kNoBuckets,
      "Memory of the kept answers."},
     {"conclave_cache_answers", kGauge, "1", "gateway", kNoLabels, kNoBuckets, "Kept answers."},
+    {"conclave_cache_dropped_total", kCounter, "1", "gateway", kReason, kNoBuckets,
+     "Answers that are not kept any more, or never were, by reason (evicted: others were asked for "
+     "more often; rejected: what is there is asked for more often; expired)."},
     {"conclave_engines_used", kGauge, "1", "gateway", kNoLabels, kNoBuckets,
      "Engines connected and given requests."},
     {"conclave_engines_refused", kGauge, "1", "gateway", kNoLabels, kNoBuckets,

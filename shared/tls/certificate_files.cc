@@ -79,11 +79,6 @@ int64_t UnixSeconds(const ASN1_TIME* time) {
   return timegm(&parts);
 }
 
-std::string Day(int64_t unix_s) {
-  return absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::FromUnixSeconds(unix_s),
-                          absl::UTCTimeZone());
-}
-
 // Sets when the first of the chain expires.
 absl::Status CheckValidity(const Source& source, const std::vector<X509Pointer>& chain,
                            int64_t* expires) {
@@ -93,10 +88,10 @@ absl::Status CheckValidity(const Source& source, const std::vector<X509Pointer>&
     const int64_t until = UnixSeconds(X509_get0_notAfter(each.get()));
     if (until <= now) {
       return source.Fault(
-          absl::StrCat("holds a certificate that expired on ", Day(until), "; renew it"));
+          absl::StrCat("holds a certificate that expired on ", UtcText(until), "; renew it"));
     }
     if (from > now) {
-      return source.Fault(absl::StrCat("holds a certificate that is valid from ", Day(from),
+      return source.Fault(absl::StrCat("holds a certificate that is valid from ", UtcText(from),
                                        " only; check this host's clock, or wait"));
     }
     *expires = *expires == 0 ? until : std::min(*expires, until);
@@ -105,6 +100,11 @@ absl::Status CheckValidity(const Source& source, const std::vector<X509Pointer>&
 }
 
 }  // namespace
+
+std::string UtcText(int64_t unix_s) {
+  return absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::FromUnixSeconds(unix_s),
+                          absl::UTCTimeZone());
+}
 
 absl::StatusOr<Certificates> ReadCertificates(const CertificateFiles& files) {
   Certificates certificates;

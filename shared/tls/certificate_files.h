@@ -33,6 +33,9 @@ struct Certificates {
 // one that has expired or is not valid yet.
 absl::StatusOr<Certificates> ReadCertificates(const CertificateFiles& files);
 
+// "2027-01-31 12:00:00 UTC".
+std::string UtcText(int64_t unix_s);
+
 // Whether the first certificate of the PEM text names the host (subjectAltName, RFC 6125).
 bool NamesHost(const std::string& cert_pem, const std::string& host);
 

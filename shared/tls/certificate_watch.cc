@@ -4,7 +4,6 @@
 #include <thread>
 #include <utility>
 
-#include "absl/time/time.h"
 #include "shared/base/log.h"
 #include "shared/base/mutex.h"
 #include "shared/base/status_macros.h"
@@ -15,21 +14,19 @@ namespace {
 
 constexpr auto kPeriod = std::chrono::seconds(1);
 
-std::string Day(int64_t unix_s) {
-  return absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::FromUnixSeconds(unix_s),
-                          absl::UTCTimeZone());
-}
-
 }  // namespace
 
 struct CertificateWatch::State {
   void Run() {
     SetThreadName("certificates");
+    while (WaitAPeriod()) Look();
+  }
+
+  // False: the watch ends.
+  bool WaitAPeriod() EXCLUDES(mutex) {
     MutexLock lock(mutex);
-    while (!stopping) {
-      changed.WaitFor(mutex, kPeriod);
-      if (!stopping) Look();
-    }
+    if (!stopping) changed.WaitFor(mutex, kPeriod);
+    return !stopping;
   }
 
   void Look() {
@@ -41,16 +38,22 @@ struct CertificateWatch::State {
                  {{"use", use}, {"error", std::string(found.status().message())}});
       }
       fault = found.status();
+      TellFault(true);
       return;
     }
     fault = absl::OkStatus();
+    TellFault(false);
     if (*found == current) return;
     current = *std::move(found);
     Tell();
     LogInfo("certificates read",
             {{"use", use},
-             {"valid_until", current.expires_unix_s == 0 ? "" : Day(current.expires_unix_s)}});
+             {"valid_until", current.expires_unix_s == 0 ? "" : UtcText(current.expires_unix_s)}});
     if (on_change) on_change(current);
+  }
+
+  void TellFault(bool faulty) const {
+    registry->GetGauge("conclave_file_faulty", {{"use", use}}).Set(faulty ? 1 : 0);
   }
 
   void Tell() const {
@@ -83,6 +86,7 @@ absl::StatusOr<std::unique_ptr<CertificateWatch>> CertificateWatch::Start(
   state->on_change = std::move(on_change);
   state->current = state->first;
   state->Tell();
+  state->TellFault(false);
   state->thread = std::thread([raw = state.get()] { raw->Run(); });
   return std::unique_ptr<CertificateWatch>(new CertificateWatch(std::move(state)));
 }

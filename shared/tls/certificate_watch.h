@@ -1,6 +1,6 @@
 // Keeps a process' certificates those of its files: looks at the files once a second, and takes
-// what has changed. Files that are faulty change nothing but a log line and a metric: the
-// certificates of before stay.
+// what has changed. Files that are faulty change nothing but a log line and a metric
+// (conclave_file_faulty): the certificates of before stay.
 //
 // Owns one thread ("certificates").
 #pragma once
@@ -17,7 +17,7 @@ namespace conclave::tls {
 
 class CertificateWatch {
  public:
-  // `use`: "api" or "cluster", the label of the expiry metric. `on_change` is called on the watch's
+  // `use`: "api" or "cluster", the label of the metrics. `on_change` is called on the watch's
   // thread with each new set of certificates; it may be null. Errors as ReadCertificates. The
   // registry outlives the watch.
   static absl::StatusOr<std::unique_ptr<CertificateWatch>> Start(

@@ -59,10 +59,12 @@ TEST_F(CertificateWatchTest, FaultyFilesChangeNothing) {
   std::ofstream(files.cert) << "half a certificate";
   authority_.Issue(dir_.path(), "two");  // the next that is looked at
   EXPECT_FALSE(changes_.PopFor(std::chrono::milliseconds(2500)).has_value());
+  EXPECT_THAT(registry_.Expose(), HasSubstr(R"(conclave_file_faulty{use="cluster"} 1)"));
   const auto renewed = authority_.Issue(dir_.path(), "one");
   const auto fresh = changes_.PopFor(kPatience);
   ASSERT_TRUE(fresh.has_value());
   EXPECT_EQ(*fresh, *ReadCertificates(renewed));
+  EXPECT_THAT(registry_.Expose(), HasSubstr(R"(conclave_file_faulty{use="cluster"} 0)"));
 }
 
 TEST_F(CertificateWatchTest, TheEndIsAMetric) {

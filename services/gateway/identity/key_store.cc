@@ -30,12 +30,14 @@ absl::Status Refusal(const char* reason, const char* message) {
                           {.reason = reason, .metadata = {}, .retry_after_ms = -1, .fields = {}});
 }
 
-// A renamed file has another inode, an edited one another time.
+// A renamed file has another inode, an edited one another time, one whose owner or mode was changed
+// another time of change.
 std::string StateOf(const std::string& path) {
   struct stat status;
   if (stat(path.c_str(), &status) != 0) return "";
   return absl::StrCat(status.st_dev, ":", status.st_ino, ":", status.st_size, ":",
-                      status.st_mtim.tv_sec, ".", status.st_mtim.tv_nsec);
+                      status.st_mtim.tv_sec, ".", status.st_mtim.tv_nsec, ":",
+                      status.st_ctim.tv_sec, ".", status.st_ctim.tv_nsec);
 }
 
 Tenant TenantOf(const identity::KeyFile& file, const std::string& name) {
@@ -51,21 +53,24 @@ Tenant TenantOf(const identity::KeyFile& file, const std::string& name) {
 
 }  // namespace
 
-KeyStore::KeyStore(std::string path, const Clock* clock)
-    : path_(std::move(path)), clock_(clock), anybody_(std::make_shared<Principal>()) {}
+std::shared_ptr<const Principal> Anybody() {
+  static const auto anybody = std::make_shared<const Principal>();
+  return anybody;
+}
 
-absl::StatusOr<std::unique_ptr<KeyStore>> KeyStore::Open(std::string path, const Clock* clock) {
-  std::unique_ptr<KeyStore> store(new KeyStore(std::move(path), clock));
-  if (store->required()) {
-    store->seen_ = StateOf(store->path_);
-    RETURN_IF_ERROR(store->Read());
-  }
+KeyStore::KeyStore(std::string path, const Clock* clock, metrics::Registry* registry)
+    : path_(std::move(path)), clock_(clock), registry_(registry) {}
+
+absl::StatusOr<std::unique_ptr<KeyStore>> KeyStore::Open(std::string path, const Clock* clock,
+                                                         metrics::Registry* registry) {
+  std::unique_ptr<KeyStore> store(new KeyStore(std::move(path), clock, registry));
+  if (store->required()) RETURN_IF_ERROR(store->Read());
   return store;
 }
 
 absl::StatusOr<std::shared_ptr<const Principal>> KeyStore::Authenticate(
     std::string_view authorization) const {
-  if (!required()) return anybody_;
+  if (!required()) return Anybody();
   if (authorization.empty()) {
     return Refusal("KEY_MISSING",
                    "an API key is needed: send the header Authorization: Bearer KEY");
@@ -96,19 +101,28 @@ absl::StatusOr<std::shared_ptr<const Principal>> KeyStore::Authenticate(
 }
 
 void KeyStore::Refresh() {
-  if (!required()) return;
-  std::string state = StateOf(path_);
-  if (state == seen_) return;
-  seen_ = std::move(state);
-  if (const absl::Status read = Read(); !read.ok()) {
+  if (!required() || StateOf(path_) == seen_) return;
+  const absl::Status read = Read();
+  if (read.ok()) {
+    LogInfo("key file read", {{"path", path_}});
+  } else if (read != fault_) {
+    // Once for each fault: it is read again until it can be.
     LogError("the key file cannot be used; the keys of before stay",
              {{"error", std::string(read.message())}});
-  } else {
-    LogInfo("key file read", {{"path", path_}});
   }
+  fault_ = read;
 }
 
 absl::Status KeyStore::Read() {
+  // Before the file is read: a change meanwhile is seen the next time.
+  std::string state = StateOf(path_);
+  const absl::Status read = ReadTable();
+  registry_->GetGauge("conclave_file_faulty", {{"use", "keys"}}).Set(read.ok() ? 0 : 1);
+  if (read.ok()) seen_ = std::move(state);
+  return read;
+}
+
+absl::Status KeyStore::ReadTable() {
   ASSIGN_OR_RETURN(identity::KeyFile file, identity::ReadKeyFile(path_));
   std::shared_ptr<const Table> before;
   {
@@ -140,6 +154,22 @@ absl::Status KeyStore::Read() {
   MutexLock lock(mutex_);
   table_ = std::move(table);
   return absl::OkStatus();
+}
+
+QosClass ClassFor(const Principal& principal, std::optional<QosClass> asked) {
+  if (asked) return *asked;
+  if (principal.classes.empty()) return QosClass::kInteractive;
+  const QosClass top = std::max(QosClass::kInteractive, principal.tenant.top_class);
+  // The first one from `top` down, else the last one above it.
+  std::optional<QosClass> below, above;
+  for (const QosClass qos : principal.classes) {
+    if (qos >= top) {
+      below = std::min(qos, below.value_or(qos));
+    } else {
+      above = std::max(qos, above.value_or(qos));
+    }
+  }
+  return below ? *below : *above;
 }
 
 absl::Status MayUse(const Principal& principal, const std::string& model, QosClass qos) {

@@ -1,13 +1,15 @@
 // Who may use this gateway: the keys of the key file, kept up to date.
 //
-// The file is looked at about once a second (Refresh). One that cannot be read or is malformed
-// changes nothing but a log line and a metric: the keys of before stay. Thread-safe.
+// The file is looked at whenever Refresh is called, and read when it has changed. One that cannot
+// be read or is malformed changes nothing but a log line and a metric (conclave_file_faulty), and
+// is read again until it can be: the keys of before stay. Thread-safe but for Refresh.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -18,6 +20,7 @@
 #include "shared/base/clock.h"
 #include "shared/base/mutex.h"
 #include "shared/identity/key_file.h"
+#include "shared/metrics/registry.h"
 
 namespace conclave::gateway {
 
@@ -30,10 +33,15 @@ struct Principal {
   std::shared_ptr<RateLimit> limit;  // null: none
 };
 
+// Who comes where nobody has to show a key: the nameless tenant.
+std::shared_ptr<const Principal> Anybody();
+
 class KeyStore {
  public:
-  // `path` empty: everybody is the nameless tenant. Errors as identity::ReadKeyFile.
-  static absl::StatusOr<std::unique_ptr<KeyStore>> Open(std::string path, const Clock* clock);
+  // `path` empty: everybody is Anybody(). Errors as identity::ReadKeyFile. Clock and registry
+  // outlive the store.
+  static absl::StatusOr<std::unique_ptr<KeyStore>> Open(std::string path, const Clock* clock,
+                                                        metrics::Registry* registry);
 
   // `authorization`: the value of that header ("Bearer cv-..."), or empty. UNAUTHENTICATED says
   // whether a key is missing, unknown, expired or revoked.
@@ -51,16 +59,23 @@ class KeyStore {
   };
   using Table = std::unordered_map<std::string, Known>;
 
-  KeyStore(std::string path, const Clock* clock);
+  KeyStore(std::string path, const Clock* clock, metrics::Registry* registry);
+  // ReadTable, and what is to be known about it.
   absl::Status Read() EXCLUDES(mutex_);
+  absl::Status ReadTable() EXCLUDES(mutex_);
 
   const std::string path_;
   const Clock* const clock_;
-  const std::shared_ptr<const Principal> anybody_;
-  std::string seen_;  // what tells a changed file: inode, size, times
+  metrics::Registry* const registry_;
+  std::string seen_;    // what tells a changed file: inode, size, times; of the last one read
+  absl::Status fault_;  // of the last one, as logged
   mutable Mutex mutex_;
   std::shared_ptr<const Table> table_ GUARDED_BY(mutex_);
 };
+
+// The class asked for; where none is, the most urgent one that the principal may use, but not above
+// interactive or its tenant's if it may use a less urgent one.
+QosClass ClassFor(const Principal& principal, std::optional<QosClass> asked);
 
 // OK if the principal may use the model and the class; PERMISSION_DENIED says what it may.
 absl::Status MayUse(const Principal& principal, const std::string& model, QosClass qos);

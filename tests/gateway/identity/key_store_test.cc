@@ -1,6 +1,8 @@
 #include "services/gateway/identity/key_store.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <fstream>
 
@@ -24,7 +26,7 @@ class KeyStoreTest : public ::testing::Test {
   }
   void Open() {
     Write();
-    auto store = KeyStore::Open(path_, &clock_);
+    auto store = KeyStore::Open(path_, &clock_, &registry_);
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
   }
@@ -39,12 +41,13 @@ class KeyStoreTest : public ::testing::Test {
   testing::TempDir dir_;
   const std::string path_ = dir_.path() / "keys.json";
   SimulatedClock clock_;
+  metrics::Registry registry_;
   KeyFile file_;
   std::unique_ptr<KeyStore> store_;
 };
 
 TEST_F(KeyStoreTest, WithoutAFileEverybodyMayCome) {
-  const auto store = KeyStore::Open("", &clock_);
+  const auto store = KeyStore::Open("", &clock_, &registry_);
   ASSERT_TRUE(store.ok());
   EXPECT_FALSE((*store)->required());
   for (const char* header : {"", "Bearer x", "Basic y"}) {
@@ -53,9 +56,9 @@ TEST_F(KeyStoreTest, WithoutAFileEverybodyMayCome) {
 }
 
 TEST_F(KeyStoreTest, RefusesToStartOnABadFile) {
-  EXPECT_TRUE(absl::IsNotFound(KeyStore::Open(path_, &clock_).status()));
+  EXPECT_TRUE(absl::IsNotFound(KeyStore::Open(path_, &clock_, &registry_).status()));
   std::ofstream(path_) << "{}";
-  EXPECT_TRUE(absl::IsInvalidArgument(KeyStore::Open(path_, &clock_).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(KeyStore::Open(path_, &clock_, &registry_).status()));
 }
 
 TEST_F(KeyStoreTest, KnowsTheTenantOfAKey) {
@@ -116,6 +119,49 @@ TEST_F(KeyStoreTest, FollowsItsFile) {
   Write();
   store_->Refresh();
   EXPECT_TRUE(Show(second.text).ok());
+}
+
+// What Refresh says; as another user than root, who may read everything.
+std::string RefreshAsAnybody(KeyStore& store) {
+  const bool root = geteuid() == 0;
+  if (root) EXPECT_EQ(seteuid(65534), 0);
+  ::testing::internal::CaptureStderr();
+  store.Refresh();
+  if (root) EXPECT_EQ(seteuid(0), 0);
+  return ::testing::internal::GetCapturedStderr();
+}
+
+TEST_F(KeyStoreTest, ReadsAFileAgainThatItMayReadAtLast) {
+  const DrawnKey key = Add("a");
+  Open();
+  ASSERT_EQ(chmod(dir_.path().c_str(), 0755), 0);
+  file_.keys[0].revoked_unix_s = 1;
+  Write();
+  ASSERT_EQ(chmod(path_.c_str(), 0), 0);
+  EXPECT_NE(RefreshAsAnybody(*store_).find("cannot be used"), std::string::npos);
+  EXPECT_EQ(RefreshAsAnybody(*store_), "") << "each fault is told once";
+  EXPECT_TRUE(Show(key.text).ok());
+  EXPECT_NE(registry_.Expose().find(R"(conclave_file_faulty{use="keys"} 1)"), std::string::npos);
+  ASSERT_EQ(chmod(path_.c_str(), 0644), 0);
+  RefreshAsAnybody(*store_);
+  EXPECT_EQ(ReasonFor(key.text), "KEY_REVOKED");
+  EXPECT_NE(registry_.Expose().find(R"(conclave_file_faulty{use="keys"} 0)"), std::string::npos);
+  EXPECT_EQ(RefreshAsAnybody(*store_), "") << "nothing has changed since";
+}
+
+TEST_F(KeyStoreTest, ChoosesAClassForWhoNamesNone) {
+  Principal principal;
+  EXPECT_EQ(ClassFor(principal, std::nullopt), QosClass::kInteractive);
+  EXPECT_EQ(ClassFor(principal, QosClass::kRealtime), QosClass::kRealtime);
+  principal.classes = {QosClass::kSheddable, QosClass::kBatch};
+  EXPECT_EQ(ClassFor(principal, std::nullopt), QosClass::kBatch);
+  EXPECT_EQ(ClassFor(principal, QosClass::kRealtime), QosClass::kRealtime) << "and is refused";
+  principal.classes = {QosClass::kRealtime, QosClass::kInteractive, QosClass::kBatch};
+  EXPECT_EQ(ClassFor(principal, std::nullopt), QosClass::kInteractive);
+  principal.tenant.top_class = QosClass::kBatch;
+  EXPECT_EQ(ClassFor(principal, std::nullopt), QosClass::kBatch);
+  principal.classes = {QosClass::kRealtime};
+  EXPECT_EQ(ClassFor(principal, std::nullopt), QosClass::kRealtime) << "it may use no other";
 }
 
 TEST_F(KeyStoreTest, AllowsModelsAndClasses) {
