@@ -81,7 +81,9 @@ Check CheckAllSettings(const Context& context) {
     return FailedCheck("settings", status,
                        Hint("config show", context.state_dir) + " says where each comes from");
   }
-  if (const std::string exposure = SecretExposure(context.options.common); !exposure.empty()) {
+  for (const std::string& exposure :
+       {SecretExposure(context.options.common), context.options.ApiExposure()}) {
+    if (exposure.empty()) continue;
     Check check = FailedCheck("settings", absl::InvalidArgumentError(exposure), "");
     check.verdict = Verdict::kWarn;
     return check;

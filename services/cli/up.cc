@@ -353,8 +353,9 @@ int UpCommand::RunDetached(const Context& context, const ClusterPlan& plan) {
 int UpCommand::Run(const Context& context) {
   ClusterPlan plan;
   if (const absl::Status status = Prepare(context, &plan); !status.ok()) return Fail(status);
-  if (const std::string exposure = SecretExposure(context.options.common); !exposure.empty()) {
-    std::fprintf(stderr, "warning: %s\n", exposure.c_str());
+  for (const std::string& exposure :
+       {SecretExposure(context.options.common), context.options.ApiExposure()}) {
+    if (!exposure.empty()) std::fprintf(stderr, "warning: %s\n", exposure.c_str());
   }
   if (detach_) return RunDetached(context, plan);
   Reporter reporter(stdout);

@@ -100,6 +100,22 @@ void BindMember(std::string_view section, MemberOptions& member, Settings& s) {
   s.Add(section, "cpu_level", &member.cpu_level, "kernels: auto, reference, avx512, avx512_bf16");
 }
 
+constexpr char kSetKeys[] = "gateway.keys_file (`conclave key create` makes one)";
+constexpr char kSetCertificate[] = "gateway.server_cert_file with gateway.server_key_file";
+
+// For the gateway's API: strangers have to show a key, or it is at least encrypted.
+absl::Status CheckApiListen(const char* setting, const std::string& address,
+                            const AllOptions& options) {
+  ASSIGN_OR_RETURN(const Address parsed, ParseAddress(address));
+  if (IsLoopback(parsed.host) || options.common.insecure || !options.gateway.keys_file.empty() ||
+      options.gateway.tls.configured()) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      setting, " is ", address, ", which other machines can reach; set ", kSetKeys, ", and ",
+      kSetCertificate, ", or insecure to let everybody use it, or listen on 127.0.0.1"));
+}
+
 }  // namespace
 
 absl::Status CommonOptions::Validate() const {
@@ -247,7 +263,7 @@ void AllOptions::Bind(Settings& s) {
         "the authorities that other processes' certificates are checked against, PEM");
   s.Add("", "tls_server_name", &common.tls_server_name,
         "the DNS name that the certificate of every process has");
-  s.Add("", "insecure", &common.insecure, "allow addresses beyond loopback without a secret");
+  s.Add("", "insecure", &common.insecure, "allow addresses beyond loopback that nothing guards");
   s.Add("", "log_level", &common.log_level, "debug, info, warning or error");
   s.Add("", "log_format", &common.log_format, "text or json");
   s.Add("", "strict_config", &common.strict_config, "refuse unknown fields of config.json");
@@ -322,6 +338,24 @@ void AllOptions::Bind(Settings& s) {
   s.Add("up", "start_timeout_s", &up.start_timeout_s, "longest wait until all is ready, s");
 }
 
+std::string AllOptions::ApiExposure() const {
+  const bool keys = !gateway.keys_file.empty();
+  const bool encrypted = !gateway.tls.cert.empty();
+  if (keys && encrypted) return "";
+  for (const auto& [setting, listen] : {std::pair("gateway.http_listen", &gateway.http_listen),
+                                        std::pair("gateway.grpc_listen", &gateway.grpc_listen)}) {
+    const absl::StatusOr<Address> address = ParseAddress(*listen);
+    if (!address.ok() || IsLoopback(address->host)) continue;
+    return absl::StrCat(
+        setting, " is ", *listen, ", which other machines can reach, and ",
+        keys ? "what they send can be read on the way; set " : "nobody has to show a key; set ",
+        keys        ? kSetCertificate
+        : encrypted ? kSetKeys
+                    : absl::StrCat(kSetKeys, ", and ", kSetCertificate));
+  }
+  return "";
+}
+
 absl::Status AllOptions::Validate(std::string_view section) const {
   RETURN_IF_ERROR(common.Validate());
   const auto check_listen = [&](const char* name, const std::string& address) {
@@ -329,9 +363,9 @@ absl::Status AllOptions::Validate(std::string_view section) const {
   };
   if (section == "gateway") {
     RETURN_IF_ERROR(gateway.Validate());
-    RETURN_IF_ERROR(check_listen("http_listen", gateway.http_listen));
-    RETURN_IF_ERROR(check_listen("ops_listen", gateway.ops_listen));
-    return check_listen("grpc_listen", gateway.grpc_listen);
+    RETURN_IF_ERROR(CheckApiListen("gateway.http_listen", gateway.http_listen, *this));
+    RETURN_IF_ERROR(CheckApiListen("gateway.grpc_listen", gateway.grpc_listen, *this));
+    return check_listen("ops_listen", gateway.ops_listen);
   }
   if (section == "engine") {
     RETURN_IF_ERROR(engine.Validate());

@@ -32,7 +32,7 @@ struct CommonOptions {
   std::string tls_server_name = "conclave";  // DNS name that the certificate of every process has
   std::string api_ca_file;          // authorities of the gateway's certificate, for the command
                                     // line: PEM, or "system"; empty: the gateway speaks no TLS
-  bool insecure = false;            // allow addresses beyond loopback without a secret
+  bool insecure = false;            // allow addresses beyond loopback that nothing guards
   std::string log_level = "info";   // debug, info, warning, error
   std::string log_format = "text";  // text, json
   bool strict_config = false;       // refuse unknown fields of config.json
@@ -43,7 +43,7 @@ struct CommonOptions {
 
 struct GatewayOptions {
   std::string name = "gateway";
-  std::string http_listen = "127.0.0.1:8000";  // OpenAI-compatible API, health, metrics
+  std::string http_listen = "127.0.0.1:8000";  // OpenAI-compatible API, /livez, /readyz
   std::string grpc_listen = "127.0.0.1:8001";  // InferenceService
   std::string ops_listen = "127.0.0.1:9000";   // /livez /readyz /metrics
   std::string advertise;  // host other processes reach this one by; empty: the listen address
@@ -158,9 +158,14 @@ struct AllOptions {
   // Declares the settings of all sections on `settings`; this object outlives it.
   void Bind(Settings& settings);
 
+  // What strangers find at the gateway's API, where others than this machine reach it and nobody
+  // has to show a key or it is not encrypted: one line to warn with, else empty.
+  std::string ApiExposure() const;
+
   // Checks the common section and that of one program ("gateway", "engine", "expert", "controller",
-  // "up"), and that its ports are loopback or guarded. The first error, naming the setting, what
-  // was found and what it may be.
+  // "up"), and that its ports are loopback or guarded: the gateway's API by keys or a certificate,
+  // all others as CheckListen says. The first error, naming the setting, what was found and what it
+  // may be.
   absl::Status Validate(std::string_view section) const;
 };
 

@@ -50,6 +50,11 @@ absl::StatusOr<bool> StartService(std::string_view section, std::string_view des
   if (const std::string exposure = SecretExposure(options->common); !exposure.empty()) {
     LogWarning(exposure);
   }
+  if (section == "gateway") {
+    if (const std::string exposure = options->ApiExposure(); !exposure.empty()) {
+      LogWarning(exposure);
+    }
+  }
   return true;
 }
 

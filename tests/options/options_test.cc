@@ -111,6 +111,47 @@ TEST(CheckListenTest, TakesOtherAddressesWithASecretOrInsecure) {
   EXPECT_TRUE(CheckListen("engine.listen", "10.0.0.1:0", common).ok());
 }
 
+TEST(ApiListenTest, BeyondLoopbackStrangersNeedAKeyOrTheApiIsEncrypted) {
+  AllOptions options;
+  options.common.cluster_secret_file = "/etc/conclave/secret";  // clients do not show it
+  for (std::string* const listen : {&options.gateway.http_listen, &options.gateway.grpc_listen}) {
+    *listen = "10.0.0.1:8000";
+    options.gateway.keys_file.clear();
+    options.gateway.tls.cert.clear();
+    const absl::Status refused = options.Validate("gateway");
+    EXPECT_TRUE(absl::IsInvalidArgument(refused)) << refused;
+    for (const char* const setting : {"is 10.0.0.1:8000", "gateway.keys_file",
+                                      "gateway.server_cert_file", "insecure", "127.0.0.1"}) {
+      EXPECT_THAT(std::string(refused.message()), HasSubstr(setting));
+    }
+    EXPECT_THAT(options.ApiExposure(),
+                HasSubstr("nobody has to show a key; set gateway.keys_file"));
+    options.common.insecure = true;
+    EXPECT_TRUE(options.Validate("gateway").ok());
+    EXPECT_NE(options.ApiExposure(), "");
+    options.common.insecure = false;
+    options.gateway.keys_file = "/etc/conclave/keys.json";
+    EXPECT_TRUE(options.Validate("gateway").ok());
+    EXPECT_THAT(options.ApiExposure(),
+                HasSubstr("can be read on the way; set gateway.server_cert"));
+    options.gateway.tls.cert = "/etc/conclave/server.crt";
+    EXPECT_TRUE(options.Validate("gateway").ok());
+    EXPECT_EQ(options.ApiExposure(), "");
+    options.gateway.keys_file.clear();
+    EXPECT_TRUE(options.Validate("gateway").ok());
+    EXPECT_THAT(options.ApiExposure(), HasSubstr("nobody has to show a key"));
+    *listen = "127.0.0.1:8000";
+    EXPECT_EQ(options.ApiExposure(), "");
+  }
+}
+
+TEST(ApiListenTest, TheOpsPortNeedsWhatAllOthersNeed) {
+  AllOptions options;
+  options.gateway.keys_file = "/etc/conclave/keys.json";
+  options.gateway.ops_listen = "10.0.0.1:9000";
+  EXPECT_THAT(std::string(options.Validate("gateway").message()), HasSubstr("gateway.ops_listen"));
+}
+
 TEST(StateDirTest, ASettingComesFirst) {
   CommonOptions common;
   common.state_dir = "/var/lib/x";
