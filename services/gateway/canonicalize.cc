@@ -1,7 +1,5 @@
 #include "services/gateway/canonicalize.h"
 
-#include <openssl/rand.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -14,6 +12,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "services/gateway/excerpt.h"
+#include "shared/base/random_bytes.h"
 #include "shared/base/status_macros.h"
 #include "shared/rpc/status.h"
 
@@ -120,7 +119,7 @@ void Draw(void* into, size_t size) {
   thread_local std::array<unsigned char, 512> pool;
   thread_local size_t used = pool.size();
   if (size > pool.size() - used) {
-    RAND_bytes(pool.data(), static_cast<int>(pool.size()));
+    FillRandom(pool.data(), pool.size());
     used = 0;
   }
   std::memcpy(into, pool.data() + used, size);
@@ -244,19 +243,22 @@ absl::StatusOr<CheckedRequest> CheckRequest(GenerationInput input, const TextMod
   std::sort(generation.stop_ids.begin(), generation.stop_ids.end());
   generation.stop_ids.erase(std::unique(generation.stop_ids.begin(), generation.stop_ids.end()),
                             generation.stop_ids.end());
-  generation.seed = asked.seed ? *asked.seed : DrawSeed(input.largest_drawn_seed);
+  generation.seed = asked.seed         ? *asked.seed
+                    : input.drawn_seed ? *input.drawn_seed
+                                       : DrawSeed(input.largest_drawn_seed);
   generation.num_choices = static_cast<int32_t>(asked.num_choices.value_or(1));
   generation.api = std::move(input.api);
   generation.model = model.name();
-  generation.qos = std::max(input.qos, input.tenant.top_class);
+  generation.qos = std::max(input.qos.value_or(QosClass::kInteractive), input.tenant.top_class);
   generation.tenant = std::move(input.tenant);
-  generation.rate_limit = std::move(input.rate_limit);
+  generation.key_id = std::move(input.key_id);
   generation.traceparent = ValidTraceparent(input.traceparent);
   generation.cache = input.cache;
   generation.deadline = input.deadline;
   generation.arrival = input.arrival;
   checked.prompt = std::move(input.prompt);
   checked.seeded = asked.seed.has_value();
+  checked.bounded = asked.max_tokens.has_value();
   return checked;
 }
 

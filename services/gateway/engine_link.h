@@ -45,6 +45,7 @@ struct SequenceStart {
   std::vector<int32_t> stop_ids;
   QosClass qos = QosClass::kInteractive;
   double tenant_weight = 1;
+  std::string tenant_salt;   // of the KV cache's blocks: sequences of one share them
   int64_t remaining_ms = 0;  // 0: no deadline
   std::string traceparent;
   std::string request_id;

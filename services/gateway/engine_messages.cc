@@ -74,6 +74,7 @@ void ToProto(const SequenceStart& start, v1::StartSequence* message) {
   message->mutable_stop_ids()->Assign(start.stop_ids.begin(), start.stop_ids.end());
   message->set_qos(rpc::ToProto(start.qos));
   message->set_tenant_weight(start.tenant_weight);
+  message->set_tenant_salt(start.tenant_salt);
   message->set_remaining_ms(start.remaining_ms);
   message->set_traceparent(start.traceparent);
   message->set_request_id(start.request_id);

@@ -25,6 +25,18 @@ constexpr size_t kMaxClientTasks = 1 << 16;
 constexpr size_t kMaxTasks = 1 << 17;
 // Requests whose prompts are being read and encoded, or wait for that.
 constexpr int32_t kMostInPreparation = 256;
+// What an answer is taken to cost until it is there, if its client does not bound it: few are
+// longer.
+constexpr int64_t kAssumedAnswerTokens = 512;
+
+// Tokens that a request's key must have left for it. `bounded`: by its client.
+int64_t MayCost(const Generation& generation, bool bounded) {
+  const auto prompt = static_cast<int64_t>(generation.prompt_ids.size());
+  if (generation.answer) return prompt + generation.answer->usage.completion_tokens;
+  return prompt +
+         generation.num_choices * (bounded ? generation.max_tokens
+                                           : std::min(generation.max_tokens, kAssumedAnswerTokens));
+}
 
 }  // namespace
 
@@ -62,9 +74,7 @@ Frontend::~Frontend() {
 
 absl::StatusOr<std::shared_ptr<const Principal>> Frontend::Authenticate(
     std::string_view authorization) const {
-  static const auto kAnybody = std::make_shared<const Principal>();
-  if (!options_.keys) return kAnybody;
-  return options_.keys->Authenticate(authorization);
+  return options_.keys ? options_.keys->Authenticate(authorization) : Anybody();
 }
 
 absl::Status Frontend::TakeRequest(const Principal& principal) const {
@@ -101,12 +111,14 @@ absl::StatusOr<Admission> Frontend::Admit(const Principal& principal) {
 absl::StatusOr<Frontend::Checked> Frontend::Check(const Principal& principal, GenerationInput input,
                                                   const FieldNames& names) const {
   RETURN_IF_ERROR(CheckModelName(input.model, *model_));
-  RETURN_IF_ERROR(MayUse(principal, model_->name(), input.qos));
+  input.qos = ClassFor(principal, input.qos);
+  RETURN_IF_ERROR(MayUse(principal, model_->name(), *input.qos));
   input.tenant = principal.tenant;
-  input.rate_limit = principal.limit;
+  input.key_id = principal.key_id;
   const std::optional<EngineIdentity> engine = identity();
   if (!engine) return NoEngine();
   Checked checked;
+  checked.limit = principal.limit;
   checked.limits = {.context_tokens = engine->context_tokens, .vocab_size = engine->vocab_size};
   ASSIGN_OR_RETURN(checked.request, CheckRequest(std::move(input), *model_, checked.limits, names));
   Generation& generation = checked.request.generation;
@@ -114,10 +126,10 @@ absl::StatusOr<Frontend::Checked> Frontend::Check(const Principal& principal, Ge
   const bool depends_on_time = std::holds_alternative<ChatPromptInput>(checked.request.prompt) &&
                                model_->chat_depends_on_time();
   if (!cache_ || !IsCacheable(checked.request) || depends_on_time) return checked;
-  generation.cache_key = CacheKeyOf(
-      checked.request, {.text_version = model_->tokenizer()->version(),
-                        .context_tokens = engine->context_tokens,
-                        .tenant = generation.tenant.shares_cache ? "" : generation.tenant.name});
+  generation.cache_key =
+      CacheKeyOf(checked.request, {.text_version = model_->tokenizer()->version(),
+                                   .context_tokens = engine->context_tokens,
+                                   .tenant = generation.tenant.cache_scope()});
   if (generation.cache == CacheMode::kRefresh) return checked;
   if (std::shared_ptr<const RecordedGeneration> answer = cache_->Find(*generation.cache_key)) {
     RETURN_IF_ERROR(SetPrompt(answer->prompt_ids, checked.limits, names, &generation));
@@ -129,8 +141,16 @@ absl::StatusOr<Frontend::Checked> Frontend::Check(const Principal& principal, Ge
 
 absl::StatusOr<Generation> Frontend::Encode(Checked checked, const FieldNames& names,
                                             const text::Interrupt* interrupt) const {
-  if (checked.kept_answer()) return std::move(checked.request.generation);
-  return EncodePrompt(std::move(checked.request), *model_, checked.limits, names, interrupt);
+  const bool bounded = checked.request.bounded;
+  const bool kept = checked.kept_answer() != nullptr;
+  absl::StatusOr<Generation> generation =
+      kept ? std::move(checked.request.generation)
+           : EncodePrompt(std::move(checked.request), *model_, checked.limits, names, interrupt);
+  if (!generation.ok() || !checked.limit) return generation;
+  ASSIGN_OR_RETURN(
+      generation->reservation,
+      TokenReservation::Make(checked.limit, MayCost(*generation, bounded), options_.clock->Now()));
+  return generation;
 }
 
 absl::StatusOr<Generation> Frontend::Prepare(const Principal& principal, GenerationInput input,
@@ -345,6 +365,20 @@ void Frontend::BindEngines() {
   RefreshSnapshot();
 }
 
+void Frontend::TellCache() {
+  const ResponseCache::Counts counts = cache_->counts();
+  options_.registry->GetGauge("conclave_cache_bytes").Set(static_cast<double>(counts.bytes));
+  options_.registry->GetGauge("conclave_cache_answers").Set(static_cast<double>(counts.entries));
+  const auto count = [this](const char* reason, int64_t more) {
+    options_.registry->GetCounter("conclave_cache_dropped_total", {{"reason", reason}})
+        .Increment(static_cast<double>(more));
+  };
+  count("evicted", counts.evicted - cache_told_.evicted);
+  count("rejected", counts.rejected - cache_told_.rejected);
+  count("expired", counts.expired - cache_told_.expired);
+  cache_told_ = counts;
+}
+
 void Frontend::Tick() {
   const TimePoint now = options_.clock->Now();
   for (auto& [name, engine] : engines_.all()) {
@@ -354,11 +388,7 @@ void Frontend::Tick() {
   engines_.DestroyClosed();
   prompts_.Sweep();
   scheduler_.Tick();
-  if (cache_) {
-    const ResponseCache::Counts counts = cache_->counts();
-    options_.registry->GetGauge("conclave_cache_bytes").Set(static_cast<double>(counts.bytes));
-    options_.registry->GetGauge("conclave_cache_answers").Set(static_cast<double>(counts.entries));
-  }
+  if (cache_) TellCache();
   options_.registry->GetGauge("conclave_requests_running").Set(scheduler_.num_running());
   options_.registry->GetGauge("conclave_requests_inflight").Set(num_running());
   BindEngines();

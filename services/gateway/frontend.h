@@ -2,8 +2,8 @@
 // what state the cluster is in.
 //
 // Transports (http_api.h, grpc_service.h) call it from their threads. One thread, "gateway-core",
-// owns the running requests and the engines; everything reaches it through a bounded queue, and
-// every sink is called on it.
+// owns the running requests and the engines; everything reaches it through a bounded queue. Sinks
+// are called on it, but for kept answers: those are replayed on the transport's thread, in Submit.
 #pragma once
 
 #include <atomic>
@@ -74,6 +74,7 @@ class Frontend final : public EngineListener {
   struct Checked {
     CheckedRequest request;
     EngineLimits limits;
+    std::shared_ptr<RateLimit> limit;  // of its key; null: none
     const RecordedGeneration* kept_answer() const { return request.generation.answer.get(); }
   };
   // Quick. UNAVAILABLE with a retry delay when there is no engine, PERMISSION_DENIED for what the
@@ -81,6 +82,7 @@ class Frontend final : public EngineListener {
   absl::StatusOr<Checked> Check(const Principal& principal, GenerationInput input,
                                 const FieldNames& names) const;
   // The canonical request. Encodes the prompt on the calling thread: work for the prompt lane.
+  // RESOURCE_EXHAUSTED with a retry delay when it may cost more tokens than its key has left.
   absl::StatusOr<Generation> Encode(Checked checked, const FieldNames& names,
                                     const text::Interrupt* interrupt) const;
   // Both.
@@ -148,6 +150,7 @@ class Frontend final : public EngineListener {
   // The rest runs on the core thread.
   void ApplyCluster(const placement::ClusterView& view);
   void Tick();
+  void TellCache();
   // Decides which engines are used, says so, and refreshes the snapshot.
   void BindEngines();
   void RefreshSnapshot();
@@ -168,6 +171,7 @@ class Frontend final : public EngineListener {
   // Core thread only.
   EngineSet engines_;
   const std::unique_ptr<ResponseCache> cache_;  // null: none. Any thread
+  ResponseCache::Counts cache_told_;            // what the metrics have been told
   RequestScheduler scheduler_;
 
   mutable Mutex mutex_;

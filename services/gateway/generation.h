@@ -64,7 +64,7 @@ struct SamplingInput {
 };
 
 class HashEncoder;
-class RateLimit;
+class TokenReservation;
 struct RecordedGeneration;
 
 // For whom a request runs. Without identities everybody is one tenant, whose name is empty.
@@ -74,6 +74,9 @@ struct Tenant {
   QosClass top_class = QosClass::kRealtime;  // requests for a more urgent one run as this
   int32_t max_running = 0;                   // requests at once; 0: no limit of its own
   bool shares_cache = false;                 // takes kept answers of other such tenants
+
+  // Who takes what has been computed for one of them: kept answers, and the KV cache's blocks.
+  std::string cache_scope() const { return shares_cache ? "" : name; }
 };
 
 struct GenerationInput {
@@ -82,9 +85,10 @@ struct GenerationInput {
   std::string model;       // empty: the served one
   PromptInput prompt;
   SamplingInput sampling;
-  QosClass qos = QosClass::kInteractive;
+  std::optional<uint64_t> drawn_seed;  // in place of one of its own, where the client gives none
+  std::optional<QosClass> qos;         // absent: left to the gateway
   Tenant tenant;
-  std::shared_ptr<RateLimit> rate_limit;
+  std::string key_id;  // of the API key; empty: nobody has to show one
   CacheMode cache = CacheMode::kAuto;
   std::string traceparent;  // as received
   std::optional<TimePoint> deadline;
@@ -124,8 +128,9 @@ struct Generation {
   std::vector<int32_t> stop_ids;          // ascending; end-of-sequence ids included unless ignored
   QosClass qos = QosClass::kInteractive;  // no more urgent than the tenant may
   Tenant tenant;
+  std::string key_id;  // of the API key; empty: nobody has to show one
   CacheMode cache = CacheMode::kAuto;
-  std::shared_ptr<RateLimit> rate_limit;             // charged with its tokens; null: none
+  std::shared_ptr<TokenReservation> reservation;     // of its key's tokens; null: no limit
   std::optional<CacheKey> cache_key;                 // where its answer is kept, if it may be
   std::shared_ptr<const RecordedGeneration> answer;  // the kept one: nothing is to be computed
   std::string traceparent;                           // W3C, or empty
@@ -138,7 +143,8 @@ struct Generation {
 struct CheckedRequest {
   Generation generation;
   PromptInput prompt;
-  bool seeded = false;  // by the client
+  bool seeded = false;   // by the client
+  bool bounded = false;  // the client says how long the answer may be
 };
 
 // SHA-256 (32 bytes) over everything in `generation` that decides its output but the seed and the

@@ -1,6 +1,7 @@
 // Where a running request's events go: a transport's answer being made.
 //
-// Called on the gateway's core thread, one event at a time, in order; implementations queue and
+// Called one event at a time, in order, on the gateway's core thread; for a kept answer, and where
+// that thread takes no more, on the thread that submits the request. Implementations queue and
 // return at once. The last call is OnDone or OnFailed.
 #pragma once
 

@@ -127,7 +127,9 @@ absl::StatusOr<GenerationInput> FromProto(const v1::GenerateRequest& request) {
       return rpc::InvalidField("prompt", "is missing: set one of text, chat, tokens");
   }
   input.sampling = FromProto(request.sampling());
-  ASSIGN_OR_RETURN(input.qos, rpc::FromProto(request.qos()));
+  if (request.qos() != v1::QOS_CLASS_UNSPECIFIED) {
+    ASSIGN_OR_RETURN(input.qos, rpc::FromProto(request.qos()));
+  }
   ASSIGN_OR_RETURN(input.cache, FromProto(request.cache()));
   return input;
 }

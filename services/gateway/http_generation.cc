@@ -167,14 +167,22 @@ absl::Status HttpGenerations::Parse(Job& job) {
 
 absl::Status HttpGenerations::Check(Job& job) const {
   OpenAiRequest& request = job.request;
+  // Before anything is spent on its prompts. A number that is out of range by itself is refused
+  // with the first of them.
+  const int64_t n = request.sampling.num_choices.value_or(1);
+  const auto num_prompts = static_cast<int64_t>(request.prompts.size());
+  if (n <= kMaxChoices && num_prompts * n > kMaxChoices) {
+    return rpc::InvalidField("n", absl::StrCat("prompts times n must be at most ", kMaxChoices,
+                                               ", found ", num_prompts * n));
+  }
   for (size_t i = 0; i < request.prompts.size(); ++i) {
     if (i > 0) {
       ASSIGN_OR_RETURN(Admission admission, frontend_->Admit(*job.principal));
       job.admissions.push_back(std::move(admission));
-      // One seed for the whole answer.
-      request.sampling.seed = job.prompts[0].request.generation.seed;
     }
     GenerationInput input;
+    // One seed for the whole answer.
+    if (i > 0) input.drawn_seed = job.prompts[0].request.generation.seed;
     input.api = job.api;
     input.request_id =
         i == 0 ? job.id : absl::StrCat(job.id.substr(0, kMaxRequestIdBytes - 5), "-", i);
@@ -191,12 +199,6 @@ absl::Status HttpGenerations::Check(Job& job) const {
     ASSIGN_OR_RETURN(Frontend::Checked checked,
                      frontend_->Check(*job.principal, std::move(input), request.field_names));
     job.prompts.push_back(std::move(checked));
-  }
-  const size_t num_choices =
-      job.prompts.size() * static_cast<size_t>(job.prompts[0].request.generation.num_choices);
-  if (num_choices > static_cast<size_t>(kMaxChoices)) {
-    return rpc::InvalidField("n", absl::StrCat("prompts times n must be at most ", kMaxChoices,
-                                               ", found ", num_choices));
   }
   return absl::OkStatus();
 }

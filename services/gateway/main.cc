@@ -158,7 +158,7 @@ absl::Status Run(int argc, char** argv) {
   Frontend::Options frontend_options;
   ASSIGN_OR_RETURN(frontend_options.scheduler, SchedulerOptions(options.gateway));
   ASSIGN_OR_RETURN(const std::unique_ptr<gateway::KeyStore> keys,
-                   gateway::KeyStore::Open(options.gateway.keys_file, &clock));
+                   gateway::KeyStore::Open(options.gateway.keys_file, &clock, &registry));
   frontend_options.keys = keys.get();
   frontend_options.cache.capacity_bytes = static_cast<size_t>(options.gateway.cache_memory.bytes);
   frontend_options.cache.ttl = std::chrono::seconds(options.gateway.cache_ttl_s);
@@ -252,7 +252,9 @@ absl::Status Run(int argc, char** argv) {
   if (options.gateway.lame_duck_seconds > 0) {
     frontend.AnnounceEnd();
     http_server->EndAfterAnswers();
-    signals.WaitFor(std::chrono::seconds(options.gateway.lame_duck_seconds));
+    const TimePoint end = clock.Now() + std::chrono::seconds(options.gateway.lame_duck_seconds);
+    // Who revokes a key now is heard as before.
+    while (clock.Now() < end && !signals.WaitFor(kReadinessPeriod)) keys->Refresh();
   }
   const auto grace = std::chrono::seconds(options.common.drain_seconds);
   // New requests are refused with UNAVAILABLE from here; then connections end one after the other.

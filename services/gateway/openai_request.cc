@@ -155,7 +155,7 @@ absl::Status ParseSampling(const json& body, OpenAiRequest* request) {
   return ParseLogprobs(body, request);
 }
 
-absl::Status ParseQos(const json& body, QosClass* qos) {
+absl::Status ParseQos(const json& body, std::optional<QosClass>* qos) {
   std::string name;
   if (!FindField(body, "qos")) return absl::OkStatus();
   RETURN_IF_ERROR(ReadField(body, "qos", &name));

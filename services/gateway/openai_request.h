@@ -22,7 +22,7 @@ struct OpenAiRequest {
   std::string model;
   std::vector<PromptInput> prompts;  // one for a chat
   SamplingInput sampling;
-  QosClass qos = QosClass::kInteractive;
+  std::optional<QosClass> qos;
   CacheMode cache = CacheMode::kAuto;
   bool stream = false;
   bool include_usage = false;

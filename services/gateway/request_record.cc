@@ -17,20 +17,35 @@ constexpr char kNoTenant[] = "none";
 constexpr char kPromptTokens[] = "prompt";
 constexpr char kGeneratedTokens[] = "generated";
 
-void CountTokens(metrics::Registry& registry, const RequestRecord& record,
-                 int64_t completion_tokens) {
-  const auto count = [&](const char* kind, int64_t tokens) {
+// What its tenant and its key pay for. An engine has worked for whoever leaves before the first
+// token, too; a failure is not the client's to pay.
+struct CountedTokens {
+  int64_t prompt = 0;
+  int64_t completion = 0;
+};
+
+CountedTokens CountTokens(const RequestRecord& record, const absl::Status& status,
+                          int64_t completion_tokens, const std::string& engine) {
+  const bool left =
+      (absl::IsCancelled(status) || absl::IsDeadlineExceeded(status)) && !engine.empty();
+  const bool counts = completion_tokens > 0 || status.ok() || left;
+  return {.prompt = counts ? record.prompt_tokens : 0, .completion = completion_tokens};
+}
+
+void RecordTokens(metrics::Registry& registry, const RequestRecord& record,
+                  const CountedTokens& tokens) {
+  const auto count = [&](const char* kind, int64_t more) {
     registry
         .GetCounter("conclave_tenant_tokens_total",
                     {{"tenant", TenantLabel(record.tenant)}, {"kind", kind}})
-        .Increment(static_cast<double>(tokens));
+        .Increment(static_cast<double>(more));
   };
   if (record.cache == CacheStatus::kHit || record.cache == CacheStatus::kJoined) {
-    count(kCachedTokens, record.prompt_tokens + completion_tokens);
+    count(kCachedTokens, tokens.prompt + tokens.completion);
     return;
   }
-  count(kPromptTokens, completion_tokens > 0 ? record.prompt_tokens : 0);
-  count(kGeneratedTokens, completion_tokens);
+  count(kPromptTokens, tokens.prompt);
+  count(kGeneratedTokens, tokens.completion);
 }
 
 int64_t UnixSeconds() {
@@ -47,18 +62,19 @@ RequestRecord RequestRecord::Of(const Generation& generation, CacheStatus cache)
   return {.request_id = generation.request_id,
           .api = generation.api,
           .tenant = generation.tenant.name,
+          .key_id = generation.key_id,
           .qos = generation.qos,
           .cache = cache,
           .prompt_tokens = static_cast<int64_t>(generation.prompt_ids.size()),
           .traceparent = generation.traceparent,
           .arrival = generation.arrival,
-          .rate_limit = generation.rate_limit};
+          .reservation = generation.reservation};
 }
 
 void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const absl::Status& status,
                int64_t completion_tokens, const std::string& engine, TimePoint now) {
   CountRequest(registry, record.api, record.tenant, status);
-  CountTokens(registry, record, completion_tokens);
+  RecordTokens(registry, record, CountTokens(record, status, completion_tokens, engine));
   registry.GetHistogram("conclave_request_seconds", {{"class", QosClassName(record.qos)}})
       .Observe(std::chrono::duration<double>(now - record.arrival).count());
   if (record.cache != CacheStatus::kNone) {
@@ -71,13 +87,9 @@ void RecordEnd(metrics::Registry& registry, const RequestRecord& record, const a
 
 void ChargeAndLogEnd(const RequestRecord& record, const absl::Status& status,
                      int64_t completion_tokens, const std::string& engine, TimePoint now) {
-  if (record.rate_limit) {
-    // An engine has worked for whoever leaves before the first token, too; a failure is not the
-    // client's to pay.
-    const bool left =
-        (absl::IsCancelled(status) || absl::IsDeadlineExceeded(status)) && !engine.empty();
-    const bool charged = completion_tokens > 0 || status.ok() || left;
-    record.rate_limit->UseTokens((charged ? record.prompt_tokens : 0) + completion_tokens, now);
+  if (record.reservation) {
+    const CountedTokens tokens = CountTokens(record, status, completion_tokens, engine);
+    record.reservation->Settle(tokens.prompt + tokens.completion, now);
   }
   if (!LogsLevel(LogLevel::kInfo)) return;
   LogInfo(
@@ -86,6 +98,7 @@ void ChargeAndLogEnd(const RequestRecord& record, const absl::Status& status,
        {"api", record.api},
        {"code", CodeName(status)},
        {"tenant", record.tenant},
+       {"key", record.key_id},
        {"class", QosClassName(record.qos)},
        {"cache", CacheStatusName(record.cache)},
        {"engine", engine},
@@ -104,6 +117,9 @@ void DeclareCounters(metrics::Registry& registry) {
   }
   for (const CacheStatus cache : {CacheStatus::kHit, CacheStatus::kMiss, CacheStatus::kJoined}) {
     registry.GetCounter("conclave_cache_requests_total", {{"result", CacheStatusName(cache)}});
+  }
+  for (const char* const reason : {"evicted", "rejected", "expired"}) {
+    registry.GetCounter("conclave_cache_dropped_total", {{"reason", reason}});
   }
   for (const QosClass qos : kQosClasses) {
     for (const char* const histogram :

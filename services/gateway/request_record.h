@@ -21,12 +21,13 @@ struct RequestRecord {
   std::string request_id;
   std::string api;
   std::string tenant;
+  std::string key_id;
   QosClass qos = QosClass::kInteractive;
   CacheStatus cache = CacheStatus::kNone;
   int64_t prompt_tokens = 0;
   std::string traceparent;
   TimePoint arrival;
-  std::shared_ptr<RateLimit> rate_limit;
+  std::shared_ptr<TokenReservation> reservation;
 
   static RequestRecord Of(const Generation& generation, CacheStatus cache);
 };

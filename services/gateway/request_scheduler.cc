@@ -260,6 +260,7 @@ void RequestScheduler::Start(uint64_t key, Run& run, EngineSet::Engine& engine) 
                       .stop_ids = generation.stop_ids,
                       .qos = generation.qos,
                       .tenant_weight = generation.tenant.weight,
+                      .tenant_salt = generation.tenant.cache_scope(),
                       .remaining_ms = 0,
                       .traceparent = generation.traceparent,
                       .request_id = generation.request_id};

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "services/gateway/request_record.h"
 #include "tests/gateway/http_api_fixture.h"
 
 namespace conclave::gateway {
@@ -41,6 +42,23 @@ class FrontendTest : public HttpApiTest {
     return frontend.Submit(*std::move(admission), *std::move(generation), sink);
   }
 };
+
+TEST_F(FrontendTest, ARequestCarriesItsKeyToItsEnd) {
+  Start();
+  Principal principal;
+  principal.key_id = "0123abcd";
+  principal.tenant.name = "acme";
+  GenerationInput input;
+  input.prompt = TokenPromptInput{.ids = {5, 6, 7}};
+  const auto generation =
+      rig_->frontend().Prepare(principal, std::move(input), FieldNames(), nullptr);
+  ASSERT_TRUE(generation.ok()) << generation.status();
+  const RequestRecord record = RequestRecord::Of(*generation, CacheStatus::kNone);
+  ::testing::internal::CaptureStderr();
+  ChargeAndLogEnd(record, absl::OkStatus(), 1, "engine-0", rig_->frontend().clock().Now());
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("tenant=acme key=0123abcd"), std::string::npos) << log;
+}
 
 TEST_F(FrontendTest, AKeptAnswerIsOverBeforeItHasAKey) {
   Start();

@@ -118,6 +118,21 @@ TEST_F(HttpCacheTest, UsesItForWhatAClientCanRepeat) {
   EXPECT_EQ(json::parse(first.body)["seed"], json::parse(second.body)["seed"]);
 }
 
+TEST_F(HttpCacheTest, ADrawnSeedMakesNoneOfSeveralPromptsSeeded) {
+  Start();
+  const json warm = {{"prompt", {"Once", "The wolf"}}, {"temperature", 1}};
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(Cache(rig_->Post(kCompletions, warm)), "");
+    const auto first = rig_->engine().NextStart(), second = rig_->engine().NextStart();
+    ASSERT_TRUE(first && second) << "each is computed anew";
+    EXPECT_EQ(first->seed(), second->seed()) << "one seed for the whole answer";
+  }
+  json seeded = warm;
+  seeded["seed"] = 7;
+  EXPECT_EQ(Cache(rig_->Post(kCompletions, seeded)), "miss");
+  EXPECT_EQ(Cache(rig_->Post(kCompletions, seeded)), "hit");
+}
+
 TEST_F(HttpCacheTest, ObeysItsField) {
   Start();
   rig_->Post(kChat, Greedy());
@@ -154,6 +169,17 @@ TEST_F(HttpCacheTest, EqualRequestsInFlightShareOneGeneration) {
   EXPECT_FALSE(rig_->engine().CancelledNow().has_value());
   second.Close();
   EXPECT_TRUE(rig_->engine().NextCancel().has_value());
+}
+
+TEST_F(HttpCacheTest, WhatIsDroppedIsCounted) {
+  GatewayRig::Options options;
+  options.cache.ttl = Duration(0);
+  Start(options);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(Cache(rig_->Post(kChat, Greedy())), "miss");
+  EXPECT_TRUE(GatewayRig::WaitFor([this] {
+    const std::string metrics = rig_->registry.Expose();
+    return metrics.find(R"(conclave_cache_dropped_total{reason="expired"} 1)") != std::string::npos;
+  }));
 }
 
 TEST_F(HttpCacheTest, OffMeansOff) {

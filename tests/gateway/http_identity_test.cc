@@ -26,7 +26,7 @@ class HttpIdentityTest : public HttpApiTest {
     const std::string path = dir_.path() / "keys.json";
     for (const DrawnKey& drawn : keys_) file_.keys.push_back(drawn.record);
     ASSERT_TRUE(identity::WriteKeyFile(path, file_).ok());
-    auto store = KeyStore::Open(path, &clock_);
+    auto store = KeyStore::Open(path, &clock_, &registry_);
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
     options.keys = store_.get();
@@ -47,6 +47,7 @@ class HttpIdentityTest : public HttpApiTest {
   }
 
   SteadyClock clock_;
+  metrics::Registry registry_;
   conclave::testing::TempDir dir_;
   identity::KeyFile file_;
   std::deque<DrawnKey> keys_;
@@ -105,12 +106,13 @@ TEST_F(HttpIdentityTest, LimitsAreToldAndKept) {
   EXPECT_EQ(first.headers.at("x-ratelimit-limit-requests"), "2");
   EXPECT_EQ(first.headers.at("x-ratelimit-remaining-requests"), "1");
   EXPECT_EQ(first.headers.at("x-ratelimit-limit-tokens"), "1000");
-  // Tokens are charged at a request's end, which comes a moment after its answer's.
+  EXPECT_EQ(first.headers.at("x-ratelimit-remaining-tokens"), "936")
+      << "prompt and answer may fill the context of 64";
+  // Tokens that were not used come back at a request's end, a moment after its answer's.
   ASSERT_TRUE(GatewayRig::WaitFor([this] { return rig_->frontend().num_running() == 0; }));
   const RawResponse second = rig_->Post(kChat, Chat({{"stream", true}}), Header(key));
   EXPECT_EQ(second.headers.at("x-ratelimit-remaining-requests"), "0");
-  EXPECT_LT(std::stoi(second.headers.at("x-ratelimit-remaining-tokens")), 1000)
-      << "the first answer's tokens are charged";
+  EXPECT_GT(std::stoi(second.headers.at("x-ratelimit-remaining-tokens")), 1000 - 2 * 64);
   const RawResponse refused = rig_->Post(kChat, Chat(), Header(key));
   EXPECT_EQ(Error(refused, 429)["type"], "rate_limit_error");
   EXPECT_GT(std::stoi(refused.headers.at("retry-after")), 20);
@@ -127,9 +129,52 @@ TEST_F(HttpIdentityTest, TokenizingIsARequestToo) {
   Error(rig_->Post(kChat, Chat(), Header(key)), 429);
 }
 
+TEST_F(HttpIdentityTest, TokensCountWhenARequestComes) {
+  DrawnKey& key = Add("acme");
+  key.record.tokens_per_minute = 60;
+  StartWithKeys();
+  Hang("The wolf");
+  const auto ask = [&](int max_tokens) {
+    return GatewayRig::PostText(kCompletions,
+                                json{{"prompt", {5, 6, 7, 8, 9, 10, 11, 12, 13, 14}},
+                                     {"max_tokens", max_tokens},
+                                     {"stream", true}}
+                                    .dump(),
+                                Header(key));
+  };
+  RawClient first(rig_->http_address());
+  first.Send(ask(30));  // 40 with its prompt
+  ASSERT_NE(first.ReadUntil("wolf"), "");
+  RawClient second(rig_->http_address());
+  second.Send(ask(30));
+  const RawResponse refused = second.ReadResponse();
+  const json error = Error(refused, 429);
+  EXPECT_EQ(error["code"], "rate_limited");
+  EXPECT_NE(error["message"].get<std::string>().find("may cost 40 tokens"), std::string::npos);
+  EXPECT_GT(std::stoi(refused.headers.at("retry-after")), 0);
+  EXPECT_LT(std::stoi(refused.headers.at("x-ratelimit-remaining-tokens")), 40);
+  // The first one leaves: what it has not used is there again.
+  first.Close();
+  ASSERT_TRUE(GatewayRig::WaitFor([this] { return rig_->frontend().num_running() == 0; }));
+  RawClient third(rig_->http_address());
+  third.Send(ask(30));
+  EXPECT_NE(third.ReadUntil("wolf"), "");
+}
+
+TEST_F(HttpIdentityTest, ARefusedRequestKeepsNoTokens) {
+  DrawnKey& key = Add("acme");
+  key.record.tokens_per_minute = 100;
+  StartWithKeys();
+  // The second prompt is one too many, and the first one's tokens come back.
+  const json two = {{"prompt", {{5, 6}, {7, 8}}}, {"max_tokens", 60}};
+  for (int i = 0; i < 5; ++i) Error(rig_->Post(kCompletions, two, Header(key)), 429);
+  const json one = {{"prompt", {5, 6}}, {"max_tokens", 60}};
+  EXPECT_EQ(rig_->Post(kCompletions, one, Header(key)).status, 200);
+}
+
 TEST_F(HttpIdentityTest, WhoLeavesBeforeTheFirstTokenPaysForThePrompt) {
   DrawnKey& key = Add("acme");
-  key.record.tokens_per_minute = 1000;
+  key.record.tokens_per_minute = 200;
   StartWithKeys();
   Hang("");
   {
@@ -143,7 +188,8 @@ TEST_F(HttpIdentityTest, WhoLeavesBeforeTheFirstTokenPaysForThePrompt) {
   ASSERT_TRUE(GatewayRig::WaitFor([this] { return rig_->frontend().num_running() == 0; }));
   Say("Now.");
   const RawResponse next = rig_->Post(kChat, Chat(), Header(key));
-  EXPECT_LT(std::stoi(next.headers.at("x-ratelimit-remaining-tokens")), 1000);
+  EXPECT_LT(std::stoi(next.headers.at("x-ratelimit-remaining-tokens")), 200 - 64)
+      << "of which 64 are for this request itself";
 }
 
 TEST_F(HttpIdentityTest, RequestsAndTokensAreCountedByTenant) {
@@ -175,9 +221,45 @@ TEST_F(HttpIdentityTest, ModelsAndClassesMayBeLimited) {
   DrawnKey& elsewhere = Add("acme");
   elsewhere.record.models = {"fables"};
   StartWithKeys();
-  EXPECT_EQ(Error(rig_->Post(kChat, Chat(), Header(batch)), 403)["param"], "qos");
+  EXPECT_EQ(Error(rig_->Post(kChat, Chat({{"qos", "interactive"}}), Header(batch)), 403)["param"],
+            "qos");
   EXPECT_EQ(rig_->Post(kChat, Chat({{"qos", "batch"}}), Header(batch)).status, 200);
+  EXPECT_EQ(rig_->engine().NextStart()->qos(), v1::QOS_CLASS_BATCH);
   EXPECT_EQ(Error(rig_->Post(kChat, Chat(), Header(elsewhere)), 403)["param"], "model");
+}
+
+TEST_F(HttpIdentityTest, WhoNamesNoClassGetsOneThatItsKeyMayUse) {
+  DrawnKey& batch = Add("acme");
+  batch.record.classes = {QosClass::kSheddable, QosClass::kBatch};
+  StartWithKeys();
+  EXPECT_EQ(rig_->Post(kChat, Chat(), Header(batch)).status, 200);
+  EXPECT_EQ(rig_->engine().NextStart()->qos(), v1::QOS_CLASS_BATCH);
+  v1::CompleteResponse answer;
+  EXPECT_TRUE(Complete(batch.text, &answer).ok());
+  EXPECT_EQ(rig_->engine().NextStart()->qos(), v1::QOS_CLASS_BATCH);
+}
+
+TEST_F(HttpIdentityTest, TenantsShareNoBlocksUnlessTheyShareAnswers) {
+  file_.tenants.push_back({.name = "open", .shares_cache = true});
+  const DrawnKey& acme = Add("acme");
+  const DrawnKey& open = Add("open");
+  StartWithKeys();
+  EXPECT_EQ(rig_->Post(kChat, Chat(), Header(acme)).status, 200);
+  EXPECT_EQ(rig_->engine().NextStart()->tenant_salt(), "acme");
+  EXPECT_EQ(rig_->Post(kChat, Chat(), Header(open)).status, 200);
+  EXPECT_EQ(rig_->engine().NextStart()->tenant_salt(), "");
+}
+
+TEST_F(HttpIdentityTest, TooManyChoicesCostNothing) {
+  DrawnKey& key = Add("acme");
+  key.record.requests_per_minute = 2;
+  StartWithKeys();
+  json prompts = json::array();
+  for (int i = 0; i < 100; ++i) prompts.push_back({5, 6});
+  const json error =
+      Error(rig_->Post(kCompletions, json{{"prompt", prompts}, {"n", 2}}, Header(key)), 400);
+  EXPECT_EQ(error["param"], "n");
+  EXPECT_EQ(rig_->Post(kCompletions, json{{"prompt", {5, 6}}}, Header(key)).status, 200);
 }
 
 TEST_F(HttpIdentityTest, ATenantsClassIsCapped) {
