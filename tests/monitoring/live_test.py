@@ -31,10 +31,10 @@ class LiveTest(unittest.TestCase):
         folder = tempfile.TemporaryDirectory(prefix="conclave-certificates-")
         cls.addClassCleanup(folder.cleanup)
         authority = Authority(folder.name)
-        certificate, key = authority.issue("cluster", "DNS:conclave")  # for a day
+        cls.certificate, key = authority.issue("cluster", "DNS:conclave")  # for a day
         cls.cluster = MonitoredCluster(
             "--engine-context", str(CONTEXT), "--engine-kv-memory", KV_MEMORY, small_memory=SMALL_MEMORY,
-            env={"CONCLAVE_TLS_CERT_FILE": str(certificate), "CONCLAVE_TLS_KEY_FILE": str(key),
+            env={"CONCLAVE_TLS_CERT_FILE": str(cls.certificate), "CONCLAVE_TLS_KEY_FILE": str(key),
                  "CONCLAVE_TLS_CA_FILE": str(authority.certificate)})
         cls.addClassCleanup(cls.cluster.__exit__)
         cls.cluster.up()
@@ -142,6 +142,12 @@ class LiveTest(unittest.TestCase):
 
     def test_6_unlike_workers_and_certificates_of_a_day(self):
         self.wait_firing("ConclaveExpertImbalance", "ConclaveCertificateExpiresSoon", "ConclaveCertificateExpiresNow", timeout_s=60)
+
+    def test_6b_a_certificate_that_cannot_be_used(self):
+        whole = self.certificate.read_text()
+        self.certificate.write_text("half a certificate")
+        self.addCleanup(self.certificate.write_text, whole)
+        self.wait_firing("ConclaveFileFaulty")
 
     def test_7_more_than_the_engine_can_hold(self):
         """One long sequence after another leaves no room; what waits is late; and nothing is asked twice any more."""
