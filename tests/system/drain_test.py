@@ -7,9 +7,12 @@ import pathlib
 import re
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 import unittest
+import urllib.error
+import urllib.request
 
 from cluster import BUILD, MODEL, Cluster, wait_until
 
@@ -208,6 +211,34 @@ class LameDuck(unittest.TestCase):
         self.assertEqual(cluster.process("gateway")["pid"], pid)
         cluster.wait_restarted("gateway", pid)
         self.assertGreater(time.monotonic() - began, 2.9)
+
+    def test_keys_revoked_meanwhile_are_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            keys = {"CONCLAVE_GATEWAY_KEYS_FILE": f"{folder}/keys.json"}
+
+            def key(*arguments):
+                done = subprocess.run([BUILD / "conclave", "key", *arguments], env={**os.environ, **keys}, capture_output=True, text=True,
+                                      timeout=30)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                return done.stdout.strip()
+            secret = key("create", "--tenant", "acme")
+            cluster = Cluster(env={"CONCLAVE_GATEWAY_LAME_DUCK_SECONDS": "20", **keys})
+            self.addCleanup(cluster.__exit__)
+            cluster.up()
+            url = f"http://{cluster.http_address}/v1/models"
+
+            def status():
+                request = urllib.request.Request(url, headers={"Authorization": f"Bearer {secret}"})
+                try:
+                    with urllib.request.urlopen(request, timeout=20) as answer:
+                        return answer.status
+                except urllib.error.HTTPError as error:
+                    return error.code
+            cluster.kill("gateway", signal.SIGTERM)
+            wait_until(lambda: cluster.get("/readyz", cluster.ops_address)[0] == 503, "not ready")
+            self.assertEqual(status(), 200)
+            key("revoke", secret.split("-")[1])
+            wait_until(lambda: status() == 401, "the key refused", 10)
 
 
 if __name__ == "__main__":
