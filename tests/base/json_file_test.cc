@@ -60,7 +60,9 @@ TEST_F(JsonFileTest, KeepsOwnerAndModeWhereItIsToldTo) {
   EXPECT_EQ(status().st_mode & 0777, 0600U) << "there was none before";
   ASSERT_EQ(chmod(path.c_str(), 0640), 0);
   const bool root = geteuid() == 0;
-  if (root) ASSERT_EQ(chown(path.c_str(), 4321, 1234), 0);
+  if (root) {
+    ASSERT_EQ(chown(path.c_str(), 4321, 1234), 0);
+  }
   ASSERT_EQ(WriteJsonFile(path, {{"term", 2}}, Access::kAsBefore), absl::OkStatus());
   EXPECT_EQ((*ReadJsonFile(path))["term"], 2);
   EXPECT_EQ(status().st_mode & 0777, 0640U);

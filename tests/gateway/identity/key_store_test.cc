@@ -124,10 +124,14 @@ TEST_F(KeyStoreTest, FollowsItsFile) {
 // What Refresh says; as another user than root, who may read everything.
 std::string RefreshAsAnybody(KeyStore& store) {
   const bool root = geteuid() == 0;
-  if (root) EXPECT_EQ(seteuid(65534), 0);
+  if (root) {
+    EXPECT_EQ(seteuid(65534), 0);
+  }
   ::testing::internal::CaptureStderr();
   store.Refresh();
-  if (root) EXPECT_EQ(seteuid(0), 0);
+  if (root) {
+    EXPECT_EQ(seteuid(0), 0);
+  }
   return ::testing::internal::GetCapturedStderr();
 }
 
