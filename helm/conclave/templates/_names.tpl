@@ -49,6 +49,18 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{ default (printf "%s-services-tls" (include "conclave.fullname" .)) .Values.tls.services.existingSecret }}
 {{- end }}
 
+{{/*
+Annotations of the gateway's Service: its own, and those by which an ingress controller knows that the gateway speaks TLS. (Some
+look for them at the Service, others at the Ingress: both have them.)
+*/}}
+{{- define "conclave.serviceAnnotations" -}}
+{{- $found := deepCopy .Values.gateway.service.annotations -}}
+{{- if and .Values.gateway.ingress.enabled .Values.tls.clients.enabled -}}
+{{- $found = mustMergeOverwrite $found .Values.gateway.ingress.backendTlsAnnotations -}}
+{{- end -}}
+{{ toYaml $found }}
+{{- end }}
+
 {{/* The names by which clients may reach the gateway: (list of strings as JSON). */}}
 {{- define "conclave.gatewayHosts" -}}
 {{- $hosts := list -}}

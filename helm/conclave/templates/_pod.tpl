@@ -189,18 +189,12 @@ initContainers:
 {{ toYaml $resources }}
 {{- end }}
 
-{{/* The section "engine" of the configuration file, of a pool. */}}
-{{- define "conclave.engineSettings" -}}
-engine:
-  listen: 0.0.0.0:8020
-  ops_listen: 0.0.0.0:9020
-  {{- with .settings }}{{ toYaml . | nindent 2 }}{{ end }}
-{{- end }}
-
-{{/* The section "expert" of the configuration file, of a pool. */}}
-{{- define "conclave.expertSettings" -}}
-expert:
-  listen: 0.0.0.0:8030
-  ops_listen: 0.0.0.0:9030
-  {{- with .settings }}{{ toYaml . | nindent 2 }}{{ end }}
+{{/* How a Deployment replaces its pods: (dict "strategy" $strategy "path" "where it stands in the values"). */}}
+{{- define "conclave.strategy" -}}
+{{- $none := list "0" "0%" "00%" "000%" }}
+{{- if and (has (toString .strategy.maxSurge) $none) (has (toString .strategy.maxUnavailable) $none) }}
+{{- fail (printf "%s: maxSurge and maxUnavailable are both 0, so that no pod could ever be replaced; set one of them to 1 or more" .path) }}
+{{- end -}}
+type: RollingUpdate
+rollingUpdate: {{- toYaml .strategy | nindent 2 }}
 {{- end }}

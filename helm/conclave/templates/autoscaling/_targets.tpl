@@ -4,14 +4,30 @@ Everything that is scaled: a YAML list of {component, pool, deployment, scaling}
 {{- define "conclave.scaled" -}}
 {{- $fullname := include "conclave.fullname" . -}}
 {{- if .Values.gateway.autoscaling.enabled }}
+{{- include "conclave.checkScaling" (dict "scaling" .Values.gateway.autoscaling "path" "gateway.autoscaling") }}
 - {{ dict "component" "gateway" "deployment" (printf "%s-gateway" $fullname) "scaling" .Values.gateway.autoscaling | toJson }}
 {{- end }}
 {{- range $component, $group := dict "engine" .Values.engines "expert" .Values.experts }}
 {{- range $pool, $own := $group.pools }}
 {{- $scaling := (mustMergeOverwrite (deepCopy $group.defaults) $own).autoscaling }}
 {{- if $scaling.enabled }}
+{{- include "conclave.checkScaling" (dict "scaling" $scaling "path" (printf "%ss.pools.%s.autoscaling" $component $pool)) }}
 - {{ dict "component" $component "pool" $pool "deployment" (printf "%s-%s-%s" $fullname $component $pool) "scaling" $scaling | toJson }}
 {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Bounds that contradict each other: (dict "scaling" $scaling "path" "where it stands in the values"). */}}
+{{- define "conclave.checkScaling" -}}
+{{- if gt (int .scaling.min) (int .scaling.max) }}
+{{- fail (printf "%s: min %d is above max %d" .path (int .scaling.min) (int .scaling.max)) }}
+{{- end }}
+{{- $path := .path }}
+{{- $max := int .scaling.max }}
+{{- range .scaling.schedules }}
+{{- if gt (int .replicas) $max }}
+{{- fail (printf "%s: a schedule wants %d replicas, and max is %d" $path (int .replicas) $max) }}
 {{- end }}
 {{- end }}
 {{- end }}
