@@ -6,18 +6,13 @@
 #   ci/kubernetes.sh --keep    and leave the cluster running
 #
 # Needs root, a build in build/ (or $BUILD), and the packages that ci/setup.sh --kubernetes installs. KUBE_ARCHIVE names a folder with the
-# cluster's programs; without it they are built from Go modules, once. The last line is the sum.
+# cluster's programs; without it they are built from Go modules, once, and the definitions of custom resources come from Go modules in any
+# case. The last line is the sum.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$(realpath "${BUILD:-build}")
-if [ "$(id -u)" != 0 ]; then
-  echo "error: network namespaces and containers need root; run: sudo -E ci/kubernetes.sh" >&2
+if ! obstacles=$(python3 -B tests/kubernetes/machine.py); then
+  echo "error: this machine cannot run the test cluster: $obstacles" >&2
   exit 1
 fi
-for program in containerd runc ctr iptables conntrack ip nsenter zstd openssl curl; do
-  if ! command -v "$program" >/dev/null; then
-    echo "error: $program is missing; run: ci/setup.sh --kubernetes" >&2
-    exit 1
-  fi
-done
 exec python3 -B tests/kubernetes/run.py "$build" "$@"

@@ -5,6 +5,8 @@ bin/tools.tar.zst (helm, kubeconform, coredns, prometheus, prometheus-adapter). 
 modules/*/go.mod. Building takes some twenty minutes on two cores, once: the results are kept beside the cluster's work files.
 """
 
+import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -15,6 +17,7 @@ from report import Problem
 
 HERE = pathlib.Path(__file__).resolve().parent
 KUBERNETES = "1.33.13"
+ARCHIVED = ("bin/kube.zst", "bin/tools.tar.zst")
 KUBE_NAMES = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"]
 # Program -> (module folder, package, build tags); versions and checksums are in each folder's go.mod and go.sum.
 TOOLS = {
@@ -29,14 +32,34 @@ def cache():
     return pathlib.Path(os.environ.get("CONCLAVE_KUBERNETES_FOLDER", "/var/tmp/conclave-kubernetes"))
 
 
+def versions():
+    """What the programs are built from: other versions make another text."""
+    text = json.dumps([KUBERNETES, KUBE_NAMES, TOOLS, INSTALLED])
+    for file in sorted(HERE.glob("modules/*/*")):
+        text += file.read_text() if file.is_file() else ""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stamp():
+    """Of what the programs come from: the versions, and with an archive its files."""
+    archive = os.environ.get("KUBE_ARCHIVE")
+    files = [pathlib.Path(archive) / file for file in ARCHIVED] if archive else []
+    return "\n".join([versions(), *(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.exists())])
+
+
+def are_there():
+    """Without an archive those that came from one are as good, of the same versions."""
+    done = cache() / "bin" / ".complete"
+    wanted = stamp()
+    return done.exists() and (done.read_text() == wanted or done.read_text().startswith(wanted + "\n"))
+
+
 def folder():
     """Where the programs lie, unpacked or built by now."""
     archive = os.environ.get("KUBE_ARCHIVE")
     target = cache() / "bin"
-    done = target / ".complete"
-    source = f"archive {archive}" if archive else f"modules {KUBERNETES}"
-    if done.exists() and (not archive or done.read_text() == source):
-        return target  # without an archive, those that came from one are as good: the versions are the same
+    if are_there():
+        return target
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     if archive:
@@ -45,12 +68,15 @@ def folder():
         build(target)
     for name in KUBE_NAMES:
         (target / name).symlink_to("kube")
-    done.write_text(source)
+    found = json.loads(subprocess.run([target / "kubectl", "version", "--client", "-o", "json"], capture_output=True, text=True, check=True).stdout)
+    if found["clientVersion"]["gitVersion"] != f"v{KUBERNETES}":
+        raise Problem(f"the archive {archive} has Kubernetes {found['clientVersion']['gitVersion']}; v{KUBERNETES} was wanted")
+    (target / ".complete").write_text(stamp())
     return target
 
 
 def unpack(archive, target):
-    for file in ("bin/kube.zst", "bin/tools.tar.zst"):
+    for file in ARCHIVED:
         if not (archive / file).exists():
             raise Problem(f"KUBE_ARCHIVE is {archive}, where {file} is missing; unset it to build from Go modules")
     subprocess.run(["zstd", "-dqf", archive / "bin/kube.zst", "-o", target / "kube"], check=True)
@@ -77,9 +103,13 @@ def go(environment, module, *words):
 
 
 def make_images(images):
-    """The archives of the cluster's own images in the folder `images`, where they are not yet."""
+    """The archives of the cluster's own images in the folder `images`, where those of these programs are not there yet."""
     images.mkdir(parents=True, exist_ok=True)
     programs = folder()
+    made = images / ".made-of"
+    if not made.exists() or made.read_text() != versions():
+        for name in ("pause", "coredns", "prometheus", "prometheus-adapter"):
+            (images / f"{name}.tar").unlink(missing_ok=True)
     if not (images / "pause.tar").exists():
         pause = images / "pause"
         subprocess.run(["cc", "-static", "-O2", "-o", pause, HERE / "pause.c"], check=True)
@@ -87,3 +117,4 @@ def make_images(images):
     for name in ("coredns", "prometheus", "prometheus-adapter"):
         if not (images / f"{name}.tar").exists():
             image.write(images / f"{name}.tar", f"localhost/{name}:1", f"/{name}", {f"/{name}": programs / name})
+    made.write_text(versions())

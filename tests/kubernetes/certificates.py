@@ -8,15 +8,27 @@ def openssl(folder, *words):
     subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=60)
 
 
-def make_authority(folder, name="ca", subject="/CN=test authority"):
+DAYS = 30
+LEAST_DAYS = 2  # a run must not see them end
+
+
+def are_good(folder):
+    """Whether all keys of a cluster are there, and are so for the next days. (The authority's and all others are made together.)"""
+    if not (pathlib.Path(folder) / "admin.kubeconfig").exists():
+        return False
+    check = ["openssl", "x509", "-checkend", str(LEAST_DAYS * 86400), "-noout", "-in", "ca.crt"]
+    return subprocess.run(check, cwd=folder, capture_output=True, timeout=60).returncode == 0
+
+
+def make_authority(folder):
     openssl(
-        folder, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key",
-        "-out", f"{name}.crt", "-days", "30", "-subj", subject, "-addext", "basicConstraints=critical,CA:TRUE",
+        folder, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key",
+        "-out", "ca.crt", "-days", str(DAYS), "-subj", "/CN=test authority", "-addext", "basicConstraints=critical,CA:TRUE",
         "-addext", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature",
     )  # fmt: skip
 
 
-def make_leaf(folder, name, subject, alternatives="", authority="ca", days=30):
+def make_leaf(folder, name, subject, alternatives=""):
     """NAME.crt and NAME.key, for servers and clients. `alternatives`: "DNS:a,IP:1.2.3.4"."""
     openssl(
         folder, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key",
@@ -27,8 +39,8 @@ def make_leaf(folder, name, subject, alternatives="", authority="ca", days=30):
         extensions += f"subjectAltName={alternatives}\n"
     (pathlib.Path(folder) / f"{name}.ext").write_text(extensions)
     openssl(
-        folder, "x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.crt", "-CAkey", f"{authority}.key",
-        "-CAcreateserial", "-days", str(days), "-extfile", f"{name}.ext", "-out", f"{name}.crt",
+        folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key",
+        "-CAcreateserial", "-days", str(DAYS), "-extfile", f"{name}.ext", "-out", f"{name}.crt",
     )  # fmt: skip
 
 

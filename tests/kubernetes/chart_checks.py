@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 
 import reachability
@@ -36,7 +37,42 @@ REFUSED = [
     ("model.delivery=persistentVolumeClaim", "model.persistentVolumeClaim.claimName"),
     ("model.delivery=hostPath", "model.hostPath.path"),
     ("gateway.ingress.enabled=true", "gateway.ingress.host"),
+    ("gateway.ingress.enabled=true,gateway.ingress.host=a.example,tls.clients.enabled=true,tls.clients.existingSecret=s", "gateway.ingress.backendTlsAnnotations"),
+    ("gateway.autoscaling.enabled=true,gateway.autoscaling.min=9", "gateway.autoscaling: min 9 is above max 8"),
+    ("experts.pools.main.autoscaling.enabled=true,experts.defaults.autoscaling.max=1", "experts.pools.main.autoscaling: min 2 is above max 1"),
+    ("autoscaling.provider=keda,engines.pools.main.autoscaling.enabled=true,engines.pools.main.autoscaling.schedules[0].timezone=UTC,"
+     "engines.pools.main.autoscaling.schedules[0].start=0 7 * * *,engines.pools.main.autoscaling.schedules[0].end=0 9 * * *,"
+     "engines.pools.main.autoscaling.schedules[0].replicas=20", "engines.pools.main.autoscaling: a schedule wants 20 replicas"),
+    ("gateway.strategy.maxSurge=0", "gateway.strategy"),
+    ("engines.pools.main.strategy.maxSurge=0%", "engines.pools.main.strategy"),
+    ("gateway.allowedHosts[0]=a.*.example", "/gateway/allowedHosts/0"),
+    ("engines.pools.main.autoscaling.targets.queueMs=5", "/engines/pools/main/autoscaling/targets"),
 ]
+
+# Values that must be taken, and what they must lead to.
+TAKEN = [
+    ({"gateway": {"settings": {"class_weights": "realtime=0.5,batch=1e-3", "max_connections": 1000000}}}, "max_connections: 1000000"),
+    ({"gateway": {"ingress": {"enabled": True, "host": "*.llm.example", "tlsSecret": "s"}}}, 'host: "*.llm.example"'),
+    ({"gateway": {"allowedHosts": ["*.llm.example"]}}, ",*.llm.example"),
+    ({"tls": {"clients": {"enabled": True, "existingSecret": "s"}},
+      "gateway": {"ingress": {"enabled": True, "host": "a.example", "backendTlsAnnotations": {"example.com/backend": "HTTPS"}}}}, "example.com/backend: HTTPS"),
+    ({"gateway": {"autoscaling": {"enabled": True, "targets": {"requestP99Seconds": 0.5}}}}, "conclave_request_p99_seconds"),
+]  # fmt: skip
+
+# The settings that the chart makes of its other values, and those that pods have no use for.
+COMMON = {
+    "model", "served-name", "numerics", "controller-address", "state-dir", "cluster-secret-file", "cluster-id", "tls-cert-file", "tls-key-file",
+    "tls-ca-file", "tls-server-name", "log-level", "log-format", "drain-seconds", "api-key-file", "api-ca-file", "insecure", "strict-config",
+    "config", "check-health", "help", "version", "name", "advertise", "listen", "ops-listen",
+}  # fmt: skip
+OF_THE_CHART = {
+    "gateway": COMMON | {
+        "http-listen", "grpc-listen", "server-cert-file", "server-key-file", "keys-file", "allowed-hosts", "grpc-connection-age-s", "lame-duck-seconds",
+    },
+    "controller": COMMON | {"lease-name", "service-account-dir"},
+    "engine": COMMON,
+    "expert": COMMON,
+}  # fmt: skip
 
 
 def helm(tools, *words):
@@ -61,6 +97,25 @@ def refuses_wrong_values(tools):
         expect(result.returncode != 0, f"--set {value} was not refused")
         expect(named in result.stderr, f"--set {value}: the refusal does not name {named}:\n{result.stderr}")
     return f"{len(REFUSED)} values"
+
+
+def takes_good_values(tools):
+    for values, wanted in TAKEN:
+        result = subprocess.run([tools / "helm", "template", "demo", CHART, *VERSION, "-f", "-"], input=json.dumps(values), capture_output=True, text=True, timeout=60)
+        expect(result.returncode == 0, f"{values} was refused: {result.stderr}")
+        expect(wanted in result.stdout, f"{values}: no {wanted!r} in what it renders")
+    return f"{len(TAKEN)} values"
+
+
+def protocols_are_those_of_the_ports(tools):
+    """HTTP/2 without TLS (h2c) is said of a port that speaks it alone."""
+    for words, plain in (([], True), (["--set", "tls.clients.enabled=true,tls.clients.existingSecret=s"], False)):
+        wanted = {"http": "http" if plain else "https", "grpc": "kubernetes.io/h2c" if plain else "https"}
+        services = [found for found in render(tools, *words) if found["kind"] == "Service" and "-gateway" in found["metadata"]["name"]]
+        expect(len(services) == 2, f"Services of the gateway: {len(services)}")
+        for service in services:
+            found = {port["name"]: port.get("appProtocol") for port in service["spec"]["ports"]}
+            expect(found == wanted, f"{service['metadata']['name']}: {found}, wanted {wanted}")
 
 
 def schema_is_strict():
@@ -110,6 +165,12 @@ def schema_covers_values():
     def resolve(node):
         while "$ref" in node:
             node = schema["definitions"][node["$ref"].rsplit("/", 1)[1]]
+        if "allOf" in node:
+            merged = {}
+            for part in map(resolve, node["allOf"]):
+                for key, value in part["properties"].items():
+                    merged[key] = {"allOf": [merged[key], value]} if merged.get(key) else value
+            return {"properties": merged}
         return node
 
     def compare(value, node, path):
@@ -127,14 +188,18 @@ def schema_covers_values():
 
 
 def settings_are_known(programs):
-    """Every setting that the schema allows is one of the program's, with a value that it takes."""
+    """The schema has every setting of a program but those that the chart makes itself, and no other."""
     schema = json.loads((CHART / "values.schema.json").read_text())
     count = 0
     for section in ("gateway", "controller", "engine", "expert"):
         text = subprocess.run([programs / f"conclave-{section}", "--help"], capture_output=True, text=True, check=True).stdout
-        for key in schema["definitions"][f"{section}Settings"]["properties"]:
-            count += 1
-            expect(f"--{key.replace('_', '-')}" in text, f"conclave-{section} has no setting {key}")
+        known = set(re.findall(r"--([a-z0-9-]+)", "\n".join(line[:34] for line in text.splitlines())))
+        offered = {key.replace("_", "-") for key in schema["definitions"][f"{section}Settings"]["properties"]}
+        expect(offered <= known, f"conclave-{section} has no setting {sorted(offered - known)}")
+        expect(not offered & OF_THE_CHART[section], f"{section}: {sorted(offered & OF_THE_CHART[section])} are the chart's own")
+        missing = known - offered - OF_THE_CHART[section]
+        expect(not missing, f"{section}: the schema has no {sorted(missing)}")
+        count += len(offered)
     return f"{count} settings"
 
 
@@ -213,6 +278,8 @@ def check(report, tools, programs):
     for example in EXAMPLES:
         report.check(f"helm lint {example.name}", lint, tools, example)
     report.check("wrong values are refused with the path named", refuses_wrong_values, tools)
+    report.check("good values are taken", takes_good_values, tools)
+    report.check("ports say which protocol they speak", protocols_are_those_of_the_ports, tools)
     report.check("the schema takes no unknown key", schema_is_strict)
     report.check("the schema and values.yaml have the same keys", schema_covers_values)
     report.check("every value has a comment", values_are_commented)

@@ -162,9 +162,6 @@ class Cluster:
         numbers = (re.fullmatch(r"(?:node|conclave|conclave-containerd|conclave-node)([1-9])", path.name) for found in places for path in found)
         return {int(number[1]) for number in numbers if number}
 
-    def command(self, node, *words):
-        return inside(node, *words)
-
     # -- processes ------------------------------------------------------------------------------------------------------
 
     def take_lock(self):
@@ -243,7 +240,9 @@ class Cluster:
 
     def start_control_plane(self):
         keys = self.keys
-        if not self.kubeconfig.exists():
+        if not certificates.are_good(keys):
+            shutil.rmtree(keys)
+            keys.mkdir()
             certificates.make(keys, CONTROL_ADDRESS, [f"{NETWORK}.{9 + node}" for node in (1, 2, 3)])
         shutil.rmtree(self.run / "etcd-data", ignore_errors=True)
         etcd = "http://127.0.0.1:2379"

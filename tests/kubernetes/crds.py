@@ -22,13 +22,18 @@ SOURCES = [
 ]  # fmt: skip
 
 
+def are_there():
+    done = binaries.cache() / "crds" / ".complete"
+    return done.exists() and done.read_text() == json.dumps(SOURCES)
+
+
 def folder():
     """Where the definitions lie; asks the Go module proxy the first time only."""
     target = binaries.cache() / "crds"
-    done = target / ".complete"
-    wanted = json.dumps(SOURCES)
-    if done.exists() and done.read_text() == wanted:
+    if are_there():
         return target
+    if not shutil.which("go"):
+        raise Problem("the definitions of custom resources come from Go modules, the first time: install Go 1.25 or later")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for module, checksum, files in SOURCES:
@@ -45,5 +50,5 @@ def folder():
             path = target / os.path.basename(file)
             shutil.copyfile(pathlib.Path(answer["Dir"]) / file, path)
             path.chmod(0o644)
-    done.write_text(wanted)
+    (target / ".complete").write_text(json.dumps(SOURCES))
     return target

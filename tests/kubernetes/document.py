@@ -53,14 +53,18 @@ class Document:
     def run(self, heading, number=0, timeout=150, outside=False, **environment):
         """Runs one block, and returns what it prints; a Problem when one of its commands fails."""
         self.done.add((heading, number))
-        text = "set -euo pipefail\n" + self.blocks[heading][number]
+        return self.shell(self.blocks[heading][number], f"docs/kubernetes.md, {heading}, block {number + 1}", timeout, outside, **environment)
+
+    def shell(self, text, where, timeout=150, outside=False, **environment):
+        """Runs commands beside the files of the blocks; `where` they stand is for the Problem."""
+        text = "set -euo pipefail\n" + text
         command = ["bash", "-c", text] if outside else inside(1, "bash", "-c", text)
         result = subprocess.run(
             command, cwd=self.folder, env=self.environment | environment, capture_output=True, text=True, timeout=timeout,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         if result.returncode != 0:
-            raise Problem(f"docs/kubernetes.md, {heading}, block {number + 1}: {result.stderr.strip()[-2000:]}\n{result.stdout.strip()[-2000:]}")
+            raise Problem(f"{where}: {result.stderr.strip()[-2000:]}\n{result.stdout.strip()[-2000:]}")
         return result.stdout
 
     def not_run(self):

@@ -58,7 +58,7 @@ def wrong_pods(kube, service, volumes):
     })  # fmt: skip
     try:
         with Load(service, *LOAD) as load:
-            note = they_say(kube, service, values)
+            note = they_say(kube, values)
     finally:
         kube.kubectl("delete", "deployment,secret", "-n", NAMESPACE, "--ignore-not-found", "demo-conclave-expert-stranger", "stranger")
         kube.helm("upgrade", "demo", CHART, "-n", NAMESPACE, *VALUES, "--wait", "--timeout", "90s", timeout=100)
@@ -68,7 +68,7 @@ def wrong_pods(kube, service, volumes):
     return f"{note}; {load.no_failures()}"
 
 
-def they_say(kube, service, values):
+def they_say(kube, values):
     kube.helm("upgrade", "demo", CHART, "-n", NAMESPACE, *VALUES, "-f", "-", stdin=values)
     stranger(kube)
     notes = [
@@ -76,14 +76,17 @@ def they_say(kube, service, values):
         said(kube, "short", "model.safetensors"),
         said(kube, "stranger", "another cluster secret"),
         said(kube, "poor", "kv_memory", "engine"),
+        said(kube, "other", "it gets no work until an engine serves the same checkpoint and numerics"),
     ]
     kube.wait_rollout(NAMESPACE, "demo-conclave-expert-good", 60)
     for pool, component in (("absent", "expert"), ("short", "expert"), ("stranger", "expert"), ("poor", "engine")):
         for pod in kube.objects("pods", NAMESPACE, pods_of(component, pool)):
             expect(not any(status["ready"] for status in pod["status"].get("containerStatuses", [])), f"the pod of {pool} is ready")
-    for pod in kube.objects("pods", NAMESPACE, pods_of("expert", "other")):
-        expect(rows(kube, service, pod) == 0, "a worker with another fingerprint has computed rows")
-    return f"{len(notes) + 1} kinds, and a volume that is good"
+    others = kube.objects("pods", NAMESPACE, pods_of("expert", "other"))
+    expect(len(others) == 1, f"{len(others)} pods have another fingerprint, 1 was wanted")
+    expect(not is_ready(others[0]), "a worker with another fingerprint is ready")
+    expect(rows(others[0]) == 0, "a worker with another fingerprint has computed rows")
+    return f"{len(notes)} kinds, and a volume that is good"
 
 
 def claim(name):
@@ -163,9 +166,11 @@ def keep_off(kube, component, node):
     for pod in kube.objects("pods", NAMESPACE, pods_of(component)):
         if pod["spec"]["nodeName"] == node:
             kube.kubectl("cordon", node)
-            kube.kubectl("delete", "pod", "-n", NAMESPACE, pod["metadata"]["name"])
-            wait_settled(kube)
-            kube.kubectl("uncordon", node)
+            try:
+                kube.kubectl("delete", "pod", "-n", NAMESPACE, pod["metadata"]["name"])
+                wait_settled(kube)
+            finally:
+                kube.kubectl("uncordon", node)
 
 
 def node_state(kube, node):

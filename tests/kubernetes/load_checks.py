@@ -20,6 +20,7 @@ def check(report, kube, service, quick):
     report.check("experts 2 -> 4 -> 2 under load: 0 failed, new pods used within 5 s", scale_experts, kube, service)
     if not quick:
         report.check("two controllers by mistake under load: 0 failed", two_controllers, kube, service)
+        report.check("a disruption budget that allows none holds an eviction back", budget_holds, kube, service)
         report.check("a node drained under load: 0 failed", drain, kube, service)
 
 
@@ -75,7 +76,7 @@ def scale_experts(kube, service):
     def act():
         old = {pod["metadata"]["name"] for pod in kube.objects("pods", NAMESPACE, pods_of("expert"))}
         kube.kubectl("scale", "-n", NAMESPACE, "deployment/demo-conclave-expert-main", "--replicas=4")
-        notes.append(f"used {used_after_ready(kube, service, old):.1f} s after they were ready")
+        notes.append(f"used {used_after_ready(kube, old):.1f} s after they were ready")
         began = time.monotonic()
         kube.kubectl("scale", "-n", NAMESPACE, "deployment/demo-conclave-expert-main", "--replicas=2")
         wait_settled(kube)
@@ -84,18 +85,20 @@ def scale_experts(kube, service):
     return under_load(service, act) + "; " + ", ".join(notes)
 
 
-def rows(kube, service, pod):
+def rows(pod):
     """Rows that a worker has computed, from its metrics."""
-    text = scrape(service, pod["status"]["podIP"], 9030)
+    text = scrape(pod["status"]["podIP"], 9030)
+    expect("conclave_worker_experts" in text, f"the metrics of {pod['metadata']['name']} are not those of a worker:\n{text[:500]}")
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("conclave_worker_rows_total"))
 
 
-def scrape(service, address, port):
-    result = subprocess.run(inside(1, "curl", "-sS", "--max-time", "5", f"http://{address}:{port}/metrics"), capture_output=True, text=True)
+def scrape(address, port):
+    result = subprocess.run(inside(1, "curl", "-sSf", "--max-time", "5", f"http://{address}:{port}/metrics"), capture_output=True, text=True)
+    expect(result.returncode == 0, f"metrics of {address}:{port}: {result.stderr.strip()}")
     return result.stdout
 
 
-def used_after_ready(kube, service, old):
+def used_after_ready(kube, old):
     """The longest time from a new worker's readiness to its first row, in seconds."""
     ready, used = {}, {}
     end = time.monotonic() + 40
@@ -106,7 +109,7 @@ def used_after_ready(kube, service, old):
             if name in old or not is_ready(pod):
                 continue
             ready.setdefault(name, time.monotonic())
-            if name not in used and rows(kube, service, pod) > 0:
+            if name not in used and rows(pod) > 0:
                 used[name] = time.monotonic()
         time.sleep(0.2)
     longest = max(used[name] - ready[name] for name in used)
@@ -127,6 +130,37 @@ def two_controllers(kube, service):
 
 def running(kube, component):
     return [pod for pod in kube.objects("pods", NAMESPACE, pods_of(component)) if pod["status"]["phase"] == "Running"]
+
+
+def budget_holds(kube, service):
+    """The engines' budget, set to nothing, stops the drain of a node that has one; as it was, it lets the same drain pass."""
+    budget, chosen = "demo-conclave-engine-main", pods_of("engine", "main")
+    node = kube.objects("pods", NAMESPACE, chosen)[0]["spec"]["nodeName"]
+    words = ["drain", node, f"--pod-selector={chosen}", "--delete-emptydir-data"]
+
+    def set_budget(count):
+        kube.kubectl("patch", "poddisruptionbudget", "-n", NAMESPACE, budget, "--type=merge", "-p", f'{{"spec": {{"maxUnavailable": {count}}}}}')
+
+    def allow(count):
+        set_budget(count)
+        until(f"the budget allows {count}", 20, lambda: kube.object("poddisruptionbudget", NAMESPACE, budget)["status"]["disruptionsAllowed"] == count)
+
+    def act():
+        before = {pod["metadata"]["name"] for pod in kube.objects("pods", NAMESPACE, chosen)}
+        try:
+            allow(0)
+            text = kube.refused("kubectl", *words, "--timeout=8s")
+            expect("violate the pod's disruption budget" in text, text)
+            after = {pod["metadata"]["name"] for pod in kube.objects("pods", NAMESPACE, chosen) if is_ready(pod)}
+            expect(after == before, f"engines were {sorted(before)}, and are {sorted(after)}")
+            allow(1)
+            kube.kubectl(*words, "--timeout=60s", timeout=70)
+        finally:
+            set_budget(1)
+            kube.kubectl("uncordon", node)
+            wait_settled(kube)
+
+    return under_load(service, act)
 
 
 def drain(kube, service):

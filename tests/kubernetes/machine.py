@@ -7,6 +7,9 @@ import subprocess
 import sys
 import tempfile
 
+import binaries
+import crds
+
 PROGRAMS = ["containerd", "runc", "ctr", "iptables", "conntrack", "ip", "nsenter", "unshare", "zstd", "openssl", "curl"]
 
 
@@ -49,8 +52,11 @@ def obstacles():
         found.append("/sys/fs/cgroup takes no new groups")
     if not can_mount_overlays():
         found.append("no overlay mounts below /var/tmp")
-    if not os.environ.get("KUBE_ARCHIVE") and not shutil.which("go"):
-        found.append("neither KUBE_ARCHIVE nor Go, to have the cluster's programs")
+    if not shutil.which("go"):
+        if not os.environ.get("KUBE_ARCHIVE") and not binaries.are_there():
+            found.append("neither KUBE_ARCHIVE nor Go, to have the cluster's programs")
+        if not crds.are_there():
+            found.append("no Go, to have the definitions of what is no part of Kubernetes itself (they are fetched once, from Go modules)")
     return found
 
 

@@ -23,6 +23,9 @@ from kube import Kube, is_ready
 from report import Problem, Report, expect
 
 
+START_SECONDS = 180
+
+
 def base(kube):
     """What a cluster has before an application is installed: DNS, and the kinds of objects that operators bring."""
     until("two nodes are ready", 60, lambda: sum(map(is_ready, kube.objects("nodes", "default"))) == 2)
@@ -102,7 +105,8 @@ class Starting:
         self.document.run("Images", 1, outside=True, CONTAINERD_ADDRESS=f"/run/conclave-containerd{node}/containerd.sock")
 
     def join(self):
-        self.thread.join(180)
+        self.thread.join(START_SECONDS)
+        expect(not self.thread.is_alive(), f"the nodes have not started within {START_SECONDS} s")
         if self.error is not None:
             raise self.error
 

@@ -1,10 +1,12 @@
 """Installation, the first request, and uninstallation."""
 
 import json
+import subprocess
+import sys
 import time
 
 from chart_checks import EXAMPLES
-from cluster import work_folder
+from cluster import inside, work_folder
 from kube import CHART, HERE, Service, is_ready, pods_of, until
 from report import Problem, expect
 
@@ -17,21 +19,36 @@ VALUES = [*BASE, "-f", HERE / "values.yaml"]
 
 def dry_runs(report, kube):
     """Every example's objects are taken by the API server, the pods' under the restricted standard."""
-    for name in ("dry", "dry-install", "monitoring"):
+    for name in ("dry", "dry-free", "dry-install", "monitoring"):
         kube.kubectl("create", "namespace", name)
-    kube.kubectl("label", "namespace", "dry", "pod-security.kubernetes.io/enforce=restricted")
-    kube.kubectl("create", "serviceaccount", "-n", "dry", "demo-conclave")  # a pod, such as that of `helm test`, wants it to be there
+    kube.kubectl("label", "namespace", "dry", "pod-security.kubernetes.io/enforce=restricted", "pod-security.kubernetes.io/warn=restricted")
+    for name in ("dry", "dry-free"):
+        kube.kubectl("create", "serviceaccount", "-n", name, "demo-conclave")  # a pod, such as that of `helm test`, wants it to be there
     for example in EXAMPLES:
-        report.check(f"server-side dry run of {example.name}", dry_run, kube, example)
+        report.check(f"server-side dry run of {example.name}", dry_run, kube, "dry", "-f", example)
+    report.check("server-side dry run of a model on the nodes (hostPath)", host_path, kube)
 
 
-def dry_run(kube, example):
-    text = kube.helm("template", "demo", CHART, "-n", "dry", "--kube-version", "1.33.13", "-f", example)
-    # Objects without a namespace of their own belong to that of the release.
-    answer = kube.apply(text, "--server-side", "--dry-run=server", "--validate=strict", f"--kubeconfig={kube.in_namespace('dry')}")
-    expect("would violate PodSecurity" not in answer, answer)
-    kube.helm("install", "demo", CHART, "-n", "dry-install", "--dry-run=server", "-f", example)
+def dry_run(kube, namespace, *values):
+    text = kube.helm("template", "demo", CHART, "-n", namespace, "--kube-version", "1.33.13", *values)
+    # Objects without a namespace of their own belong to that of the release. A pod template that the namespace's standard would
+    # refuse is only warned of.
+    words = ["--server-side", "--dry-run=server", "--validate=strict", "--warnings-as-errors", f"--kubeconfig={kube.in_namespace(namespace)}"]
+    answer = kube.apply(text, *words)
+    kube.helm("install", "demo", CHART, "-n", "dry-install", "--dry-run=server", *values)
     return f"{len(answer.splitlines())} objects"
+
+
+def host_path(kube):
+    """Taken where no standard is enforced, and by no restricted namespace, as docs/kubernetes.md says."""
+    values = ["--set", "model.delivery=hostPath,model.hostPath.path=/srv/model"]
+    note = dry_run(kube, "dry-free", *values)
+    try:
+        dry_run(kube, "dry", *values)
+    except Problem as problem:
+        expect("hostPath volumes" in str(problem), str(problem))
+        return f"{note}; a restricted namespace refuses it"
+    raise Problem("a restricted namespace takes pods with a hostPath volume")
 
 
 def install(report, kube):
@@ -43,6 +60,8 @@ def install(report, kube):
     service = service_of(kube)
     report.check("a streamed answer through the Service, with TLS and key", streamed, service)
     report.check("the documented first request", first_answer, kube)
+    report.check("the first request of NOTES.txt", noted_request, kube)
+    report.check("the headless Service names every gateway, and each answers", headless, kube, service)
     report.check("helm test", helm_test, kube)
     report.check("a key made later is taken", later_key, kube, service)
     report.check("without TLS, without a key, with a wrong one: refused", refuses_strangers, kube, service)
@@ -74,6 +93,29 @@ def helm_test(kube):
         raise Problem(f"{problem}\n{said}") from None
     left = [pod["metadata"]["name"] for pod in kube.objects("pods", NAMESPACE, pods_of("doctor"))]
     expect(not left, f"its pod is still there: {left}")
+
+
+def noted_request(kube):
+    """The commands that `helm install` ends with, as they stand there."""
+    notes = kube.helm("get", "notes", "demo", "-n", NAMESPACE)
+    commands = [line for line in notes.splitlines() if line.startswith("  ")]
+    expect(len(commands) == 4, notes)
+    answer = kube.document.shell("\n".join(commands) + "\nkill %1", "the notes", KEY=(DOCUMENT / "acme.key").read_text().strip())
+    expect("[DONE]" in answer, f"the stream does not end with [DONE]: {answer[-500:]}")
+
+
+def headless(kube, service):
+    name = f"{NAME}-headless.{NAMESPACE}.svc.cluster.local"
+    code = f"import socket; print(*sorted({{entry[4][0] for entry in socket.getaddrinfo('{name}', 8001, socket.AF_INET)}}))"
+    shell = f"mount --bind {kube.cluster.run}/resolv.conf /etc/resolv.conf && exec {sys.executable} -c \"$1\""
+    found = subprocess.run(inside(1, "unshare", "--mount", "bash", "-c", shell, "ask", code), capture_output=True, text=True, timeout=30)
+    expect(found.returncode == 0, f"{name}: {found.stderr.strip()}")
+    ready = sorted(pod["status"]["podIP"] for pod in kube.objects("pods", NAMESPACE, pods_of("gateway")) if is_ready(pod))
+    expect(found.stdout.split() == ready, f"{name} is {found.stdout.split()}, the gateways are {ready}")
+    for address in ready:
+        status, text = service.at(address).chat(max_tokens=4)
+        expect(status == 200, f"{address}: status {status}: {text}")
+    return f"{len(ready)} addresses"
 
 
 def first_answer(kube):
