@@ -219,6 +219,11 @@ void DispatchStream::HandleRequest(rpc::ParsedRequest request, rpc::ReceivedMess
   if (frame->header.remaining_ms > 0) {
     frame->deadline = frame->arrival + std::chrono::milliseconds(frame->header.remaining_ms);
   }
+  frame->due = frame->deadline;
+  if (frame->header.due_ms > 0) {
+    const TimePoint due = frame->arrival + std::chrono::milliseconds(frame->header.due_ms);
+    frame->due = std::min(due, frame->deadline);
+  }
   const size_t message_bytes = frame->message_bytes;
   AddInFlight(message_bytes);
   if (!context_.compute->Submit(std::move(frame))) {

@@ -9,8 +9,8 @@
 namespace conclave::expert {
 
 bool FrameQueue::MoreUrgent::operator()(const PendingFrame* a, const PendingFrame* b) const {
-  return std::tie(a->header.qos, a->deadline, a->sequence) <
-         std::tie(b->header.qos, b->deadline, b->sequence);
+  return std::tie(a->header.qos, a->due, a->sequence) <
+         std::tie(b->header.qos, b->due, b->sequence);
 }
 
 FrameQueue::~FrameQueue() {

@@ -38,8 +38,8 @@ class FrameQueue {
   FrameQueue(const FrameQueue&) = delete;
   FrameQueue& operator=(const FrameQueue&) = delete;
 
-  // Puts a frame in: after all frames of a more urgent class, in a class by deadline, then by
-  // arrival.
+  // Puts a frame in: after all frames of a more urgent class, in a class by when it is due, then
+  // by arrival.
   void Add(std::unique_ptr<PendingFrame> frame);
 
   bool empty() const { return order_.empty(); }

@@ -39,7 +39,8 @@ struct PendingFrame {
   size_t message_bytes = 0;
   std::shared_ptr<AnswerSink> sink = {};
   TimePoint arrival = {};
-  TimePoint deadline = kNoDeadline;
+  TimePoint deadline = kNoDeadline;  // after which nobody waits for it
+  TimePoint due = kNoDeadline;       // by which it is ordered; not after the deadline
 
   // References by expert, ascending: by_expert[group.next, group.end) are not yet planned.
   struct ExpertGroup {

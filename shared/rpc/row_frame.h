@@ -62,6 +62,7 @@ struct RequestHeader {
   uint32_t hidden = 0;        // elements of a row
   float tenant_weight = 1;    // > 0, finite
   uint32_t remaining_ms = 0;  // how long the sender will wait, counted from arrival; 0: no limit
+  uint32_t due_ms = 0;        // when the most urgent row is due, likewise; 0: not before that
   uint32_t num_rows = 0;
   std::string traceparent = {};  // W3C, or empty
 };

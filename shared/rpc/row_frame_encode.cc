@@ -93,6 +93,7 @@ size_t EncodeRequest(const RequestHeader& header, std::span<const RowReference> 
   Store<uint32_t>(&frame[layout::kRequestRemainingAt], header.remaining_ms);
   Store<uint32_t>(&frame[layout::kRequestRowsAt], header.num_rows);
   Store<uint32_t>(&frame[layout::kRequestReferencesAt], static_cast<uint32_t>(references.size()));
+  Store<uint32_t>(&frame[layout::kRequestDueAt], header.due_ms);
   StoreTable(frame, layout::kRequestBytes, references);
   const size_t trace_at = layout::kRequestBytes + references.size_bytes();
   const size_t rows_at = RowsOffset(layout::kRequestBytes, references.size(), trace.size());

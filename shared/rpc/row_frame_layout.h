@@ -49,6 +49,7 @@ inline constexpr size_t kRequestWeightAt = 68;       // f32
 inline constexpr size_t kRequestRemainingAt = 72;    // u32
 inline constexpr size_t kRequestRowsAt = 76;         // u32
 inline constexpr size_t kRequestReferencesAt = 80;   // u32
+inline constexpr size_t kRequestDueAt = 84;          // u32
 inline constexpr size_t kRequestBytes = 88;
 
 // Results.

@@ -135,6 +135,7 @@ absl::StatusOr<ParsedRequest> ParseRequest(const Header& header, const Scattered
     return Malformed("tenant weight", fields.tenant_weight, "a finite number above 0");
   }
   fields.remaining_ms = header.Get<uint32_t>(layout::kRequestRemainingAt);
+  fields.due_ms = header.Get<uint32_t>(layout::kRequestDueAt);
   ASSIGN_OR_RETURN(fields.num_rows, ReadInRange(header, layout::kRequestRowsAt, "number of rows", 1,
                                                 kMaxFrameBytes));
   ASSIGN_OR_RETURN(const uint32_t num_references,

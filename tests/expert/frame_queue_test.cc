@@ -25,6 +25,7 @@ struct FrameSpec {
   uint32_t layer = 1;
   std::vector<uint32_t> experts = {0};  // one reference each, of row 0
   TimePoint deadline = kNoDeadline;
+  TimePoint due = kNoDeadline;  // the deadline, where that comes first
 };
 
 std::unique_ptr<PendingFrame> MakeFrame(const FrameSpec& spec) {
@@ -36,6 +37,7 @@ std::unique_ptr<PendingFrame> MakeFrame(const FrameSpec& spec) {
   frame->header.hidden = 4;
   frame->header.num_rows = 1;
   frame->deadline = spec.deadline;
+  frame->due = std::min(spec.due, spec.deadline);
   frame->message_bytes = 100;
   for (const uint32_t expert : spec.experts) frame->references.push_back({0, expert});
   return frame;
@@ -54,6 +56,20 @@ UnitRate RateOf(double expert_ns, double row_ns) {
   rate.Observe(1, 1, expert_ns + row_ns);
   rate.Observe(1, 100, expert_ns + 100 * row_ns);
   return rate;
+}
+
+// A frame with a row that is due soon, for rows that have time.
+TEST(FrameQueueTest, AFrameIsOrderedByWhatIsDueAndLivesUntilItsDeadline) {
+  const TimePoint t0{};
+  const TimePoint late = t0 + std::chrono::seconds(10);
+  FrameQueue queue;
+  queue.Add(MakeFrame({.call_id = 1, .layer = 1, .deadline = t0 + std::chrono::seconds(2)}));
+  queue.Add(MakeFrame(
+      {.call_id = 2, .layer = 2, .deadline = late, .due = t0 + std::chrono::milliseconds(50)}));
+  EXPECT_TRUE(queue.RemoveExpired(t0 + std::chrono::seconds(1)).empty());
+  EXPECT_THAT(CallsOf(queue.TakeUnit(UnitRate(), 1)), ElementsAre(2));
+  EXPECT_THAT(CallsOf(queue.TakeUnit(UnitRate(), 1)), ElementsAre(1));
+  EXPECT_EQ(queue.RemoveExpired(late).size(), 2u);
 }
 
 TEST(FrameQueueTest, UrgentFramesComeFirstThenDeadlinesThenArrival) {

@@ -40,6 +40,7 @@ RequestHeader SomeHeader() {
   header.hidden = 5;
   header.tenant_weight = 2.5f;
   header.remaining_ms = 1234;
+  header.due_ms = 567;
   header.num_rows = 2;
   header.traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
   return header;
@@ -101,6 +102,7 @@ TEST(RowFrameTest, RequestComesBackAsItWas) {
   EXPECT_EQ(request.header.hidden, wanted.hidden);
   EXPECT_EQ(request.header.tenant_weight, wanted.tenant_weight);
   EXPECT_EQ(request.header.remaining_ms, wanted.remaining_ms);
+  EXPECT_EQ(request.header.due_ms, wanted.due_ms);
   EXPECT_EQ(request.header.traceparent, wanted.traceparent);
   EXPECT_EQ(request.references, kReferences);
   EXPECT_EQ(request.rows.row_bytes, 10u);

@@ -136,6 +136,18 @@ milliseconds RemoteDispatch::TimeoutOf(const ExpertCall& call) const {
                         : options_.call_timeout;
 }
 
+// When the first of the rows of the most urgent class is due; without a deadline among them, never.
+TimePoint RemoteDispatch::DueOf(const ExpertCall& call) const {
+  QosClass most_urgent = QosClass::kSheddable;
+  for (const RowOrigin& origin : call.origins) most_urgent = std::min(most_urgent, origin.qos);
+  int64_t least_ms = 0;
+  for (const RowOrigin& origin : call.origins) {
+    if (origin.qos != most_urgent || origin.remaining_ms <= 0) continue;
+    least_ms = least_ms == 0 ? origin.remaining_ms : std::min(least_ms, origin.remaining_ms);
+  }
+  return least_ms == 0 ? TimePoint::max() : Now() + milliseconds(least_ms);
+}
+
 void RemoteDispatch::Begin(const ExpertCall& call) {
   CONCLAVE_CHECK(call_.rows == nullptr);  // the call before has been finished
   call_ = call;
@@ -148,6 +160,7 @@ void RemoteDispatch::Begin(const ExpertCall& call) {
   const milliseconds timeout = TimeoutOf(call);
   ends_by_requests_ = timeout < options_.call_timeout;
   deadline_ = Now() + timeout;
+  due_ = std::min(deadline_, DueOf(call));
   metrics_.CountRows(call.layer, call.expert_ids);
 
   std::vector<uint32_t> rows(call.expert_ids.size());
@@ -250,8 +263,13 @@ void RemoteDispatch::SendFrame(const std::shared_ptr<WorkerLink>& link, std::vec
   header.call_id = next_call_id_++;
   header.num_rows = static_cast<uint32_t>(tokens.size());
   // Worth computing until we stop waiting for it.
-  const auto remaining = std::chrono::duration_cast<milliseconds>(deadline_ - Now()).count();
-  header.remaining_ms = static_cast<uint32_t>(std::max<int64_t>(1, remaining));
+  const TimePoint now = Now();
+  const auto until = [now](TimePoint time) {
+    return static_cast<uint32_t>(
+        std::max<int64_t>(1, std::chrono::duration_cast<milliseconds>(time - now).count()));
+  };
+  header.remaining_ms = until(deadline_);
+  header.due_ms = until(due_);
   rpc::FrameBuffer buffer(rpc::RequestFrameBytes(header, references.size()));
   std::byte* to = buffer.data.get() + rpc::EncodeRequest(header, references, buffer.span());
   const size_t row_bytes = call_.hidden * kernels::RowTypeBytes(call_.row_type);

@@ -86,6 +86,7 @@ class RemoteDispatch final : public ExpertDispatch {
                  const std::vector<rpc::RowReference>& references,
                  const std::vector<int64_t>& tokens);
   std::chrono::milliseconds TimeoutOf(const ExpertCall& call) const;
+  TimePoint DueOf(const ExpertCall& call) const;
   // What the headers of all frames of the call have in common.
   rpc::RequestHeader HeaderOf(const ExpertCall& call) const;
   void Handle(LinkEvent event);
@@ -120,6 +121,7 @@ class RemoteDispatch final : public ExpertDispatch {
       former_routes_;          // of this call: failed_links_ points into them
   rpc::RequestHeader header_;  // of the call's frames
   TimePoint deadline_;
+  TimePoint due_;                  // by which frames are ordered: of the call's most urgent rows
   bool ends_by_requests_ = false;  // deadline_ is the requests', before the call's timeout
   uint64_t next_call_id_ = 1;
   std::map<uint64_t, Call> open_;
