@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <map>
+#include <utility>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/numbers.h"
@@ -232,8 +234,18 @@ class KeyCommand final : public Command {
 
   void List(const KeyFile& file) const {
     const int64_t now = UnixSeconds();
+    const std::vector<TenantRecord> tenants = TenantsOf(file);
     if (json_) {
-      nlohmann::json keys = nlohmann::json::array();
+      nlohmann::json all = {{"keys", nlohmann::json::array()},
+                            {"tenants", nlohmann::json::array()}};
+      for (const TenantRecord& tenant : tenants) {
+        all["tenants"].push_back({{"name", tenant.name},
+                                  {"weight", tenant.weight},
+                                  {"top_class", QosClassName(tenant.top_class)},
+                                  {"max_running", tenant.max_running},
+                                  {"shares_cache", tenant.shares_cache}});
+      }
+      nlohmann::json& keys = all["keys"];
       for (const KeyRecord& key : file.keys) {
         keys.push_back({{"id", key.id},
                         {"tenant", key.tenant},
@@ -248,7 +260,7 @@ class KeyCommand final : public Command {
                         {"tokens_per_minute", key.tokens_per_minute}});
       }
       std::printf("%s\n",
-                  keys.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+                  all.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
       return;
     }
     std::vector<std::vector<std::string>> table = {{"ID", "TENANT", "STATE", "CREATED", "EXPIRES",
@@ -262,6 +274,27 @@ class KeyCommand final : public Command {
                        limit(key.requests_per_minute), limit(key.tokens_per_minute), key.note});
     }
     std::printf("%s", FormatTable(table).c_str());
+    if (tenants.empty()) return;
+    std::vector<std::vector<std::string>> settings = {
+        {"TENANT", "WEIGHT", "TOP CLASS", "RUNNING", "KEPT ANSWERS"}};
+    for (const TenantRecord& tenant : tenants) {
+      settings.push_back({tenant.name, absl::StrCat(tenant.weight), QosClassName(tenant.top_class),
+                          tenant.max_running > 0 ? absl::StrCat(tenant.max_running) : "any number",
+                          tenant.shares_cache ? "shared" : "own"});
+    }
+    std::printf("\n%s", FormatTable(settings).c_str());
+  }
+
+  // Those that are set and those that keys name, ascending; the latter have the defaults.
+  static std::vector<TenantRecord> TenantsOf(const KeyFile& file) {
+    std::map<std::string, TenantRecord> tenants;
+    for (const TenantRecord& tenant : file.tenants) tenants.emplace(tenant.name, tenant);
+    for (const KeyRecord& key : file.keys) {
+      tenants.emplace(key.tenant, TenantRecord{.name = key.tenant});
+    }
+    std::vector<TenantRecord> sorted;
+    for (auto& [name, tenant] : tenants) sorted.push_back(std::move(tenant));
+    return sorted;
   }
 
   static absl::StatusOr<QosClass> ReadClass(const char* flag, const std::string& name) {

@@ -242,8 +242,15 @@ class Keys(unittest.TestCase):
                 self.assertEqual(key("revoke", made["id"]).returncode, 0)
                 wait_until(lambda: cluster.conclave("run", "Hello", "--api-key-file", secret, check=False).returncode == 1,
                            "the key revoked")
-            self.assertEqual([(each["tenant"], each["state"]) for each in json.loads(key("list", "--json").stdout)],
-                             [("acme", "revoked")])
+            self.assertEqual(key("tenant", "beta", "--weight", "2.5", "--top-class", "batch", "--max-running", "7", "--shares-cache", "true").returncode, 0)
+            listed = json.loads(key("list", "--json").stdout)
+            self.assertEqual([(each["tenant"], each["state"]) for each in listed["keys"]], [("acme", "revoked")])
+            self.assertEqual(listed["tenants"], [
+                {"name": "acme", "weight": 1.0, "top_class": "realtime", "max_running": 0, "shares_cache": False},
+                {"name": "beta", "weight": 2.5, "top_class": "batch", "max_running": 7, "shares_cache": True}])
+            table = key("list").stdout
+            self.assertRegex(table, r"\nacme +1 +realtime +any number +own\n")
+            self.assertRegex(table, r"\nbeta +2.5 +batch +7 +shared\n")
 
 
 class Stopping(unittest.TestCase):
