@@ -46,7 +46,7 @@ def host_path(kube):
     try:
         dry_run(kube, "dry", *values)
     except Problem as problem:
-        expect("hostPath volumes" in str(problem), str(problem))
+        expect('restricted volume type "hostPath"' in str(problem), str(problem))
         return f"{note}; a restricted namespace refuses it"
     raise Problem("a restricted namespace takes pods with a hostPath volume")
 
