@@ -14,7 +14,7 @@ import unittest
 import urllib.error
 import urllib.request
 
-from cluster import BUILD, MODEL, Cluster, wait_until
+from cluster import BUILD, MODEL, Cluster, environment, wait_until
 
 QUESTIONS = ["Tell me a story.", "Tell me the fable of the Wolf And The Lamb.", "Spell the word wolf.",
              "What is the capital of France?"]
@@ -217,7 +217,7 @@ class LameDuck(unittest.TestCase):
             keys = {"CONCLAVE_GATEWAY_KEYS_FILE": f"{folder}/keys.json"}
 
             def key(*arguments):
-                done = subprocess.run([BUILD / "conclave", "key", *arguments], env={**os.environ, **keys}, capture_output=True, text=True,
+                done = subprocess.run([BUILD / "conclave", "key", *arguments], env=environment(keys), capture_output=True, text=True,
                                       timeout=30)
                 self.assertEqual(done.returncode, 0, done.stderr)
                 return done.stdout.strip()
