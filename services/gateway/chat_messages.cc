@@ -1,29 +1,12 @@
 #include "services/gateway/chat_messages.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
 #include "services/gateway/excerpt.h"
 #include "services/gateway/strict_json.h"
+#include "shared/base/json_writer.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::gateway {
-
-namespace {
-
-// `text` as a JSON string; most need no escapes.
-void AppendJson(const std::string& text, std::string* json) {
-  const bool plain = std::all_of(text.begin(), text.end(), [](char c) {
-    return c >= 0x20 && c < 0x7f && c != '"' && c != '\\';
-  });
-  if (plain) {
-    absl::StrAppend(json, "\"", text, "\"");
-  } else {
-    *json += nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  }
-}
-
-}  // namespace
 
 absl::StatusOr<std::string> ChatMessagesJson(const std::vector<ChatMessage>& messages,
                                              const std::string& field) {
@@ -44,10 +27,10 @@ absl::StatusOr<std::string> ChatMessagesJson(const std::vector<ChatMessage>& mes
     }
     absl::StrAppend(&array, i > 0 ? "," : "", "{\"role\":\"", developer ? "system" : message.role,
                     "\",\"content\":");
-    AppendJson(message.content, &array);
+    AppendJsonString(message.content, &array);
     if (!message.name.empty()) {
       array += ",\"name\":";
-      AppendJson(message.name, &array);
+      AppendJsonString(message.name, &array);
     }
     array += '}';
   }

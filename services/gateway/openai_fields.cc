@@ -1,6 +1,7 @@
 #include "services/gateway/openai_fields.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "absl/strings/str_cat.h"
 #include "shared/rpc/status.h"
@@ -93,6 +94,23 @@ constexpr FieldRule kFields[] = {
     {"truncate_prompt_tokens", kBoth, kRefused, "[]", "a prompt that is too long is an error"},
 };
 
+// nullptr: the endpoint does not know the name. Found fast: a stranger may send thousands.
+const FieldRule* FindRule(const std::string& name, uint8_t endpoint) {
+  using Rules = std::unordered_map<std::string_view, const FieldRule*>;
+  static const auto rules_of = [](uint8_t bit) {
+    Rules rules;
+    for (const FieldRule& rule : kFields) {
+      if ((rule.endpoints & bit) != 0) rules.emplace(rule.name, &rule);
+    }
+    return rules;
+  };
+  static const Rules chat = rules_of(kChat);
+  static const Rules completions = rules_of(kCompletions);
+  const Rules& rules = endpoint == kChat ? chat : completions;
+  const auto found = rules.find(name);
+  return found == rules.end() ? nullptr : found->second;
+}
+
 }  // namespace
 
 std::span<const FieldRule> OpenAiFields() { return kFields; }
@@ -101,11 +119,8 @@ absl::Status CheckOpenAiFields(const nlohmann::json& body, Endpoint endpoint,
                                std::vector<std::string>* unknown) {
   const auto bit = static_cast<uint8_t>(endpoint);
   for (const auto& [name, value] : body.items()) {
-    const FieldRule* const rule =
-        std::find_if(std::begin(kFields), std::end(kFields), [&, &name = name](const FieldRule& r) {
-          return r.name == name && (r.endpoints & bit) != 0;
-        });
-    if (rule == std::end(kFields)) {
+    const FieldRule* const rule = FindRule(name, bit);
+    if (!rule) {
       unknown->push_back(name);
       continue;
     }

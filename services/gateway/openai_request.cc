@@ -210,13 +210,15 @@ absl::Status ParsePrompts(const json& body, OpenAiRequest* request) {
     request->prompts.push_back(
         TextPromptInput{.text = text.get<std::string>(), .add_special_tokens = add_special_tokens});
   };
-  const absl::Status wrong =
-      InvalidField("prompt", "expected a string, an array of strings, ids, or an array of ids");
+  const auto wrong = [] {
+    return InvalidField("prompt",
+                        "expected a string, an array of strings, ids, or an array of ids");
+  };
   if (field->is_string()) {
     add_text(*field);
     return absl::OkStatus();
   }
-  if (!field->is_array()) return wrong;
+  if (!field->is_array()) return wrong();
   if (field->empty()) return InvalidField("prompt", "is empty: give at least one token");
   if (field->front().is_number()) {
     ASSIGN_OR_RETURN(std::vector<int32_t> ids, ParseIds(*field, "prompt"));
@@ -234,7 +236,7 @@ absl::Status ParsePrompts(const json& body, OpenAiRequest* request) {
       ASSIGN_OR_RETURN(std::vector<int32_t> ids, ParseIds(prompt, "prompt"));
       request->prompts.push_back(TokenPromptInput{.ids = std::move(ids)});
     } else {
-      return wrong;
+      return wrong();
     }
   }
   return absl::OkStatus();

@@ -212,6 +212,8 @@ asio::awaitable<bool> Connection::ServeOne() {
         Failure(400, "the path has a malformed %-escape", "malformed_request")) &&
         keep_alive_;
   }
+  constexpr size_t kUsualHeaders = 16;
+  request.headers.reserve(kUsualHeaders);
   for (const auto& field : message) {
     request.headers.emplace_back(std::string(field.name_string()), std::string(field.value()));
   }
