@@ -51,12 +51,22 @@ class ServerQuickTest : public testing::Test {
             held_.TryPush(Shared(e));
             return nullptr;
           }},
+         {"POST", "/count", on_worker,
+          [this](const Shared& e) -> Server::Rest {
+            if (count_++ == 0) {
+              begun_.TryPush(1);
+              go_.PopFor(std::chrono::seconds(10));
+            }
+            Text(e, std::to_string(count_));
+            return nullptr;
+          }},
          {"POST", "/worker", on_worker}});
     EXPECT_TRUE(server.ok()) << server.status();
     if (server.ok()) server_ = *std::move(server);
   }
 
-  BoundedQueue<int> gone_{16};
+  BoundedQueue<int> gone_{16}, begun_{1}, go_{1};
+  int count_ = 0;  // the I/O thread's
   BoundedQueue<Shared> held_{16};
   std::unique_ptr<Server> server_;
 };
@@ -102,6 +112,22 @@ TEST_F(ServerQuickTest, AnswersPipelinedRequestsInOrder) {
     EXPECT_EQ(client.ReadResponse().body,
               i % 3 == 1 ? "http-io, http-worker" : "r" + std::to_string(i));
   }
+}
+
+TEST_F(ServerQuickTest, ManyRequestsAtOnceDoNotHoldOthersUp) {
+  RawClient many(server_->address());
+  RawClient one(server_->address());
+  one.Send(Post("/quick", ""));
+  ASSERT_EQ(one.ReadResponse().status, 200);
+  constexpr int kRequests = 300;
+  std::string all;
+  for (int i = 0; i < kRequests; ++i) all += Post("/count", "");
+  many.Send(all);
+  ASSERT_TRUE(begun_.PopFor(std::chrono::seconds(10)));
+  one.Send(Post("/count", ""));  // there when the first of the many is answered
+  go_.TryPush(1);
+  EXPECT_LT(std::stoi(one.ReadResponse().body), 10);
+  for (int i = 0; i < kRequests; ++i) EXPECT_EQ(many.ReadResponse().status, 200);
 }
 
 TEST_F(ServerQuickTest, AnExchangeWithoutAnAnswerGets500) {
