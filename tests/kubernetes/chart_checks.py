@@ -46,6 +46,8 @@ REFUSED = [
     ("gateway.strategy.maxSurge=0", "gateway.strategy"),
     ("engines.pools.main.strategy.maxSurge=0%", "engines.pools.main.strategy"),
     ("gateway.allowedHosts[0]=a.*.example", "/gateway/allowedHosts/0"),
+    ("engines.pools.main.autoscaling.targets.kvRatio=0.0", "/engines/pools/main/autoscaling/targets/kvRatio"),
+    ("engines.pools.main.autoscaling.targets.kvRatio=-1", "/engines/pools/main/autoscaling/targets/kvRatio"),
     ("engines.pools.main.autoscaling.targets.queueMs=5", "/engines/pools/main/autoscaling/targets"),
 ]
 
@@ -56,6 +58,8 @@ TAKEN = [
     ({"gateway": {"allowedHosts": ["*.llm.example"]}}, ",*.llm.example"),
     ({"tls": {"clients": {"enabled": True, "existingSecret": "s"}},
       "gateway": {"ingress": {"enabled": True, "host": "a.example", "backendTlsAnnotations": {"example.com/backend": "HTTPS"}}}}, "example.com/backend: HTTPS"),
+    ({"engines": {"defaults": {"autoscaling": {"enabled": True}}}}, 'metric: {name: conclave_first_token_p99_seconds}\n        target: {type: Value, value: "1"}'),
+    ({"engines": {"defaults": {"autoscaling": {"enabled": True, "targets": {"kvRatio": "0.75"}}}}}, 'averageValue: "0.75"'),  # as --set has it
     ({"gateway": {"autoscaling": {"enabled": True, "targets": {"requestP99Seconds": 0.5}}}}, "conclave_request_p99_seconds"),
 ]  # fmt: skip
 

@@ -23,6 +23,7 @@ def check(report, kube, service):
         return
     report.check("every autoscaler sees all its metrics", metrics_are_there, kube)
     report.check(f"load x{STEP}: gateways and experts scaled out and within the SLO <= 30 s after it", step, kube, service)
+    report.check("P99 of the first tokens above its target: engines are added", breach, kube, service)
     report.check("Prometheus down: nothing is scaled, nothing fails", without_prometheus, kube, service)
     report.check("scaled down again when the load is over: 0 failed", down, kube, service)
 
@@ -32,10 +33,13 @@ def start(kube):
     kube.document.run("Scaling", 0)
     load_rules(kube)
     kube.apply((HERE / "manifests/monitoring.yaml").read_text())
-    values = ["-f", HERE / "scaling.yaml"]
-    kube.helm("upgrade", "demo", CHART, "-n", NAMESPACE, *VALUES, *values, "--wait", "--timeout", "90s", timeout=100)
+    upgrade(kube)
     kube.wait_rollout("monitoring", "prometheus", 60)
     kube.wait_rollout("monitoring", "prometheus-adapter", 60)
+
+
+def upgrade(kube, *values):
+    kube.helm("upgrade", "demo", CHART, "-n", NAMESPACE, *VALUES, "-f", HERE / "scaling.yaml", *values, "--wait", "--timeout", "90s", timeout=100)
 
 
 def load_rules(kube):
@@ -101,6 +105,22 @@ def longest(load):
     for at, length in load.result["times"]:
         tens[int(at // 10)] = max(length, tens.get(int(at // 10), 0))
     return tens
+
+
+def breach(kube, service):
+    """Little load, and a target that no first token meets: of all that the autoscaler looks at nothing else asks for more."""
+    before = counts(kube)["engine"]
+    expect(before == 2, f"{before} engines, 2 were wanted")
+    with Load(service, "--clients", 4, *STREAM) as load:
+        try:
+            upgrade(kube, "--set", "engines.defaults.autoscaling.targets.firstTokenP99Seconds=0.001")
+            began = time.monotonic()
+            until("an engine is added", 60, lambda: ready(kube, "engine") > before, every=0.5)
+            took = time.monotonic() - began
+        finally:
+            upgrade(kube)
+        until("the engine goes again", 60, lambda: ready(kube, "engine") == before, every=0.5)
+    return f"after {took:.0f} s; {load.no_failures(10)}"
 
 
 def without_prometheus(kube, service):
