@@ -290,16 +290,18 @@ class HostileClients(unittest.TestCase):
         def status(key):
             return self.cluster.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1},
                                      {"Authorization": f"Bearer {key}"})[0]
+
+        def replace(content, line):
+            temporary = self.keys_file.with_suffix(".new")
+            temporary.write_bytes(content)
+            lines = self.cluster.logs().count(line)
+            os.replace(temporary, self.keys_file)
+            wait_until(lambda: self.cluster.logs().count(line) > lines, f"\"{line}\" in the log")
         good = self.keys_file.read_bytes()
         for rubbish in (b"", b"\xff\x00" * 1000, b"[" * 100000, good[:-10], b'{"version":1,"keys":[{}]}'):
-            temporary = self.keys_file.with_suffix(".new")
-            temporary.write_bytes(rubbish)
-            lines = self.cluster.logs().count("the key file cannot be used")
-            os.replace(temporary, self.keys_file)
-            wait_until(lambda: self.cluster.logs().count("the key file cannot be used") > lines, "the fault in the log")
+            replace(rubbish, "the key file cannot be used")
             self.assertEqual((status(self.good), status(self.revoked)), (200, 401))
-        temporary.write_bytes(good)
-        os.replace(temporary, self.keys_file)
+            replace(good, "key file read")  # a fault that stays is told once
         late = self.key("create", "--tenant", "late")
         wait_until(lambda: status(late) == 200, "a key made later")
 
