@@ -2,48 +2,16 @@
 
 #include <utility>
 
+#include "services/gateway/generation_call.h"
 #include "services/gateway/grpc_messages.h"
-#include "services/gateway/grpc_prepare.h"
-#include "services/gateway/unary_call.h"
-#include "services/gateway/wire_message.h"
-#include "shared/rpc/status.h"
 
 namespace conclave::gateway {
 
 namespace {
 
-class CompleteCall final : public UnaryCall {
- public:
-  CompleteCall(Frontend* frontend, grpc::ByteBuffer* response, CallOrigin origin)
-      : UnaryCall(response, origin.deadline),
-        frontend_(frontend),
-        origin_(std::make_shared<const CallOrigin>(std::move(origin))) {}
-
-  void Begin(const grpc::ByteBuffer& request);
-  void OnCancel() override {
-    uint64_t key = 0;
-    {
-      MutexLock lock(mutex_);
-      cancelled_ = true;
-      key = key_;
-    }
-    if (key != 0) frontend_->Abandon(key);
-    UnaryCall::OnCancel();
-  }
-
- private:
-  void Submit(PreparedRequest prepared);
-
-  Frontend* const frontend_;
-  const std::shared_ptr<const CallOrigin> origin_;
-  Mutex mutex_;
-  uint64_t key_ GUARDED_BY(mutex_) = 0;
-  bool cancelled_ GUARDED_BY(mutex_) = false;
-};
-
 class CompleteSink final : public GenerationSink {
  public:
-  CompleteSink(std::shared_ptr<CompleteCall> call, const TextModel& model, int32_t num_choices)
+  CompleteSink(std::shared_ptr<RequestCall> call, const TextModel& model, int32_t num_choices)
       : call_(std::move(call)), model_(model) {
     for (int32_t i = 0; i < num_choices; ++i) answer_.add_choices()->set_choice_index(i);
   }
@@ -69,55 +37,29 @@ class CompleteSink final : public GenerationSink {
     ToProto(usage, answer_.mutable_usage());
     call_->Succeed(answer_);
   }
-  void OnFailed(const absl::Status& status) override { call_->End(rpc::ToGrpc(status)); }
+  void OnFailed(const absl::Status& status) override { call_->Finish(status); }
 
  private:
-  const std::shared_ptr<CompleteCall> call_;
+  const std::shared_ptr<RequestCall> call_;
   const TextModel& model_;
   v1::CompleteResponse answer_;
 };
 
-void CompleteCall::Begin(const grpc::ByteBuffer& request) {
-  const auto self = std::static_pointer_cast<CompleteCall>(shared_from_this());
-  PrepareGrpc(
-      frontend_,
-      {.bytes = request.Length(),
-       .parse = [request](v1::GenerateRequest* message) { return ParseWire(request, message); },
-       .origin = origin_,
-       .interrupt = interrupt(),
-       .done =
-           [self](absl::StatusOr<PreparedRequest> prepared) {
-             prepared.ok() ? self->Submit(*std::move(prepared))
-                           : self->End(rpc::ToGrpc(prepared.status()));
-           }});
-}
+class CompleteCall final : public GenerationCall {
+ public:
+  using GenerationCall::GenerationCall;
 
-void CompleteCall::Submit(PreparedRequest prepared) {
-  auto sink =
-      std::make_shared<CompleteSink>(std::static_pointer_cast<CompleteCall>(shared_from_this()),
-                                     frontend_->model(), prepared.generation.num_choices);
-  const uint64_t key = frontend_->Submit(std::move(prepared.admission),
-                                         std::move(prepared.generation), std::move(sink));
-  bool cancelled = false;
-  {
-    MutexLock lock(mutex_);
-    key_ = key;
-    cancelled = cancelled_;
+ private:
+  std::shared_ptr<GenerationSink> MakeSink(const Generation& generation) override {
+    return std::make_shared<CompleteSink>(std::static_pointer_cast<RequestCall>(shared_from_this()),
+                                          frontend().model(), generation.num_choices);
   }
-  if (cancelled) frontend_->Abandon(key);
-}
+};
 
 }  // namespace
 
-grpc::ServerUnaryReactor* StartCompleteCall(Frontend* frontend,
-                                            const grpc::CallbackServerContext& context,
-                                            const grpc::ByteBuffer& request,
-                                            grpc::ByteBuffer* response) {
-  auto call = std::make_shared<CompleteCall>(frontend, response,
-                                             CallOrigin::Of(context, frontend->clock()));
-  call->KeepAlive();
-  call->Begin(request);
-  return call.get();
+std::shared_ptr<h2::ServerCall> MakeCompleteCall(Frontend* frontend, const h2::CallStart& start) {
+  return std::make_shared<CompleteCall>(frontend, CallOrigin::Of(start));
 }
 
 }  // namespace conclave::gateway

@@ -1,17 +1,14 @@
 // InferenceService.Complete: a generation in one answer.
 #pragma once
 
-#include "grpcpp/support/byte_buffer.h"
-#include "grpcpp/support/server_callback.h"
+#include <memory>
+
 #include "services/gateway/frontend.h"
+#include "shared/h2/server_call.h"
 
 namespace conclave::gateway {
 
-// `request` holds a v1::GenerateRequest; the answer is a v1::CompleteResponse. `response` lives
-// until the reactor is finished, as gRPC promises.
-grpc::ServerUnaryReactor* StartCompleteCall(Frontend* frontend,
-                                            const grpc::CallbackServerContext& context,
-                                            const grpc::ByteBuffer& request,
-                                            grpc::ByteBuffer* response);
+// The message is a v1::GenerateRequest, the answer a v1::CompleteResponse.
+std::shared_ptr<h2::ServerCall> MakeCompleteCall(Frontend* frontend, const h2::CallStart& start);
 
 }  // namespace conclave::gateway

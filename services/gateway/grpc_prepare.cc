@@ -3,17 +3,12 @@
 #include <utility>
 
 #include "services/gateway/grpc_messages.h"
+#include "services/gateway/wire_message.h"
 #include "shared/base/status_macros.h"
 
 namespace conclave::gateway {
 
 namespace {
-
-std::string Metadata(const grpc::ServerContextBase& context, const char* name) {
-  const auto found = context.client_metadata().find(name);
-  if (found == context.client_metadata().end()) return "";
-  return std::string(found->second.data(), found->second.size());
-}
 
 absl::StatusOr<Generation> Prepare(Frontend* frontend, const Principal& principal,
                                    const GrpcRequest& request, TimePoint arrival) {
@@ -29,16 +24,22 @@ absl::StatusOr<Generation> Prepare(Frontend* frontend, const Principal& principa
 
 }  // namespace
 
-CallOrigin CallOrigin::Of(const grpc::ServerContextBase& context, const Clock& clock) {
+CallOrigin CallOrigin::Of(const h2::CallStart& start) {
   CallOrigin origin;
-  const auto deadline = context.deadline();
-  if (deadline != std::chrono::system_clock::time_point::max()) {
-    origin.deadline = clock.Now() + (deadline - std::chrono::system_clock::now());
-  }
-  origin.traceparent = Metadata(context, "traceparent");
-  origin.authorization = Metadata(context, "authorization");
-  origin.request_id = Metadata(context, "x-request-id");
+  origin.deadline = start.deadline;
+  origin.traceparent = start.metadata.Find("traceparent").value_or("");
+  origin.authorization = start.metadata.Find("authorization").value_or("");
+  origin.request_id = start.metadata.Find("x-request-id").value_or("");
   return origin;
+}
+
+std::function<absl::Status(v1::GenerateRequest*)> ParserOf(std::string_view bytes) {
+  if (bytes.size() <= kShortPromptBytes) {
+    return [bytes](v1::GenerateRequest* message) { return ParseWire(bytes, message); };
+  }
+  return [kept = std::make_shared<const std::string>(bytes)](v1::GenerateRequest* message) {
+    return ParseWire(*kept, message);
+  };
 }
 
 void PrepareGrpc(Frontend* frontend, GrpcRequest request) {

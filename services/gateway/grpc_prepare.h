@@ -7,11 +7,12 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "conclave/v1/inference.pb.h"
-#include "grpcpp/server_context.h"
 #include "services/gateway/frontend.h"
+#include "shared/h2/server_call.h"
 #include "shared/text/interrupt.h"
 
 namespace conclave::gateway {
@@ -23,13 +24,17 @@ struct CallOrigin {
   std::string authorization;
   std::string request_id;  // metadata x-request-id, for requests that have none
 
-  static CallOrigin Of(const grpc::ServerContextBase& context, const Clock& clock);
+  static CallOrigin Of(const h2::CallStart& start);
 };
 
 struct PreparedRequest {
   Admission admission;
   Generation generation;
 };
+
+// Parses a GenerateRequest when its turn comes. The bytes of a short one are read where they lie,
+// since its turn comes at once; those of a long one are kept.
+std::function<absl::Status(v1::GenerateRequest*)> ParserOf(std::string_view bytes);
 
 // A request of a call. Failures are counted in the metrics.
 struct GrpcRequest {

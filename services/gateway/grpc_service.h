@@ -1,17 +1,14 @@
 // conclave.v1.InferenceService over the frontend: the gateway's gRPC face.
 //
-// Callback API over raw bytes (wire_message.h): methods run on gRPC's threads, long prompts on the
-// prompt lane, events come from the core thread.
-// The service outlives its server's calls, and the frontend outlives the service.
+// Calls begin on the server's I/O threads, long prompts go through the prompt lane, events come
+// from the core thread. The frontend outlives the calls.
 #pragma once
 
-#include <memory>
-
-#include "grpcpp/impl/codegen/service_type.h"
 #include "services/gateway/frontend.h"
+#include "shared/h2/server.h"
 
 namespace conclave::gateway {
 
-std::unique_ptr<grpc::Service> MakeInferenceService(Frontend* frontend);
+h2::Service InferenceService(Frontend* frontend);
 
 }  // namespace conclave::gateway

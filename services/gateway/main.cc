@@ -20,12 +20,12 @@
 #include "shared/base/log.h"
 #include "shared/base/signals.h"
 #include "shared/base/status_macros.h"
+#include "shared/h2/server.h"
 #include "shared/http/ops_server.h"
 #include "shared/http/server.h"
 #include "shared/net/tls_context.h"
 #include "shared/options/service_main.h"
 #include "shared/placement/member.h"
-#include "shared/rpc/server.h"
 #include "shared/rpc/watched_tls.h"
 #include "shared/tls/certificate_watch.h"
 #include "shared/weights/checkpoint.h"
@@ -57,8 +57,7 @@ absl::StatusOr<std::string> Advertised(const std::string& bound, const std::stri
 
 // TLS for the API's clients; its watch, which comes last, writes to the others.
 struct ApiTls {
-  std::shared_ptr<rpc::TlsCredentials> grpc;  // null: no TLS
-  std::shared_ptr<net::TlsContext> http;
+  std::shared_ptr<net::TlsContext> grpc, http;  // null: no TLS
   std::unique_ptr<tls::CertificateWatch> watch;
 };
 
@@ -67,28 +66,30 @@ absl::StatusOr<ApiTls> StartApiTls(const tls::CertificateFiles& files,
   ApiTls api;
   if (!files.configured()) return api;
   ASSIGN_OR_RETURN(const tls::Certificates certificates, tls::ReadCertificates(files));
-  ASSIGN_OR_RETURN(api.grpc, rpc::TlsCredentials::Make(certificates));
+  api.grpc = std::make_shared<net::TlsContext>(net::Protocol::kHttp2);
   api.http = std::make_shared<net::TlsContext>(net::Protocol::kHttp1);
+  RETURN_IF_ERROR(api.grpc->Use(certificates));
   RETURN_IF_ERROR(api.http->Use(certificates));
   ASSIGN_OR_RETURN(api.watch,
                    tls::CertificateWatch::Start(
                        files, "api", registry,
                        [grpc = api.grpc, http = api.http](const tls::Certificates& fresh) {
-                         grpc->Update(fresh);
-                         if (const absl::Status used = http->Use(fresh); !used.ok()) {
-                           LogError("HTTP goes on with the certificate of before",
+                         absl::Status used = grpc->Use(fresh);
+                         used.Update(http->Use(fresh));
+                         if (!used.ok()) {
+                           LogError("the API goes on with the certificate of before",
                                     {{"error", std::string(used.message())}});
                          }
                        }));
   return api;
 }
 
-// As many as are asked for and the limit of open files allows.
+// Of each of the two faces: as many as are asked for and the limit of open files allows.
 int32_t MostConnections(int32_t wanted) {
-  constexpr int64_t kOtherFiles = 512;  // gRPC connections, logs, epoll
+  constexpr int64_t kOtherFiles = 512;  // engines, logs, epoll
   RaiseOpenFiles();
   const int64_t files = ReadProcessLimits().open_files;
-  const int64_t room = std::max<int64_t>(16, files - kOtherFiles);
+  const int64_t room = std::max<int64_t>(16, (files - kOtherFiles) / 2);
   if (files == 0 || room >= wanted) return wanted;
   LogWarning("the limit of open files allows fewer connections than gateway.max_connections",
              {{"connections", room}, {"wanted", wanted}, {"open_files", files}});
@@ -97,7 +98,6 @@ int32_t MostConnections(int32_t wanted) {
 
 http::ServerOptions HttpOptions(const GatewayOptions& options) {
   http::ServerOptions http;
-  http.max_connections = MostConnections(options.max_connections);
   http.listen = options.http_listen;
   http.max_body_bytes = static_cast<size_t>(options.max_body.bytes);
   for (const absl::string_view name :
@@ -174,20 +174,24 @@ absl::Status Run(int argc, char** argv) {
   frontend_options.clock = &clock;
   Frontend frontend(frontend_options, model);
 
-  const std::unique_ptr<grpc::Service> service = gateway::MakeInferenceService(&frontend);
-  rpc::ServerOptions grpc_options;
+  const int32_t max_connections = MostConnections(options.gateway.max_connections);
+  h2::ServerOptions grpc_options;
   grpc_options.name = options.gateway.name;
   grpc_options.listen = options.gateway.grpc_listen;
   grpc_options.listen_setting = "--grpc-listen";
-  grpc_options.secret = secret;
-  grpc_options.insecure = true;  // its clients show keys: AllOptions::Validate says where it may be
+  // Its clients show keys: AllOptions::Validate says where it may be.
+  grpc_options.guarded = true;
   grpc_options.tls = api_tls.grpc;
   grpc_options.max_connection_age = std::chrono::seconds(options.gateway.grpc_connection_age_s);
-  grpc_options.max_receive_bytes = options.gateway.max_body.bytes;
-  grpc::Service* const services[] = {service.get()};
-  ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> grpc_server,
-                   rpc::Server::Start(grpc_options, services));
+  grpc_options.max_receive_bytes = static_cast<size_t>(options.gateway.max_body.bytes);
+  grpc_options.max_connections = max_connections;
+  grpc_options.check_sender = [&frontend](std::string_view authorization) {
+    return frontend.Authenticate(authorization).status();
+  };
+  ASSIGN_OR_RETURN(const std::unique_ptr<h2::Server> grpc_server,
+                   h2::Server::Start(grpc_options, {gateway::InferenceService(&frontend)}));
   http::ServerOptions http_options = HttpOptions(options.gateway);
+  http_options.max_connections = max_connections;
   http_options.tls = api_tls.http;
   http_options.check_sender = [&frontend](std::string_view authorization) {
     return gateway::CheckSender(frontend, authorization);

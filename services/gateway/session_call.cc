@@ -7,47 +7,38 @@
 #include "services/gateway/grpc_messages.h"
 #include "services/gateway/grpc_prepare.h"
 #include "services/gateway/wire_message.h"
-#include "shared/rpc/gathering_writer.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::gateway {
 
 namespace {
 
-using SessionReactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
-
-class SessionCall final : public rpc::GatheringWriter<SessionReactor> {
+class SessionCall final : public h2::ServerCall {
  public:
   SessionCall(Frontend* frontend, CallOrigin origin)
       : frontend_(frontend), origin_(OriginOfAll(std::move(origin))) {}
 
-  void Begin() { StartRead(&request_); }
-
-  void OnReadDone(bool ok) override {
-    if (!ok) {
-      bool idle = false;
-      {
-        MutexLock lock(mutex_);
-        reading_ended_ = true;
-        idle = requests_.empty();
-      }
-      if (idle) End(grpc::Status::OK);
-      return;
-    }
+  void OnMessage(std::string_view bytes) override {
     v1::SessionRequest message;
-    const absl::Status parsed = ParseWire(request_, &message);
-    Hold();  // what this message brings about at once goes into one
+    const absl::Status parsed = ParseWire(bytes, &message);
     if (!parsed.ok()) {
       Fail("", parsed);
-    } else {
-      if (message.gather()) GatherAs(v1::SessionEvent::kMoreFieldNumber);
-      const bool alone = message.more().empty() && !message.gather();
-      if (alone || message.action_case() != v1::SessionRequest::ACTION_NOT_SET) Take(&message);
-      for (v1::SessionRequest& further : *message.mutable_more()) Take(&further);
+      return;
     }
-    Release();
-    request_.Clear();
-    StartRead(&request_);
+    if (message.gather()) GatherAs(v1::SessionEvent::kMoreFieldNumber);
+    const bool alone = message.more().empty() && !message.gather();
+    if (alone || message.action_case() != v1::SessionRequest::ACTION_NOT_SET) Take(&message);
+    for (v1::SessionRequest& further : *message.mutable_more()) Take(&further);
+  }
+
+  void OnHalfClose() override {
+    bool idle = false;
+    {
+      MutexLock lock(mutex_);
+      reading_ended_ = true;
+      idle = requests_.empty();
+    }
+    if (idle) Finish(absl::OkStatus());
   }
 
   void OnCancel() override {
@@ -61,7 +52,6 @@ class SessionCall final : public rpc::GatheringWriter<SessionReactor> {
       request.interrupt->Cancel();
       if (request.key != 0) frontend_->Abandon(request.key);
     }
-    Abort(grpc::Status(grpc::StatusCode::CANCELLED, "the client has gone"));
   }
 
   void Send(const std::string& id, v1::GenerateEvent event) {
@@ -69,14 +59,14 @@ class SessionCall final : public rpc::GatheringWriter<SessionReactor> {
     message.set_request_id(id);
     event.set_request_id(id);
     *message.mutable_generate() = std::move(event);
-    if (!Push(message)) OnCancel();
+    Write(message);
   }
   void Fail(const std::string& id, const absl::Status& status) {
     v1::SessionEvent message;
     message.set_request_id(id);
     message.mutable_failed()->set_code(static_cast<int32_t>(status.code()));
     message.mutable_failed()->set_message(std::string(status.message()));
-    Push(message);
+    Write(message);
   }
   // The request has had its last event.
   void Over(const std::string& id) {
@@ -86,7 +76,7 @@ class SessionCall final : public rpc::GatheringWriter<SessionReactor> {
       requests_.erase(id);
       last = reading_ended_ && requests_.empty();
     }
-    if (last) End(grpc::Status::OK);
+    if (last) Finish(absl::OkStatus());
   }
 
  private:
@@ -134,7 +124,6 @@ class SessionCall final : public rpc::GatheringWriter<SessionReactor> {
 
   Frontend* const frontend_;
   const std::shared_ptr<const CallOrigin> origin_;
-  grpc::ByteBuffer request_;  // being read
   Mutex mutex_;
   std::map<std::string, Request> requests_ GUARDED_BY(mutex_);  // running, or on their way
   bool reading_ended_ GUARDED_BY(mutex_) = false;
@@ -239,12 +228,8 @@ void SessionCall::Submit(const std::string& id, PreparedRequest prepared) {
 
 }  // namespace
 
-grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartSessionCall(
-    Frontend* frontend, const grpc::CallbackServerContext& context) {
-  auto call = std::make_shared<SessionCall>(frontend, CallOrigin::Of(context, frontend->clock()));
-  call->KeepAlive();
-  call->Begin();
-  return call.get();
+std::shared_ptr<h2::ServerCall> MakeSessionCall(Frontend* frontend, const h2::CallStart& start) {
+  return std::make_shared<SessionCall>(frontend, CallOrigin::Of(start));
 }
 
 }  // namespace conclave::gateway

@@ -1,14 +1,13 @@
-// InferenceService.Session: many requests on one stream, each with its own id and its own fate.
+// InferenceService.Session: many generations on one stream.
 #pragma once
 
-#include "grpcpp/support/byte_buffer.h"
-#include "grpcpp/support/server_callback.h"
+#include <memory>
+
 #include "services/gateway/frontend.h"
+#include "shared/h2/server_call.h"
 
 namespace conclave::gateway {
 
-// Of v1::SessionRequest and v1::SessionEvent.
-grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartSessionCall(
-    Frontend* frontend, const grpc::CallbackServerContext& context);
+std::shared_ptr<h2::ServerCall> MakeSessionCall(Frontend* frontend, const h2::CallStart& start);
 
 }  // namespace conclave::gateway

@@ -12,7 +12,7 @@
 
 #include "conclave/v1/inference.grpc.pb.h"
 #include "services/gateway/canonicalize.h"
-#include "shared/rpc/queued_writer.h"
+#include "shared/h2/server_call.h"
 #include "tests/gateway/http_api_fixture.h"
 
 namespace conclave::gateway {
@@ -125,7 +125,7 @@ TEST_F(EnduranceTest, AGrpcClientThatDoesNotReadIsCutAndOthersAreUntouched) {
   size_t read = 0;
   while (reader->Read(&event)) read += event.ByteSizeLong();
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_LT(read, 2 * rpc::kMaxUnsentBytes) << "the gateway and the channel kept more";
+  EXPECT_LT(read, 2 * h2::kMaxUnsentBytes) << "the gateway and the channel kept more";
   ExpectServesOthers();
 }
 

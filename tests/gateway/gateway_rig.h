@@ -16,8 +16,8 @@
 #include "services/gateway/frontend.h"
 #include "services/gateway/grpc_service.h"
 #include "services/gateway/http_api.h"
+#include "shared/h2/server.h"
 #include "shared/http/server.h"
-#include "shared/rpc/server.h"
 #include "tests/http/raw_client.h"
 #include "tests/support/scripted_engine.h"
 
@@ -90,13 +90,14 @@ class GatewayRig {
         HttpRoutes(frontend_.get(), {.heartbeat_period = options_.heartbeat_period}));
     EXPECT_TRUE(http.ok()) << http.status();
     http_ = *std::move(http);
-    service_ = MakeInferenceService(frontend_.get());
-    rpc::ServerOptions grpc_options;
+    h2::ServerOptions grpc_options;
     grpc_options.name = "gateway";
     grpc_options.listen = "127.0.0.1:0";
-    grpc_options.max_receive_bytes = static_cast<int64_t>(options_.max_body_bytes);
-    grpc::Service* const services[] = {service_.get()};
-    auto grpc = rpc::Server::Start(grpc_options, services);
+    grpc_options.max_receive_bytes = options_.max_body_bytes;
+    grpc_options.check_sender = [this](std::string_view authorization) {
+      return frontend_->Authenticate(authorization).status();
+    };
+    auto grpc = h2::Server::Start(grpc_options, {InferenceService(frontend_.get())});
     EXPECT_TRUE(grpc.ok()) << grpc.status();
     grpc_ = *std::move(grpc);
   }
@@ -178,8 +179,7 @@ class GatewayRig {
   std::vector<std::unique_ptr<ScriptedEngine>> engines_;
   std::unique_ptr<Frontend> frontend_;
   std::unique_ptr<http::Server> http_;
-  std::unique_ptr<grpc::Service> service_;
-  std::unique_ptr<rpc::Server> grpc_;
+  std::unique_ptr<h2::Server> grpc_;
 };
 
 // The data of the events of an SSE answer, parsed; "[DONE]" becomes a string. Comments are left

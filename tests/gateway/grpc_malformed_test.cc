@@ -7,7 +7,6 @@
 #include <string>
 
 #include "conclave/v1/inference.grpc.pb.h"
-#include "services/gateway/wire_message.h"
 #include "tests/gateway/gateway_rig.h"
 
 namespace conclave::gateway {
@@ -110,7 +109,9 @@ TEST_F(GrpcMalformedTest, ASessionAnswersBadBytesAndGoesOn) {
   EXPECT_TRUE(Call("Session", "\x0A\x7F", &answers).ok());
   ASSERT_EQ(answers.size(), 1U);
   v1::SessionEvent event;
-  ASSERT_TRUE(ParseWire(answers[0], &event).ok());
+  grpc::Slice answer;
+  ASSERT_TRUE(answers[0].DumpToSingleSlice(&answer).ok());
+  ASSERT_TRUE(event.ParseFromArray(answer.begin(), static_cast<int>(answer.size())));
   EXPECT_EQ(event.failed().code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_NE(event.failed().message().find("SessionRequest"), std::string::npos);
 }
