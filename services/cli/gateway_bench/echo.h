@@ -1,5 +1,6 @@
 // A server that answers InferenceService and the HTTP API with fixed bytes, through the same
-// shared/rpc and shared/http as a gateway: what it costs is the libraries' and the system's part.
+// shared/h2 and shared/http as a gateway: what it costs is the libraries' and the system's part.
+// Beside them, as their peer, it answers by gRPC's own server.
 //
 // A process of its own, started by `conclave bench gateway`.
 #pragma once
@@ -29,11 +30,12 @@ class Echo {
                                                      const std::string& folder);
   const std::string& grpc_address() const { return grpc_address_; }
   const std::string& http_address() const { return http_address_; }
+  const std::string& peer_address() const { return peer_address_; }  // gRPC's own server
   int64_t pid() const { return child_->pid(); }
 
  private:
   std::unique_ptr<Child> child_;
-  std::string grpc_address_, http_address_;
+  std::string grpc_address_, http_address_, peer_address_;
 };
 
 // The process' part: serves what the file at `answers` says until a stop signal, and writes its

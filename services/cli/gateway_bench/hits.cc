@@ -1,6 +1,9 @@
 // How many requests a gateway answers from its cache for each second of its processor time: in
-// calls of their own, many on one Session stream, and over HTTP; in turn with an echo.
+// calls of their own, many on one Session stream, and over HTTP; in turn with an echo on the same
+// server, and for gRPC with one on gRPC's own.
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "services/cli/gateway_bench/kept_answer.h"
@@ -59,13 +62,17 @@ absl::StatusOr<std::vector<Figure>> MeasureHits(const RowContext& context) {
   std::vector<Figure> figures;
   for (const Measured& measured : kMeasured) {
     context.progress(measured.name);
-    Cost costs[2];
-    KeptClient echo(rig, rig.servers[0], measured.shape);
-    KeptClient gateway(rig, rig.servers[1], measured.shape);
+    const bool over_http = measured.shape == Shape::kHttp || measured.shape == Shape::kSse;
+    std::vector<const KeptRig::Server*> servers = {&rig.servers[0], &rig.servers[1]};
+    if (!over_http) servers.push_back(&rig.peer);
+    std::vector<std::unique_ptr<KeptClient>> clients;
+    for (const KeptRig::Server* const server : servers) {
+      clients.push_back(std::make_unique<KeptClient>(rig, *server, measured.shape));
+    }
+    std::vector<Cost> costs(servers.size());
     for (int turn = 0; turn < kTurns; ++turn) {
-      for (int i = 0; i < 2; ++i) {
-        RETURN_IF_ERROR(Measure(context, rig.servers[i], i == 0 ? echo : gateway,
-                                measured.in_flight, &costs[i]));
+      for (size_t i = 0; i < servers.size(); ++i) {
+        RETURN_IF_ERROR(Measure(context, *servers[i], *clients[i], measured.in_flight, &costs[i]));
       }
     }
     for (const Cost& cost : costs) {
@@ -80,6 +87,10 @@ absl::StatusOr<std::vector<Figure>> MeasureHits(const RowContext& context) {
     figures.push_back(
         {.name = name, .value = costs[1].per_core(), .unit = per_core, .least = measured.least});
     figures.push_back({.name = name + ", echo", .value = costs[0].per_core(), .unit = per_core});
+    if (!over_http) {
+      figures.push_back(
+          {.name = name + ", gRPC's own echo", .value = costs[2].per_core(), .unit = per_core});
+    }
     figures.push_back({.name = name + ", of the echo's",
                        .value = 100 * costs[1].per_core() / costs[0].per_core(),
                        .unit = "%"});

@@ -102,6 +102,7 @@ absl::StatusOr<KeptRig> KeptRig::Start(const RowContext& context) {
   rig.servers[0] = {"echo", rig.echo->grpc_address(), rig.echo->http_address(), rig.echo->pid()};
   rig.servers[1] = {"gateway", rig.cluster->grpc_address(), rig.cluster->http_address(),
                     rig.cluster->gateway_pid()};
+  rig.peer = {"gRPC's own echo", rig.echo->peer_address(), "", rig.echo->pid()};
   return rig;
 }
 

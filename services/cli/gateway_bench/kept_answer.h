@@ -37,6 +37,7 @@ struct KeptRig {
   std::string key;
   size_t session_messages = 0;  // of an answer
   Server servers[2];            // echo, gateway
+  Server peer;                  // gRPC's own server, in the echo's process; no HTTP
 
   // INTERNAL when an answer does not come from the cache after several tries.
   static absl::StatusOr<KeptRig> Start(const RowContext& context);

@@ -1,12 +1,9 @@
-// A gRPC server reactor that streams messages pushed from any thread: one write at a time, a
-// bounded queue, one end.
+// A reactor of gRPC's own server that streams messages: one write at a time, one end.
 //
-// Base is grpc::ServerWriteReactor or grpc::ServerBidiReactor of grpc::ByteBuffer. Keeps itself
-// alive until gRPC is done with the call. Every method is thread-safe; none blocks.
+// Base is grpc::ServerBidiReactor of grpc::ByteBuffer. Keeps itself alive until gRPC is done with
+// the call. Every method is thread-safe; none blocks.
 #pragma once
 
-#include <algorithm>
-#include <cstddef>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -16,10 +13,7 @@
 #include "grpcpp/support/status.h"
 #include "shared/base/mutex.h"
 
-namespace conclave::rpc {
-
-// Bytes of messages that may wait for a client that reads slowly; beyond, its call fails.
-inline constexpr size_t kMaxUnsentBytes = 4 << 20;
+namespace conclave::cli {
 
 template <typename Base>
 class QueuedWriter : public Base, public std::enable_shared_from_this<QueuedWriter<Base>> {
@@ -27,28 +21,16 @@ class QueuedWriter : public Base, public std::enable_shared_from_this<QueuedWrit
   // Call once, right after make_shared.
   void KeepAlive() { self_ = this->shared_from_this(); }
 
-  // False when the call is over or the client too far behind (the call then ends with
-  // RESOURCE_EXHAUSTED).
-  bool Push(grpc::ByteBuffer message) EXCLUDES(mutex_) {
+  // Without effect when the call is over.
+  void Push(grpc::ByteBuffer message) EXCLUDES(mutex_) {
     const grpc::ByteBuffer* first = nullptr;
-    bool overflow = false;
     {
       MutexLock lock(mutex_);
-      if (end_) return false;
-      const size_t bytes = message.Length();
-      overflow = unsent_bytes_ + bytes > kMaxUnsentBytes && !unsent_.empty();
-      if (!overflow) {
-        unsent_bytes_ += bytes;
-        unsent_.push_back(std::move(message));
-        if (unsent_.size() == 1) first = &unsent_.front();
-      }
-    }
-    if (overflow) {
-      Abort(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the client reads too slowly"));
-      return false;
+      if (end_) return;
+      unsent_.push_back(std::move(message));
+      if (unsent_.size() == 1) first = &unsent_.front();
     }
     if (first) this->StartWrite(first);
-    return true;
   }
 
   // Ends the call after what was pushed. Later calls have no effect.
@@ -82,7 +64,6 @@ class QueuedWriter : public Base, public std::enable_shared_from_this<QueuedWrit
     std::optional<grpc::Status> end;
     {
       MutexLock lock(mutex_);
-      unsent_bytes_ -= std::min(unsent_bytes_, unsent_.front().Length());
       unsent_.pop_front();
       if (!ok) {
         unsent_.clear();
@@ -105,8 +86,7 @@ class QueuedWriter : public Base, public std::enable_shared_from_this<QueuedWrit
   std::shared_ptr<QueuedWriter> self_;
   Mutex mutex_;
   std::deque<grpc::ByteBuffer> unsent_ GUARDED_BY(mutex_);  // the first is being written
-  size_t unsent_bytes_ GUARDED_BY(mutex_) = 0;
   std::optional<grpc::Status> end_ GUARDED_BY(mutex_);
 };
 
-}  // namespace conclave::rpc
+}  // namespace conclave::cli
