@@ -201,9 +201,6 @@ void Session::OnFrame(const nghttp2_frame& frame) {
     case NGHTTP2_PING:
       OnPing(frame.ping);
       return;
-    case NGHTTP2_PRIORITY:
-      CountNuisance();
-      return;
     default:
       return;
   }
@@ -297,13 +294,12 @@ absl::Status Session::MayArrive(Stream& stream, size_t bytes) {
 }
 
 void Session::SettleArrivals() {
-  // One that gives way may be another one of these.
-  while (!touched_.empty()) {
-    Stream& stream = *touched_.back();
-    touched_.pop_back();
-    stream.touched = false;
-    SettleArrival(stream);
+  // In the order of their arrival: the oldest gives way first.
+  for (Stream* const stream : touched_) {
+    stream->touched = false;
+    SettleArrival(*stream);
   }
+  touched_.clear();
 }
 
 void Session::SettleArrival(Stream& stream) {

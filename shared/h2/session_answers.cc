@@ -125,7 +125,7 @@ void Session::SubmitHttpError(Stream& stream, int http_status) {
 ssize_t Session::ReadAnswer(Stream& stream, size_t length, uint32_t* flags) {
   if (stream.sent == stream.sending.size() && !stream.last) {
     stream.last = stream.call->NextBytes(&stream.sending);
-    stream.sent = 0;
+    stream.sent = stream.packed = 0;
   }
   const size_t left = stream.sending.size() - stream.sent;
   if (left == 0 && !stream.last) {

@@ -8,10 +8,9 @@ const nghttp2_option* SessionOptions() {
     nghttp2_option_new(&made);
     // Closed streams are kept for the older priority scheme alone, which is off.
     nghttp2_option_set_no_closed_streams(made, 1);
-    // Answers to pings and settings of a client that does not read.
-    nghttp2_option_set_max_outbound_ack(made, 1000);
-    // Resets are counted with other nuisances (session.cc), and end a connection with
-    // ENHANCE_YOUR_CALM; this is the library's own, further out.
+    // Resets, pings and settings are counted with other nuisances (session.cc), which end a
+    // connection with ENHANCE_YOUR_CALM; these limits are the library's own, further out.
+    nghttp2_option_set_max_outbound_ack(made, 4000);
     nghttp2_option_set_stream_reset_rate_limit(made, 4000, 2000);
     return made;
   }();

@@ -199,14 +199,15 @@ class ServerFixture : public ::testing::Test {
         server_->address(), grpc::InsecureChannelCredentials(), arguments));
   }
   grpc::Status Tokenize(const std::string& text, v1::TokenizeResponse* response = nullptr,
-                        grpc::ClientContext* context = nullptr) {
+                        grpc::ClientContext* context = nullptr,
+                        v1::InferenceService::Stub* stub = nullptr) {
     grpc::ClientContext own;
     if (!context) context = &own;
     context->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
     v1::TokenizeRequest request;
     request.set_text(text);
     v1::TokenizeResponse unused;
-    return stub_->Tokenize(context, request, response ? response : &unused);
+    return (stub ? stub : stub_.get())->Tokenize(context, request, response ? response : &unused);
   }
 
   Probe probe_;

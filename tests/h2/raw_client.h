@@ -52,9 +52,7 @@ class RawClient {
     return send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
            static_cast<ssize_t>(bytes.size());
   }
-  void Greet() {
-    Send(std::string(kPreface) + FrameBytes(NGHTTP2_SETTINGS, 0, 0, ""));
-  }
+  void Greet() { Send(std::string(kPreface) + FrameBytes(NGHTTP2_SETTINGS, 0, 0, "")); }
 
   static std::string FrameBytes(int type, int flags, int32_t stream, const std::string& payload) {
     std::string bytes;
@@ -180,8 +178,8 @@ class RawClient {
     for (;;) {
       nghttp2_nv header;
       int flags = 0;
-      const ssize_t used = nghttp2_hd_inflate_hd2(inflater_, &header, &flags, at,
-                                                  static_cast<size_t>(end - at), 1);
+      const ssize_t used =
+          nghttp2_hd_inflate_hd2(inflater_, &header, &flags, at, static_cast<size_t>(end - at), 1);
       ASSERT_GE(used, 0);
       at += used;
       if (flags & NGHTTP2_HD_INFLATE_EMIT) {

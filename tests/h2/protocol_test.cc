@@ -1,0 +1,288 @@
+// The server before clients that speak frame by frame: the protocol's rules, and those who break
+// them.
+#include <gmock/gmock.h>
+
+#include <chrono>
+
+#include "tests/h2/probe_service.h"
+#include "tests/h2/raw_client.h"
+
+namespace conclave::h2 {
+namespace {
+
+using std::chrono::milliseconds;
+using ::testing::HasSubstr;
+
+std::string TokenizeBytes(const std::string& text) {
+  v1::TokenizeRequest request;
+  request.set_text(text);
+  return request.SerializeAsString();
+}
+
+class ProtocolTest : public ServerFixture {
+ protected:
+  std::unique_ptr<RawClient> Connect() {
+    auto client = std::make_unique<RawClient>(server_->port());
+    client->Greet();
+    return client;
+  }
+  // A whole call of Tokenize, and what came of it.
+  std::map<std::string, std::string> Call(const RawClient::Headers& headers,
+                                          const std::string& data) {
+    const auto client = Connect();
+    client->Send(RawClient::HeadersFrame(1, headers) + RawClient::DataFrame(1, data, true));
+    return client->ReadTrailers(1);
+  }
+  std::map<std::string, std::string> Call(const RawClient::Headers& more = {}) {
+    return Call(RawClient::CallHeaders("Tokenize", more), RawClient::Message(TokenizeBytes("abc")));
+  }
+};
+
+TEST_F(ProtocolTest, AnswersWithHeadersAndTrailers) {
+  Start();
+  const auto headers = Call();
+  EXPECT_EQ(headers.at(":status"), "200");
+  EXPECT_EQ(headers.at("content-type"), "application/grpc");
+  EXPECT_EQ(headers.at("grpc-status"), "0");
+  EXPECT_FALSE(headers.contains("grpc-message"));
+}
+
+TEST_F(ProtocolTest, OtherContentIsNotGrpc) {
+  Start();
+  for (const char* type : {"application/json", "application/grpc-web"}) {
+    auto headers = RawClient::CallHeaders("Tokenize");
+    headers[4].second = type;
+    const auto answer = Call(headers, "");
+    EXPECT_EQ(answer.at(":status"), "415");
+    EXPECT_FALSE(answer.contains("grpc-status"));
+  }
+  auto headers = RawClient::CallHeaders("Tokenize");
+  headers[0].second = "GET";
+  EXPECT_EQ(Call(headers, "").at(":status"), "405");
+  EXPECT_EQ(probe_.begun, 0);
+}
+
+TEST_F(ProtocolTest, SaysWhatIsWrongWithHeaders) {
+  Start({.max_header_bytes = 1000});
+  auto without_te = RawClient::CallHeaders("Tokenize");
+  without_te.pop_back();
+  EXPECT_EQ(Call(without_te, "").at("grpc-status"), "3");
+  const auto timeout = Call({{"grpc-timeout", "soon"}});
+  EXPECT_EQ(timeout.at("grpc-status"), "3");
+  EXPECT_THAT(timeout.at("grpc-message"), HasSubstr("found \"soon\""));
+  const auto encoding = Call({{"grpc-encoding", "snappy"}});
+  EXPECT_EQ(encoding.at("grpc-status"), "12");
+  EXPECT_THAT(encoding.at("grpc-accept-encoding"), HasSubstr("gzip"));
+  const auto large = Call({{"x-large", std::string(900, 'a')}});
+  EXPECT_EQ(large.at("grpc-status"), "8");
+  EXPECT_THAT(large.at("grpc-message"), HasSubstr("1000"));
+  EXPECT_EQ(probe_.begun, 0);
+  EXPECT_EQ(Call({{"grpc-encoding", "identity"}}).at("grpc-status"), "0");
+}
+
+TEST_F(ProtocolTest, ARequestThatEndsWithinAMessageFails) {
+  Start();
+  const std::string message = RawClient::Message(TokenizeBytes("abc"));
+  const auto cut = Call(RawClient::CallHeaders("Tokenize"), message.substr(0, 4));
+  EXPECT_EQ(cut.at("grpc-status"), "13");
+  EXPECT_EQ(probe_.cancelled, 1);
+  const auto compressed = Call(RawClient::CallHeaders("Tokenize"),
+                               RawClient::Message(TokenizeBytes("abc"), /*compressed=*/1));
+  EXPECT_EQ(compressed.at("grpc-status"), "13");
+}
+
+TEST_F(ProtocolTest, TheServerItselfEndsACallAtItsDeadline) {
+  Start();
+  const auto client = Connect();
+  client->Send(
+      RawClient::HeadersFrame(1, RawClient::CallHeaders("Tokenize", {{"grpc-timeout", "50m"}})) +
+      RawClient::DataFrame(1, RawClient::Message(TokenizeBytes("hold")), true));
+  EXPECT_EQ(client->ReadTrailers(1).at("grpc-status"), "4");
+  EXPECT_EQ(probe_.cancelled, 1);
+}
+
+TEST_F(ProtocolTest, ARequestThatIsAnsweredEarlyIsNotReadOn) {
+  Start();
+  const auto client = Connect();
+  client->Send(RawClient::HeadersFrame(1, RawClient::CallHeaders("Nothing")));
+  EXPECT_EQ(client->ReadTrailers(1).at("grpc-status"), "12");
+  const Frame reset = client->ReadUntil(NGHTTP2_RST_STREAM);
+  EXPECT_EQ(reset.stream, 1);
+  EXPECT_EQ(reset.payload, std::string(4, '\0'));  // NO_ERROR
+}
+
+TEST_F(ProtocolTest, AnswersWaitForTheClientsWindow) {
+  Start();
+  const auto client = Connect();
+  // An initial window of 0.
+  client->Send(RawClient::FrameBytes(NGHTTP2_SETTINGS, 0, 0, std::string("\0\x04\0\0\0\0", 6)));
+  client->Send(RawClient::HeadersFrame(1, RawClient::CallHeaders("Tokenize")) +
+               RawClient::DataFrame(1, RawClient::Message(TokenizeBytes("abc")), true) +
+               RawClient::FrameBytes(NGHTTP2_PING, 0, 0, "12345678"));
+  for (Frame frame = client->Read(); frame.type != NGHTTP2_PING; frame = client->Read()) {
+    ASSERT_GE(frame.type, 0);
+    EXPECT_NE(frame.type, NGHTTP2_DATA);
+  }
+  client->Send(RawClient::FrameBytes(NGHTTP2_WINDOW_UPDATE, 0, 1, std::string("\0\0\0\x64", 4)));
+  EXPECT_EQ(client->ReadTrailers(1).at("grpc-status"), "0");
+}
+
+TEST_F(ProtocolTest, WhatIsNoHttp2IsClosed) {
+  Start({.handshake_timeout = milliseconds(200)});
+  for (const std::string& bytes :
+       {std::string("GET / HTTP/1.1\r\n\r\n"), std::string(10'000, '\xff'), std::string(),
+        std::string("PRI * HTTP/2.0\r\n"), std::string(kPreface) + "\xff\xff\xff",
+        std::string(kPreface) + RawClient::FrameBytes(NGHTTP2_DATA, 0, 1, "x"),
+        std::string(kPreface) + RawClient::FrameBytes(99, 0, 0, "")}) {
+    RawClient client(server_->port());
+    client.Send(bytes);
+    EXPECT_TRUE(client.Ends()) << bytes.substr(0, 20);
+  }
+  EXPECT_TRUE(Tokenize("hello").ok());
+}
+
+TEST_F(ProtocolTest, WhoDoesNotAnswerPingsIsClosedAndWhoDoesIsNot) {
+  Start({.ping_interval = milliseconds(100), .ping_timeout = milliseconds(200)});
+  const auto silent = Connect();
+  silent->Send(RawClient::HeadersFrame(1, RawClient::CallHeaders("Session")));
+  const auto lively = Connect();
+  for (int i = 0; i < 5; ++i) {
+    const Frame ping = lively->ReadUntil(NGHTTP2_PING);
+    ASSERT_EQ(ping.type, NGHTTP2_PING);
+    lively->Send(RawClient::FrameBytes(NGHTTP2_PING, NGHTTP2_FLAG_ACK, 0, ping.payload));
+  }
+  EXPECT_TRUE(silent->Ends());
+  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.cancelled == 1; }));
+}
+
+TEST_F(ProtocolTest, WhoResetsTooManyCallsIsToldToBeCalm) {
+  Start();
+  const auto client = Connect();
+  std::string bytes;
+  for (int32_t id = 1; id < 20'000; id += 2) {
+    bytes +=
+        RawClient::HeadersFrame(id, RawClient::CallHeaders("Session")) + RawClient::ResetFrame(id);
+  }
+  client->Send(bytes);
+  EXPECT_EQ(client->GoAwayCode(), NGHTTP2_ENHANCE_YOUR_CALM);
+  EXPECT_EQ(probe_.begun, probe_.cancelled);
+  EXPECT_LT(probe_.begun, 5000);
+  EXPECT_TRUE(Tokenize("hello").ok());
+}
+
+TEST_F(ProtocolTest, FloodsOfIdleFramesEndTheConnection) {
+  Start();
+  const std::string settings = RawClient::FrameBytes(NGHTTP2_SETTINGS, 0, 0, "");
+  const std::string ping = RawClient::FrameBytes(NGHTTP2_PING, 0, 0, "12345678");
+  const std::string empty = RawClient::DataFrame(1, "");
+  for (const std::string& frame : {settings, ping, empty}) {
+    const auto client = Connect();
+    client->Send(RawClient::HeadersFrame(1, RawClient::CallHeaders("Session")));
+    std::string bytes;
+    for (int i = 0; i < 5000; ++i) bytes += frame;
+    client->Send(bytes);
+    EXPECT_EQ(client->GoAwayCode(), NGHTTP2_ENHANCE_YOUR_CALM) << static_cast<int>(frame[3]);
+  }
+  EXPECT_TRUE(Tokenize("hello").ok());
+}
+
+TEST_F(ProtocolTest, EndlessHeadersEndTheConnection) {
+  Start();
+  const auto client = Connect();
+  std::string bytes = RawClient::FrameBytes(NGHTTP2_HEADERS, 0, 1, "");
+  for (int i = 0; i < 100; ++i) {
+    bytes += RawClient::FrameBytes(NGHTTP2_CONTINUATION, 0, 1,
+                                   RawClient::HeaderBlock({{"x-more", std::string(1000, 'a')}}));
+  }
+  client->Send(bytes);
+  EXPECT_TRUE(client->Ends());
+  EXPECT_EQ(probe_.begun, 0);
+}
+
+TEST_F(ProtocolTest, AStrangersLargeMessageIsRefusedBeforeItArrives) {
+  Start({.check_sender = [](std::string_view authorization) {
+    return authorization == "Bearer good" ? absl::OkStatus()
+                                          : absl::UnauthenticatedError("no such key");
+  }});
+  const auto client = Connect();
+  const std::string begun = std::string("\0\0\x10\0\0", 5) + std::string(1000, 'x');
+  client->Send(RawClient::HeadersFrame(1, RawClient::CallHeaders("Tokenize")) +
+               RawClient::DataFrame(1, begun));
+  EXPECT_EQ(client->ReadTrailers(1).at("grpc-status"), "16");
+  EXPECT_EQ(probe_.cancelled, 1);
+  const std::string large = RawClient::Message(TokenizeBytes(std::string(15'000, 'a')));
+  client->Send(RawClient::HeadersFrame(
+                   3, RawClient::CallHeaders("Tokenize", {{"authorization", "Bearer good"}})) +
+               RawClient::DataFrame(3, large.substr(0, 9000)) +
+               RawClient::DataFrame(3, large.substr(9000), true));
+  EXPECT_EQ(client->ReadTrailers(3).at("grpc-status"), "0");
+}
+
+TEST_F(ProtocolTest, TheMessageThatTakesLongestGivesWay) {
+  Start({.num_threads = 1, .max_receive_bytes = 100'000, .max_arriving_bytes = 100'000});
+  const auto client = Connect();
+  const std::string begun = std::string("\0\0\0\x20\0", 5) + std::string(5000, 'x');  // of 8 KiB
+  for (int32_t id = 1; id <= 41; id += 2) {
+    client->Send(RawClient::HeadersFrame(id, RawClient::CallHeaders("Tokenize")) +
+                 RawClient::DataFrame(id, begun));
+  }
+  const auto refused = client->ReadTrailers(1);
+  EXPECT_EQ(refused.at("grpc-status"), "8");
+  EXPECT_THAT(refused.at("grpc-message"), HasSubstr("took longest"));
+  EXPECT_TRUE(Tokenize("hello").ok());
+}
+
+TEST_F(ProtocolTest, IdleCallsOfStrangersGiveWay) {
+  Start({.num_threads = 1, .max_receive_bytes = 100'000, .max_arriving_bytes = 100'000});
+  const auto client = Connect();
+  for (int32_t id = 1; id <= 201; id += 2) {
+    client->Send(RawClient::HeadersFrame(id, RawClient::CallHeaders("Session")));
+  }
+  EXPECT_EQ(client->ReadTrailers(1).at("grpc-status"), "8");
+  EXPECT_GT(probe_.cancelled, 0);
+}
+
+TEST_F(ProtocolTest, AMessageThatDoesNotArriveInTimeFails) {
+  Start({.message_timeout = milliseconds(50)});
+  const auto client = Connect();
+  client->Send(RawClient::HeadersFrame(1, RawClient::CallHeaders("Tokenize")) +
+               RawClient::DataFrame(1, RawClient::Message(TokenizeBytes("abc")).substr(0, 6)));
+  EXPECT_EQ(client->ReadTrailers(1).at("grpc-status"), "4");
+}
+
+TEST_F(ProtocolTest, TheConnectionThatIsIdleForLongestGivesWay) {
+  Start({.num_threads = 1, .max_connections = 3});
+  const auto busy = Connect();
+  busy->Send(RawClient::HeadersFrame(1, RawClient::CallHeaders("Session")));
+  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.begun == 1; }));
+  const auto first = Connect();
+  EXPECT_GE(first->ReadUntil(NGHTTP2_SETTINGS).type, 0);
+  const auto second = Connect();
+  EXPECT_GE(second->ReadUntil(NGHTTP2_SETTINGS).type, 0);
+  const auto third = Connect();
+  EXPECT_GE(third->ReadUntil(NGHTTP2_SETTINGS).type, 0);
+  EXPECT_TRUE(first->Ends());
+  busy->Send(RawClient::DataFrame(1, "", true));
+  EXPECT_EQ(busy->ReadTrailers(1).at("grpc-status"), "0");
+}
+
+TEST_F(ProtocolTest, WhoDoesNotReadIsNotReadFromForever) {
+  Start({.write_timeout = milliseconds(300)});
+  const auto client = Connect();
+  v1::GenerateRequest request;
+  request.mutable_sampling()->set_max_tokens(300);
+  request.mutable_sampling()->set_seed(10'000);
+  // Windows that let all of it be sent.
+  client->Send(RawClient::FrameBytes(NGHTTP2_WINDOW_UPDATE, 0, 0, "\x7f\xff\0\0"));
+  std::string settings("\0\x04\x7f\xff\xff\xff", 6);
+  client->Send(RawClient::FrameBytes(NGHTTP2_SETTINGS, 0, 0, settings));
+  for (int32_t id = 1; id <= 21; id += 2) {
+    client->Send(RawClient::HeadersFrame(id, RawClient::CallHeaders("Generate")) +
+                 RawClient::DataFrame(id, RawClient::Message(request.SerializeAsString()), true));
+  }
+  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.begun == 11; }));
+  EXPECT_TRUE(Probe::WaitFor([this] { return server_->num_connections() == 0; }));
+}
+
+}  // namespace
+}  // namespace conclave::h2
