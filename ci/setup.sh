@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 build_packages=(
   build-essential cmake ninja-build git ca-certificates pkg-config
-  libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev libssl-dev
+  libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev libssl-dev libnghttp2-dev zlib1g-dev
   libboost-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libspdlog-dev prometheus-cpp-dev
 )
 test_packages=(

@@ -273,7 +273,7 @@ TEST_F(ProtocolTest, WhoDoesNotReadIsNotReadFromForever) {
   request.mutable_sampling()->set_max_tokens(300);
   request.mutable_sampling()->set_seed(10'000);
   // Windows that let all of it be sent.
-  client->Send(RawClient::FrameBytes(NGHTTP2_WINDOW_UPDATE, 0, 0, "\x7f\xff\0\0"));
+  client->Send(RawClient::FrameBytes(NGHTTP2_WINDOW_UPDATE, 0, 0, std::string("\x7f\xff\0\0", 4)));
   std::string settings("\0\x04\x7f\xff\xff\xff", 6);
   client->Send(RawClient::FrameBytes(NGHTTP2_SETTINGS, 0, 0, settings));
   for (int32_t id = 1; id <= 21; id += 2) {
