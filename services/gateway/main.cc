@@ -84,12 +84,15 @@ absl::StatusOr<ApiTls> StartApiTls(const tls::CertificateFiles& files,
   return api;
 }
 
-// Of each of the two faces: as many as are asked for and the limit of open files allows.
+// gRPC connections carry many calls each: so many fewer of them are taken than of HTTP's.
+constexpr int32_t kHttpPerGrpc = 8;
+
+// As many as are asked for and the limit of open files allows.
 int32_t MostConnections(int32_t wanted) {
-  constexpr int64_t kOtherFiles = 512;  // engines, logs, epoll
+  const int64_t other_files = 512 + wanted / kHttpPerGrpc;  // engines, logs, epoll; gRPC's clients
   RaiseOpenFiles();
   const int64_t files = ReadProcessLimits().open_files;
-  const int64_t room = std::max<int64_t>(16, (files - kOtherFiles) / 2);
+  const int64_t room = std::max<int64_t>(16, files - other_files);
   if (files == 0 || room >= wanted) return wanted;
   LogWarning("the limit of open files allows fewer connections than gateway.max_connections",
              {{"connections", room}, {"wanted", wanted}, {"open_files", files}});
@@ -98,6 +101,7 @@ int32_t MostConnections(int32_t wanted) {
 
 http::ServerOptions HttpOptions(const GatewayOptions& options) {
   http::ServerOptions http;
+  http.max_connections = MostConnections(options.max_connections);
   http.listen = options.http_listen;
   http.max_body_bytes = static_cast<size_t>(options.max_body.bytes);
   for (const absl::string_view name :
@@ -174,7 +178,6 @@ absl::Status Run(int argc, char** argv) {
   frontend_options.clock = &clock;
   Frontend frontend(frontend_options, model);
 
-  const int32_t max_connections = MostConnections(options.gateway.max_connections);
   h2::ServerOptions grpc_options;
   grpc_options.name = options.gateway.name;
   grpc_options.listen = options.gateway.grpc_listen;
@@ -184,14 +187,13 @@ absl::Status Run(int argc, char** argv) {
   grpc_options.tls = api_tls.grpc;
   grpc_options.max_connection_age = std::chrono::seconds(options.gateway.grpc_connection_age_s);
   grpc_options.max_receive_bytes = static_cast<size_t>(options.gateway.max_body.bytes);
-  grpc_options.max_connections = max_connections;
+  grpc_options.max_connections = std::max(16, options.gateway.max_connections / kHttpPerGrpc);
   grpc_options.check_sender = [&frontend](std::string_view authorization) {
     return frontend.Authenticate(authorization).status();
   };
   ASSIGN_OR_RETURN(const std::unique_ptr<h2::Server> grpc_server,
                    h2::Server::Start(grpc_options, {gateway::InferenceService(&frontend)}));
   http::ServerOptions http_options = HttpOptions(options.gateway);
-  http_options.max_connections = max_connections;
   http_options.tls = api_tls.http;
   http_options.check_sender = [&frontend](std::string_view authorization) {
     return gateway::CheckSender(frontend, authorization);

@@ -30,6 +30,7 @@ struct IoThread {
         timers(io.get()),
         arriving(std::max(server_options->max_arriving_bytes / num_threads,
                           server_options->max_receive_bytes)),
+        untaken(server_options->max_untaken_bytes / num_threads),
         handshakes(std::max<size_t>(1, server_options->max_handshakes / num_threads)),
         max_connections(std::max<size_t>(
             1, static_cast<size_t>(server_options->max_connections) / num_threads)) {}
@@ -38,7 +39,7 @@ struct IoThread {
   const Methods* const methods;
   const std::shared_ptr<boost::asio::io_context> io;
   Timers timers;
-  net::Room arriving, handshakes;
+  net::Room arriving, untaken, handshakes;
   const size_t max_connections;
   std::array<char, 64 << 10> input;  // of one read
   std::string output;                // of one write

@@ -136,6 +136,7 @@ void Session::Produce(std::string* output, size_t most) {
     if (calls.empty() || output->size() >= most) break;
   }
   output_ = nullptr;
+  if (output->size() < most) SettleUntaken();
 }
 
 bool Session::congested() const {

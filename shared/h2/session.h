@@ -87,6 +87,8 @@ class Session {
 
   // The answers.
   void Pump(ServerCall& call);
+  // Holds room for finished answers that the client's windows keep from being sent.
+  void SettleUntaken();
   void SubmitHead(Stream& stream);
   void SubmitRefusal(Stream& stream, const absl::Status& status);
   void SubmitHttpError(Stream& stream, int http_status);
@@ -98,7 +100,8 @@ class Session {
   const std::shared_ptr<Outlet> outlet_;
   nghttp2_session* session_ = nullptr;
   std::vector<std::unique_ptr<Stream>> streams_;
-  std::vector<Stream*> touched_;  // in what is being received
+  std::vector<Stream*> touched_;   // in what is being received
+  std::vector<int32_t> finished_;  // streams whose services have finished, in what is produced
   std::string* output_ = nullptr;
   size_t most_output_ = 0;
 

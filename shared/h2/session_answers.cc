@@ -15,6 +15,8 @@ namespace {
 
 // An answer of more than this takes turns with the connection's other answers.
 constexpr size_t kLongAnswerBytes = 16 << 10;
+// What an answered call takes here and in nghttp2 until the client takes its answer.
+constexpr size_t kUntakenCallBytes = 3 << 10;
 
 // Neither name nor value is copied: both outlive the frame.
 template <size_t name_size, size_t value_size>
@@ -72,6 +74,8 @@ void Session::Pump(ServerCall& call) {
     stream->deadline.Cancel();
     stream->arrival.Cancel();
     stream->room.reset();
+    stream->untaken = unsent.bytes + stream->sending.size() - stream->sent;
+    finished_.push_back(stream->id);
   }
   if (unsent.dropped) {
     stream->DropUnsent();
@@ -91,6 +95,20 @@ void Session::Pump(ServerCall& call) {
   } else if (std::exchange(stream->deferred, false)) {
     nghttp2_session_resume_data(session_, stream->id);
   }
+}
+
+void Session::SettleUntaken() {
+  for (const int32_t id : finished_) {
+    Stream* const stream = StreamOf(id);
+    if (!stream || stream->untaken_room) continue;
+    const auto crowded = [this, stream] {
+      nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream->id, NGHTTP2_ENHANCE_YOUR_CALM);
+      outlet_->Schedule(stream->call);  // has it sent
+    };
+    stream->untaken_room.emplace(&thread_->untaken, crowded);
+    if (!stream->untaken_room->Hold(kUntakenCallBytes + stream->untaken)) crowded();
+  }
+  finished_.clear();
 }
 
 void Session::SubmitHead(Stream& stream) {

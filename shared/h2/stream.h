@@ -41,8 +41,10 @@ struct Stream {
   size_t packed = 0;    // of them, with the frame that is being sent
   bool last = false;    // nothing follows them
   bool responded = false, deferred = false, incremental = false;
-  bool ended = false;      // trailers have been submitted
-  bool cancelled = false;  // OnCancel was called
+  bool ended = false;                             // trailers have been submitted
+  size_t untaken = 0;                             // bytes, when the service had finished
+  std::optional<net::Room::Holder> untaken_room;  // of what the client does not take
+  bool cancelled = false;                         // OnCancel was called
 };
 
 }  // namespace conclave::h2

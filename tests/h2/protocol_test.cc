@@ -127,6 +127,19 @@ TEST_F(ProtocolTest, AnswersWaitForTheClientsWindow) {
   EXPECT_EQ(client->ReadTrailers(1).at("grpc-status"), "0");
 }
 
+TEST_F(ProtocolTest, AnswersThatAreNotTakenGiveWay) {
+  Start({.num_threads = 1, .max_untaken_bytes = 100'000});
+  const auto client = Connect();
+  client->Send(RawClient::FrameBytes(NGHTTP2_SETTINGS, 0, 0, std::string("\0\x04\0\0\0\0", 6)));
+  for (int32_t id = 1; id <= 99; id += 2) {
+    client->Send(RawClient::HeadersFrame(id, RawClient::CallHeaders("Tokenize")) +
+                 RawClient::DataFrame(id, RawClient::Message(TokenizeBytes("abc")), true));
+  }
+  const Frame reset = client->ReadUntil(NGHTTP2_RST_STREAM);
+  EXPECT_EQ(reset.stream, 1);
+  EXPECT_TRUE(Tokenize("hello").ok());
+}
+
 TEST_F(ProtocolTest, WhatIsNoHttp2IsClosed) {
   Start({.handshake_timeout = milliseconds(200)});
   for (const std::string& bytes :
