@@ -122,6 +122,7 @@ class LaneCall final : public PrincipalCall {
     const auto self = std::static_pointer_cast<LaneCall>(shared_from_this());
     frontend_->prompts().Run(
         {.bytes = request.size(),
+         .tenant = (*principal)->tenant.name,
          .interrupt = interrupt(),
          .run = [self, kept = std::string(request),
                  tenant = (*principal)->tenant.name](const absl::Status& turn) {
