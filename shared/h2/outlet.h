@@ -46,6 +46,13 @@ class Outlet {
     if (!closed_) PostWake();
   }
 
+  // The connection is woken for something else that is to be sent.
+  void Wake() EXCLUDES(mutex_) {
+    if (attended_) return;
+    MutexLock lock(mutex_);
+    if (!closed_) PostWake();
+  }
+
   // All that is scheduled, in no order.
   Calls Take() EXCLUDES(mutex_) {
     Calls calls = std::exchange(near_, {});

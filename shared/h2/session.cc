@@ -177,6 +177,7 @@ bool Session::finished() const {
 void Session::OnBeginHeaders(int32_t id) {
   streams_.push_back(std::make_unique<Stream>(id, streams_.size(), options_.max_receive_bytes));
   nghttp2_session_set_stream_user_data(session_, id, streams_.back().get());
+  Touch(*streams_.back());
 }
 
 void Session::OnFrame(const nghttp2_frame& frame) {
@@ -221,12 +222,21 @@ void Session::OnPing(const nghttp2_ping& ping) {
 }
 
 void Session::CountNuisance() {
-  if (nuisances_.Take(now_)) return;
+  if (!nuisances_.Take(now_)) Terminate();
+}
+
+void Session::Terminate() {
   nghttp2_session_terminate_session2(session_, nghttp2_session_get_last_proc_stream_id(session_),
                                      NGHTTP2_ENHANCE_YOUR_CALM);
+  outlet_->Wake();
+}
+
+void Session::Touch(Stream& stream) {
+  if (!std::exchange(stream.touched, true)) touched_.push_back(&stream);
 }
 
 void Session::Begin(Stream& stream) {
+  stream.begun = true;
   const RequestHead::Fault fault = stream.head.Check(options_.max_header_bytes);
   if (fault.http_status != 200) {
     SubmitHttpError(stream, fault.http_status);
@@ -253,7 +263,6 @@ void Session::Begin(Stream& stream) {
       Fail(stream, absl::DeadlineExceededError("the call's deadline has passed"));
     });
   }
-  if (!std::exchange(stream.touched, true)) touched_.push_back(&stream);
 }
 
 void Session::HalfClose(Stream& stream) {
@@ -277,7 +286,7 @@ void Session::OnData(Stream& stream, std::string_view bytes) {
       .may_arrive = [this, &stream](size_t size) { return MayArrive(stream, size); }};
   const absl::Status taken = stream.reader.Take(bytes, events);
   if (!taken.ok()) Fail(stream, taken);
-  if (!std::exchange(stream.touched, true)) touched_.push_back(&stream);
+  Touch(stream);
 }
 
 absl::Status Session::MayArrive(Stream& stream, size_t bytes) {
@@ -304,7 +313,7 @@ void Session::SettleArrivals() {
 }
 
 void Session::SettleArrival(Stream& stream) {
-  const bool over = !stream.call || stream.ended || stream.cancelled;
+  const bool over = stream.begun && (!stream.call || stream.ended || stream.cancelled);
   const size_t partial = over ? 0 : stream.reader.held();
   const bool idle = !over && !stream.has_message && !stream.remote_ended;
   if (partial == 0) stream.arrival.Cancel();
@@ -318,6 +327,10 @@ void Session::SettleArrival(Stream& stream) {
     });
   }
   const auto crowded = [this, &stream] {
+    if (!stream.begun) {  // until its headers are there, nothing else can be said here
+      Terminate();
+      return;
+    }
     Fail(stream,
          rpc::WithDetails(
              absl::ResourceExhaustedError(
@@ -325,7 +338,9 @@ void Session::SettleArrival(Stream& stream) {
              {.reason = "OVERLOADED", .metadata = {}, .retry_after_ms = 1000, .fields = {}}));
   };
   if (!stream.room) stream.room.emplace(&thread_->arriving, crowded);
-  if (!stream.room->Hold(partial + (idle ? kIdleCallBytes + stream.head.bytes() : 0))) crowded();
+  // Headers are kept twice while strings grow.
+  const size_t waiting = idle ? kIdleCallBytes + 2 * stream.head.bytes() : 0;
+  if (!stream.room->Hold(partial + waiting)) crowded();
 }
 
 void Session::Fail(Stream& stream, const absl::Status& status) {

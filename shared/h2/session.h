@@ -74,12 +74,15 @@ class Session {
   void OnClosed(Stream& stream);
   // Takes one of what a client may not do too often; ends the connection when there is none left.
   void CountNuisance();
+  // Ends the connection: ENHANCE_YOUR_CALM.
+  void Terminate();
 
   // A call's life.
   void Begin(Stream& stream);
   void HalfClose(Stream& stream);
   absl::Status MayArrive(Stream& stream, size_t bytes);
   // Holds room for what is arriving, after everything of one read was taken.
+  void Touch(Stream& stream);
   void SettleArrivals();
   void SettleArrival(Stream& stream);
   void Fail(Stream& stream, const absl::Status& status);

@@ -103,7 +103,7 @@ void Session::SettleUntaken() {
     if (!stream || stream->untaken_room) continue;
     const auto crowded = [this, stream] {
       nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream->id, NGHTTP2_ENHANCE_YOUR_CALM);
-      outlet_->Schedule(stream->call);  // has it sent
+      outlet_->Wake();
     };
     stream->untaken_room.emplace(&thread_->untaken, crowded);
     if (!stream->untaken_room->Hold(kUntakenCallBytes + stream->untaken)) crowded();

@@ -28,7 +28,8 @@ struct Stream {
   // What arrives.
   RequestHead head;
   MessageReader reader;
-  std::shared_ptr<ServerCall> call;       // null: refused
+  bool begun = false;                     // all headers are there
+  std::shared_ptr<ServerCall> call;       // null: refused, or not begun
   bool has_message = false;               // a whole one has arrived
   bool remote_ended = false;              // nothing more arrives
   bool touched = false;                   // listed for SettleArrivals

@@ -255,6 +255,19 @@ TEST_F(ProtocolTest, IdleCallsOfStrangersGiveWay) {
   EXPECT_GT(probe_.cancelled, 0);
 }
 
+TEST_F(ProtocolTest, HeadersThatDoNotEndGiveWay) {
+  Start({.num_threads = 1, .max_receive_bytes = 100'000, .max_arriving_bytes = 100'000});
+  const std::string begun = RawClient::FrameBytes(
+      NGHTTP2_HEADERS, 0, 1, RawClient::HeaderBlock({{"x-more", std::string(8000, 'a')}}));
+  std::vector<std::unique_ptr<RawClient>> clients;
+  for (int i = 0; i < 10; ++i) {
+    clients.push_back(Connect());
+    clients.back()->Send(begun);
+  }
+  EXPECT_EQ(clients[0]->GoAwayCode(), NGHTTP2_ENHANCE_YOUR_CALM);
+  EXPECT_TRUE(Tokenize("hello").ok());
+}
+
 TEST_F(ProtocolTest, AMessageThatDoesNotArriveInTimeFails) {
   Start({.message_timeout = milliseconds(50)});
   const auto client = Connect();
