@@ -33,8 +33,11 @@ class MessageReader {
   // decompressed; else what may_arrive says. After an error nothing more may be taken.
   absl::Status Take(std::string_view bytes, const Events& events);
 
-  // Bytes kept of a message that is not all there.
-  size_t held() const { return prefix_bytes_ + partial_.size(); }
+  // Whether a part of a message is there, and the memory that it takes.
+  bool partial() const { return prefix_bytes_ > 0; }
+  size_t held() const { return prefix_bytes_ + (partial_.empty() ? 0 : partial_.capacity()); }
+  // Nothing more will be taken.
+  void Drop() { std::string().swap(partial_); }
 
  private:
   absl::Status Deliver(std::string_view message, const Events& events);

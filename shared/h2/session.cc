@@ -268,7 +268,7 @@ void Session::Begin(Stream& stream) {
 void Session::HalfClose(Stream& stream) {
   stream.remote_ended = true;
   if (!stream.call || stream.cancelled) return;
-  if (stream.reader.held() > 0) {
+  if (stream.reader.partial()) {
     Fail(stream, absl::InternalError("the request ends within a message"));
   } else {
     stream.call->OnHalfClose();
@@ -344,7 +344,9 @@ void Session::SettleArrival(Stream& stream) {
 }
 
 void Session::Fail(Stream& stream, const absl::Status& status) {
-  if (stream.call && stream.call->End(status, /*drop_unsent=*/true)) TellCancel(stream);
+  if (!stream.call || !stream.call->End(status, /*drop_unsent=*/true)) return;
+  stream.reader.Drop();
+  TellCancel(stream);
 }
 
 void Session::TellCancel(Stream& stream) {
