@@ -11,6 +11,8 @@
 namespace conclave::h2 {
 namespace {
 
+// Taken for a message whose rest is still to come.
+constexpr size_t kFirstBytes = 64 << 10;
 // What is decompressed at once.
 constexpr size_t kStepBytes = 16 << 10;
 
@@ -62,6 +64,8 @@ absl::Status MessageReader::Take(std::string_view bytes, const Events& events) {
       continue;
     }
     const size_t count = std::min(bytes.size(), message_bytes_ - partial_.size());
+    // At once: growing in small steps would leave holes in the heap.
+    if (partial_.empty()) partial_.reserve(std::min(message_bytes_, kFirstBytes));
     partial_.append(bytes.substr(0, count));
     bytes.remove_prefix(count);
     if (partial_.size() < message_bytes_) break;

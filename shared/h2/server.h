@@ -40,7 +40,7 @@ struct ServerOptions {
   size_t max_handshakes = 512;
   // Messages and headers that are arriving, and calls that have sent none yet, all together; the
   // one that takes longest gives way to others with RESOURCE_EXHAUSTED.
-  size_t max_arriving_bytes = 16 << 20;
+  size_t max_arriving_bytes = 12 << 20;
   // Answers that are finished and that their clients do not take, all together; the one that waits
   // for longest is reset.
   size_t max_untaken_bytes = 32 << 20;

@@ -31,6 +31,8 @@ class RawClient {
 
   // Sends nothing yet.
   explicit RawClient(int port) : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    const int room = 64 << 10;  // so that the system takes little of what is not read
+    setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room));
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_port = htons(static_cast<uint16_t>(port));
