@@ -202,6 +202,8 @@ void Connection::CheckKeepalive() {
 
 void Connection::Flush() {
   const auto self = shared_from_this();
+  // Calls are looked after also while the client takes nothing.
+  if (!output_.empty() && phase_ == Phase::kOpen) session_->TakeWritten();
   while (output_.empty() && phase_ == Phase::kOpen) {
     std::string& output = thread_->output;
     output.clear();

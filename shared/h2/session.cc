@@ -121,19 +121,24 @@ bool Session::Receive(std::string_view bytes) {
   return taken >= 0;
 }
 
+bool Session::TakeWritten() {
+  const Outlet::Calls calls = outlet_->Take();
+  for (const auto& call : calls) Pump(*call);
+  return !calls.empty();
+}
+
 void Session::Produce(std::string* output, size_t most) {
   output_ = output;
   most_output_ = most;
   for (;;) {
-    Outlet::Calls calls = outlet_->Take();
-    for (const auto& call : calls) Pump(*call);
+    const bool written = TakeWritten();
     while (output->size() < most) {
       const uint8_t* data = nullptr;
       const ssize_t size = nghttp2_session_mem_send(session_, &data);
       if (size <= 0) break;
       output->append(reinterpret_cast<const char*>(data), static_cast<size_t>(size));
     }
-    if (calls.empty() || output->size() >= most) break;
+    if (!written || output->size() >= most) break;
   }
   output_ = nullptr;
   if (output->size() < most) SettleUntaken();

@@ -34,7 +34,9 @@ class Session {
   // Takes what has arrived, from the preface on. False: nothing more can be read; what Produce
   // gives may still be sent.
   bool Receive(std::string_view bytes);
-  // Turns what calls have written into frames and appends them, up to about `most` bytes.
+  // Looks at what calls have written, and tells those that it was too much. False: at none.
+  bool TakeWritten();
+  // Does so, turns it into frames and appends them, up to about `most` bytes.
   void Produce(std::string* output, size_t most);
   // So much waits to be produced that reading has to wait.
   bool congested() const;
