@@ -101,15 +101,18 @@ absl::StatusOr<std::shared_ptr<const Principal>> KeyStore::Authenticate(
 }
 
 void KeyStore::Refresh() {
-  if (!required() || StateOf(path_) == seen_) return;
+  if (!required()) return;
+  const std::string state = StateOf(path_);
+  if (state == seen_) return;
   const absl::Status read = Read();
   if (read.ok()) {
     LogInfo("key file read", {{"path", path_}});
-  } else if (read != fault_) {
-    // Once for each fault: it is read again until it can be.
+  } else if (state != faulty_ || read != fault_) {
+    // Once for each change: it is read again until it can be used.
     LogError("the key file cannot be used; the keys of before stay",
              {{"error", std::string(read.message())}});
   }
+  faulty_ = state;
   fault_ = read;
 }
 

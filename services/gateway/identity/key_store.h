@@ -67,8 +67,10 @@ class KeyStore {
   const std::string path_;
   const Clock* const clock_;
   metrics::Registry* const registry_;
-  std::string seen_;    // what tells a changed file: inode, size, times; of the last one read
-  absl::Status fault_;  // of the last one, as logged
+  // What tells a changed file: inode, size, times. Of the last one read, and of the last one that
+  // was looked at, with its fault as logged.
+  std::string seen_, faulty_;
+  absl::Status fault_;
   mutable Mutex mutex_;
   std::shared_ptr<const Table> table_ GUARDED_BY(mutex_);
 };

@@ -153,6 +153,19 @@ TEST_F(KeyStoreTest, ReadsAFileAgainThatItMayReadAtLast) {
   EXPECT_EQ(RefreshAsAnybody(*store_), "") << "nothing has changed since";
 }
 
+TEST_F(KeyStoreTest, TellsTheFaultOfEachChange) {
+  const DrawnKey key = Add("a");
+  Open();
+  ASSERT_EQ(chmod(dir_.path().c_str(), 0755), 0);
+  for (const char* const rubbish : {"half", "half of another"}) {
+    std::ofstream(path_) << rubbish;
+    ASSERT_EQ(chmod(path_.c_str(), 0644), 0);
+    EXPECT_NE(RefreshAsAnybody(*store_).find("is no JSON object"), std::string::npos) << rubbish;
+    EXPECT_EQ(RefreshAsAnybody(*store_), "");
+  }
+  EXPECT_TRUE(Show(key.text).ok());
+}
+
 TEST_F(KeyStoreTest, ChoosesAClassForWhoNamesNone) {
   Principal principal;
   EXPECT_EQ(ClassFor(principal, std::nullopt), QosClass::kInteractive);
