@@ -109,29 +109,27 @@ absl::StatusOr<KeptRig> KeptRig::Start(const RowContext& context) {
 KeptClient::KeptClient(const KeptRig& rig, const KeptRig::Server& server, Shape shape)
     : shape_(shape),
       request_(Question(0, kAnswerTokens)),
-      bytes_(BufferOf(request_)),
       http_request_(std::make_shared<const std::string>(
           HttpRequest(kChatPath, rig.key, HttpQuestion(0, kAnswerTokens, shape == Shape::kSse)))) {
   if (shape == Shape::kHttp || shape == Shape::kSse) {
     http_ = std::make_unique<HttpSender>(server.http_address, kHttpConnections);
     return;
   }
-  connections_ = std::make_unique<Connections>(server.grpc_address,
-                                               shape == Shape::kUnary ? kGrpcConnections : 1);
   if (shape == Shape::kUnary) {
-    complete_ = std::make_unique<CompleteSender>(connections_.get(), rig.key);
-  } else {
-    session_ =
-        std::make_unique<SessionSender>(connections_->Next(), rig.key, shape == Shape::kGathered);
+    unary_ = std::make_unique<H2Sender>(server.grpc_address, kGrpcConnections,
+                                        "/conclave.v1.InferenceService/Complete", rig.key,
+                                        request_.SerializeAsString());
+    return;
   }
+  connections_ = std::make_unique<Connections>(server.grpc_address, 1);
+  session_ =
+      std::make_unique<SessionSender>(connections_->Next(), rig.key, shape == Shape::kGathered);
 }
 
 Sender KeptClient::sender() {
   switch (shape_) {
     case Shape::kUnary:
-      return [this](SentDone done) {
-        complete_->Send(bytes_, std::chrono::milliseconds(0), nullptr, std::move(done));
-      };
+      return [this](SentDone done) { unary_->Send(std::move(done)); };
     case Shape::kSession:
     case Shape::kGathered:
       return [this](SentDone done) { session_->Send(request_, std::move(done)); };

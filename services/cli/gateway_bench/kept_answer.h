@@ -9,6 +9,7 @@
 #include "conclave/v1/inference.pb.h"
 #include "services/cli/gateway_bench/bench_cluster.h"
 #include "services/cli/gateway_bench/echo.h"
+#include "services/cli/gateway_bench/h2_sender.h"
 #include "services/cli/gateway_bench/http_sender.h"
 #include "services/cli/gateway_bench/row.h"
 #include "services/cli/gateway_bench/senders.h"
@@ -52,10 +53,9 @@ class KeptClient {
  private:
   const Shape shape_;
   const v1::GenerateRequest request_;
-  const grpc::ByteBuffer bytes_;
   const std::shared_ptr<const std::string> http_request_;
   std::unique_ptr<Connections> connections_;
-  std::unique_ptr<CompleteSender> complete_;
+  std::unique_ptr<H2Sender> unary_;
   std::unique_ptr<SessionSender> session_;
   std::unique_ptr<HttpSender> http_;
 };
