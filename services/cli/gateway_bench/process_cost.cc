@@ -2,9 +2,8 @@
 
 #include <unistd.h>
 
+#include <ctime>
 #include <fstream>
-#include <sstream>
-#include <string>
 
 #include "absl/strings/str_cat.h"
 
@@ -18,16 +17,13 @@ absl::Status Gone(int64_t pid) {
 }  // namespace
 
 absl::StatusOr<double> CpuSeconds(int64_t pid) {
-  std::ifstream file(absl::StrCat("/proc/", pid, "/stat"));
-  std::string line;
-  if (!std::getline(file, line)) return Gone(pid);
-  // The name, in parentheses, may hold anything; fields are counted behind it (proc(5)).
-  std::istringstream fields(line.substr(line.rfind(')') + 1));
-  std::string skipped;
-  for (int field = 3; field < 14; ++field) fields >> skipped;
-  int64_t user = 0, system = 0;
-  if (!(fields >> user >> system)) return Gone(pid);
-  return static_cast<double>(user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+  clockid_t clock = 0;
+  timespec used{};
+  if (clock_getcpuclockid(static_cast<pid_t>(pid), &clock) != 0 ||
+      clock_gettime(clock, &used) != 0) {
+    return Gone(pid);
+  }
+  return static_cast<double>(used.tv_sec) + 1e-9 * static_cast<double>(used.tv_nsec);
 }
 
 absl::StatusOr<int64_t> ResidentBytes(int64_t pid) {

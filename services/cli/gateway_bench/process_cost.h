@@ -7,8 +7,8 @@
 
 namespace conclave::cli {
 
-// Of all its threads, user and system, those that have ended included; in steps of 10 ms. NOT_FOUND
-// when there is no such process.
+// Of all its threads, user and system, those that have ended included. NOT_FOUND when there is no
+// such process.
 absl::StatusOr<double> CpuSeconds(int64_t pid);
 
 // Resident bytes.
