@@ -33,13 +33,13 @@ def start(kube):
     kube.document.run("Scaling", 0)
     load_rules(kube)
     kube.apply((HERE / "manifests/monitoring.yaml").read_text())
-    upgrade(kube)
+    upgrade(kube, "--wait", "--timeout", "90s")
     kube.wait_rollout("monitoring", "prometheus", 60)
     kube.wait_rollout("monitoring", "prometheus-adapter", 60)
 
 
-def upgrade(kube, *values):
-    kube.helm("upgrade", "demo", CHART, "-n", NAMESPACE, *VALUES, "-f", HERE / "scaling.yaml", *values, "--wait", "--timeout", "90s", timeout=100)
+def upgrade(kube, *words):
+    kube.helm("upgrade", "demo", CHART, "-n", NAMESPACE, *VALUES, "-f", HERE / "scaling.yaml", *words, timeout=100)
 
 
 def load_rules(kube):
