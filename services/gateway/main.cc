@@ -40,6 +40,10 @@ using gateway::Frontend;
 constexpr auto kReadinessPeriod = std::chrono::milliseconds(200);
 constexpr auto kTrimPeriod = std::chrono::seconds(10);
 
+// Bodies and messages that are large have memory of their own, which goes back to the system with
+// them: in the heap, what comes in between would keep the holes they leave.
+void KeepLargeBlocksApart() { mallopt(M_MMAP_THRESHOLD, 64 << 10); }
+
 // A burst of calls takes memory that the allocator keeps when it is free again: gives it back.
 void TrimMemory() {
   constexpr size_t kMuch = 64 << 20;
@@ -141,6 +145,7 @@ absl::StatusOr<gateway::RequestSchedulerOptions> SchedulerOptions(const GatewayO
 
 absl::Status Run(int argc, char** argv) {
   StopSignals signals;
+  KeepLargeBlocksApart();
   AllOptions options;
   ASSIGN_OR_RETURN(
       const bool serve,
