@@ -1,11 +1,22 @@
 #include "shared/rpc/channel.h"
 
+#include <cstdlib>
+
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "shared/rpc/grpc_locks.h"
 #include "shared/rpc/grpc_log.h"
 
 namespace conclave::rpc {
+namespace {
+
+// gRPC 1.51 connects again to a server that was not there only while somebody polls for it: calls,
+// which fail at once meanwhile, a gRPC server in the same process, or this timer, whose five
+// seconds are more than an attempt may take. Set before main, and so before gRPC reads it.
+[[maybe_unused]] const int poll_interval =
+    setenv("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "100", 0);
+
+}  // namespace
 
 grpc::ChannelArguments MakeChannelArguments(const ChannelOptions& options) {
   RouteGrpcLog();
