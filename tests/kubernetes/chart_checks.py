@@ -122,6 +122,21 @@ def protocols_are_those_of_the_ports(tools):
             expect(found == wanted, f"{service['metadata']['name']}: {found}, wanted {wanted}")
 
 
+def windows_follow_the_setting(tools):
+    """Rates are taken over autoscaling.window wherever queries are rendered: with [1m] and metrics read once a minute they would be empty."""
+    wanted = {"hpa": {"ConfigMap", "PrometheusRule"}, "keda": {"ScaledObject"}}
+    for provider, kinds in wanted.items():
+        found = render(
+            tools, "--set", f"autoscaling.window=4m,autoscaling.provider={provider},autoscaling.adapterRules.create=true,monitoring.rules.enabled=true",
+            "--set", "engines.defaults.autoscaling.enabled=true,experts.defaults.autoscaling.enabled=true",
+        )  # fmt: skip
+        texts = [(entry["kind"], json.dumps(entry)) for entry in found]
+        expect(kinds <= {kind for kind, text in texts if "[4m]" in text}, f"{provider}: a window of 4m stands in {[kind for kind, text in texts if '[4m]' in text]} alone")
+        for kind, text in texts:
+            left = re.search(r".{0,60}\[1m\]", text)
+            expect(left is None, f"{provider}: {kind} has a window of its own: {left and left.group()}")
+
+
 def schema_is_strict():
     """Every object of the schema that lists properties refuses others."""
     schema = json.loads((CHART / "values.schema.json").read_text())
@@ -284,6 +299,7 @@ def check(report, tools, programs):
     report.check("wrong values are refused with the path named", refuses_wrong_values, tools)
     report.check("good values are taken", takes_good_values, tools)
     report.check("ports say which protocol they speak", protocols_are_those_of_the_ports, tools)
+    report.check("rates are taken over the window that is set", windows_follow_the_setting, tools)
     report.check("the schema takes no unknown key", schema_is_strict)
     report.check("the schema and values.yaml have the same keys", schema_covers_values)
     report.check("every value has a comment", values_are_commented)
