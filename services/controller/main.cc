@@ -33,7 +33,6 @@ absl::StatusOr<bool> Serve(const AllOptions& options,
   server_options.secret = service_options.secret;
   server_options.insecure = options.common.insecure;
   server_options.tls = tls.credentials;
-  server_options.client_certificates = rpc::ClientCertificates::kDemanded;
   grpc::Service* const services[] = {service.get()};
   ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> server,
                    rpc::Server::Start(server_options, services));

@@ -135,7 +135,6 @@ absl::Status Engine::State::Serve() {
                                        .secret = secret,
                                        .insecure = common.insecure,
                                        .tls = tls.credentials,
-                                       .client_certificates = rpc::ClientCertificates::kDemanded,
                                        .health_names = {v1::EngineService::service_full_name()}},
                                       services));
   ASSIGN_OR_RETURN(address,

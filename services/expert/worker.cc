@@ -147,7 +147,6 @@ absl::Status Worker::State::Serve(const CommonOptions& common, const ExpertOptio
                                        .secret = secret,
                                        .insecure = common.insecure,
                                        .tls = tls.credentials,
-                                       .client_certificates = rpc::ClientCertificates::kDemanded,
                                        .health_names = {v1::ExpertService::service_full_name()}},
                                       services));
   ASSIGN_OR_RETURN(address,

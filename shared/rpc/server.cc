@@ -24,6 +24,10 @@ namespace {
 // A client whose host vanished frees its calls after at most the two together.
 constexpr int kServerKeepaliveTimeMs = 20'000;
 constexpr int kServerKeepaliveTimeoutMs = 10'000;
+// From a connection's beginning to its first settings, with TLS in between.
+constexpr int kHandshakeTimeoutMs = 10'000;
+constexpr int kMaxThreads = 64;  // for methods that are synchronous
+constexpr char kListenSetting[] = "--listen";
 
 }  // namespace
 
@@ -38,12 +42,10 @@ struct Server::State {
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
                                                       std::span<grpc::Service* const> services) {
   const net::ListenOptions listen = {
-      .name = options.name, .listen = options.listen, .setting = options.listen_setting};
+      .name = options.name, .listen = options.listen, .setting = kListenSetting};
   ASSIGN_OR_RETURN(const std::optional<Address> address, net::ParseListen(listen));
-  const bool demands_certificates =
-      options.tls != nullptr && options.client_certificates == ClientCertificates::kDemanded;
   RETURN_IF_ERROR(CheckReach(
-      listen, address, options.secret.configured() || demands_certificates || options.insecure));
+      listen, address, options.secret.configured() || options.tls != nullptr || options.insecure));
 
   RouteGrpcLog();
   SpareLockGraph();
@@ -55,11 +57,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 
   grpc::ServerBuilder builder;
   int port = -1;
-  builder.AddListeningPort(options.listen,
-                           options.tls != nullptr
-                               ? options.tls->ForServer(options.client_certificates)
-                               : grpc::InsecureServerCredentials(),
-                           &port);
+  builder.AddListeningPort(
+      options.listen,
+      options.tls != nullptr ? options.tls->ForServer() : grpc::InsecureServerCredentials(), &port);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_receive_bytes));
   builder.SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
   // Without this, a second process could bind the same port and take half of the connections.
@@ -67,20 +67,15 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_concurrent_streams);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                              static_cast<int>(kPingIntervalAccepted.count()));
-  if (options.max_connection_age.count() > 0) {
-    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
-                               static_cast<int>(options.max_connection_age.count()));
-  }
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kServerKeepaliveTimeMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kServerKeepaliveTimeoutMs);
-  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
-                             static_cast<int>(options.handshake_timeout.count()));
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES,
                              static_cast<int>(kStreamWindowBytes));
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   grpc::ResourceQuota quota(options.name);
-  quota.SetMaxThreads(options.max_threads);
+  quota.SetMaxThreads(kMaxThreads);
   builder.SetResourceQuota(quota);
   auto state = std::make_unique<State>();
   state->health_names = options.health_names;
@@ -104,12 +99,9 @@ const std::string& Server::address() const { return state_->address; }
 int Server::port() const { return state_->port; }
 
 void Server::SetServing(bool serving) {
-  for (const std::string& name : state_->health_names) SetServing(name, serving);
-  SetServing("", serving);
-}
-
-void Server::SetServing(std::string_view service, bool serving) {
-  state_->server->GetHealthCheckService()->SetServingStatus(std::string(service), serving);
+  grpc::HealthCheckServiceInterface* const health = state_->server->GetHealthCheckService();
+  for (const std::string& name : state_->health_names) health->SetServingStatus(name, serving);
+  health->SetServingStatus("", serving);
 }
 
 void Server::Drain(std::chrono::milliseconds grace) {

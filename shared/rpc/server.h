@@ -1,5 +1,5 @@
-// A gRPC server as every Conclave process runs it: one listening address, grpc.health.v1,
-// reflection, limits, keep-alive rules, and an orderly end.
+// The gRPC server of the processes that talk to each other (clients meet shared/h2): one listening
+// address, grpc.health.v1, reflection, limits, keep-alive rules, and an orderly end.
 //
 // Owned by a service's main thread; thread-safe. Borrows the services, which outlive it.
 #pragma once
@@ -9,7 +9,6 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,26 +21,18 @@
 namespace conclave::rpc {
 
 struct ServerOptions {
-  std::string name = {};                    // what error messages call it: "expert worker expert-0"
-  std::string listen = {};                  // host:port (port 0: any) or unix:/path
-  std::string listen_setting = "--listen";  // the setting that error messages tell to change
-  // An address beyond loopback needs this, demanded client certificates, or `insecure`.
+  std::string name = {};    // what error messages call it: "expert worker expert-0"
+  std::string listen = {};  // host:port (port 0: any) or unix:/path
+  // An address beyond loopback needs this, `tls`, or `insecure`.
   ClusterSecret secret = {};
   bool insecure = false;
-  std::shared_ptr<const TlsCredentials> tls = {};  // null: not encrypted
-  // kDemanded: only processes with a certificate of the cluster's authorities may connect.
-  ClientCertificates client_certificates = ClientCertificates::kNone;
+  // Only processes with a certificate of the cluster's authorities may connect. Null: not
+  // encrypted.
+  std::shared_ptr<const TlsCredentials> tls = {};
   int64_t max_receive_bytes = 8 << 20;    // a larger message fails its call with RESOURCE_EXHAUSTED
   int32_t max_concurrent_streams = 1024;  // of one connection; further calls wait in the client
-  // A connection so old, give or take a tenth, gets a GOAWAY: its calls go on, and the client opens
-  // another one for the next, which a balancer may take elsewhere. 0: connections stay.
-  std::chrono::milliseconds max_connection_age{0};
-  // From a connection's beginning to its first settings, with TLS in between.
-  std::chrono::milliseconds handshake_timeout{10'000};
   // Full names of services that health checks may ask for: v1::EngineService::service_full_name().
   std::vector<std::string> health_names = {};
-  int32_t max_threads =
-      64;  // for synchronous methods; callback methods share the library's own threads
 };
 
 class Server {
@@ -59,8 +50,6 @@ class Server {
 
   // What grpc.health.v1 answers, for every name in health_names and for "" (the process).
   void SetServing(bool serving);
-  // For one service, by full name: "conclave.v1.ExpertService".
-  void SetServing(std::string_view service, bool serving);
 
   // Reports not serving, takes no new calls, waits until running calls end or the grace is over,
   // then cancels the rest. Idempotent.

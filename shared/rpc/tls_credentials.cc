@@ -108,16 +108,11 @@ void TlsCredentials::Update(const tls::Certificates& certificates) {
   }
 }
 
-std::shared_ptr<grpc::ServerCredentials> TlsCredentials::ForServer(
-    ClientCertificates clients) const {
+std::shared_ptr<grpc::ServerCredentials> TlsCredentials::ForServer() const {
   experimental::TlsServerCredentialsOptions options(state_->provider);
   options.watch_identity_key_cert_pairs();
-  if (clients == ClientCertificates::kDemanded) {
-    options.watch_root_certs();
-    options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-  } else {
-    options.set_cert_request_type(GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
-  }
+  options.watch_root_certs();
+  options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
   return experimental::TlsServerCredentials(options);
 }
 

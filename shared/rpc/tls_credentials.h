@@ -14,14 +14,12 @@
 
 namespace conclave::rpc {
 
-enum class ClientCertificates { kNone, kDemanded };
-
 class TlsCredentials {
  public:
-  // `certificates`: as read; a server needs cert and key, a channel the authorities, and the two
-  // sides of mutual TLS all three. UNAVAILABLE when the system has no memory files left.
-  // `server_name`: the name that a server's certificate must have, whatever address it is called
-  // by; empty: the host of its address.
+  // `certificates`: as read; a channel needs the authorities, a server and a channel to one all
+  // three. UNAVAILABLE when the system has no memory files left. `server_name`: the name that a
+  // server's certificate must have, whatever address it is called by; empty: the host of its
+  // address.
   static absl::StatusOr<std::shared_ptr<TlsCredentials>> Make(const tls::Certificates& certificates,
                                                               std::string server_name = "");
   ~TlsCredentials();
@@ -29,7 +27,8 @@ class TlsCredentials {
   // From the next second on, new connections use these. The same parts are present as at the start.
   void Update(const tls::Certificates& certificates);
 
-  std::shared_ptr<grpc::ServerCredentials> ForServer(ClientCertificates clients) const;
+  // Demands of clients a certificate of one of the authorities.
+  std::shared_ptr<grpc::ServerCredentials> ForServer() const;
   // Demands of the server a certificate of one of the authorities, for `server_name`.
   std::shared_ptr<grpc::ChannelCredentials> ForChannel() const;
   const std::string& server_name() const;

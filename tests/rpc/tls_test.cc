@@ -30,14 +30,10 @@ class TlsTest : public ::testing::Test {
     EXPECT_TRUE(made.ok()) << made.status();
     return *std::move(made);
   }
-  void Start(std::shared_ptr<TlsCredentials> credentials,
-             ClientCertificates clients = ClientCertificates::kDemanded) {
+  void Start(std::shared_ptr<TlsCredentials> credentials) {
     grpc::Service* const services[] = {&service_};
-    auto server = Server::Start({.name = "probe",
-                                 .listen = "127.0.0.1:0",
-                                 .tls = std::move(credentials),
-                                 .client_certificates = clients},
-                                services);
+    auto server = Server::Start(
+        {.name = "probe", .listen = "127.0.0.1:0", .tls = std::move(credentials)}, services);
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
   }
@@ -86,12 +82,6 @@ TEST_F(TlsTest, AServerOfAForeignAuthorityOrAnotherNameIsNotTrusted) {
       Call(Credentials(authority_.Issue(dir_.path(), "client"), "another.name"));
   EXPECT_EQ(misnamed.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_THAT(misnamed.error_message(), HasSubstr("Hostname Verification"));
-}
-
-TEST_F(TlsTest, ClientsOfAnApiNeedNoCertificate) {
-  Start(Credentials(authority_.Issue(dir_.path(), "server")), ClientCertificates::kNone);
-  const grpc::Status called = Call(Credentials({.ca = dir_.path() / "authority.crt"}, ""));
-  EXPECT_TRUE(called.ok()) << called.error_message();  // by the name 127.0.0.1
 }
 
 TEST_F(TlsTest, OnlyTls13IsSpoken) {
@@ -145,16 +135,9 @@ TEST_F(TlsTest, FilesOfAClusterAreCheckedTogether) {
 TEST_F(TlsTest, DemandedCertificatesAllowAddressesBeyondLoopback) {
   grpc::Service* const services[] = {&service_};
   const auto credentials = Credentials(authority_.Issue(dir_.path(), "server"));
-  const auto start = [&](ClientCertificates clients) {
-    return Server::Start({.name = "probe",
-                          .listen = "0.0.0.0:0",
-                          .tls = credentials,
-                          .client_certificates = clients},
-                         services)
-        .status();
-  };
-  EXPECT_TRUE(start(ClientCertificates::kDemanded).ok());
-  EXPECT_EQ(start(ClientCertificates::kNone).code(), absl::StatusCode::kFailedPrecondition);
+  const auto server =
+      Server::Start({.name = "probe", .listen = "0.0.0.0:0", .tls = credentials}, services);
+  EXPECT_TRUE(server.ok()) << server.status();
 }
 
 }  // namespace
