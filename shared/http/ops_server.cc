@@ -52,7 +52,9 @@ struct OpsServer::State {
 
 absl::StatusOr<std::unique_ptr<OpsServer>> OpsServer::Start(Options options) {
   ServerOptions server_options;
+  server_options.name = "ops server";
   server_options.listen = options.listen;
+  server_options.listen_setting = "--ops-listen";
   server_options.max_body_bytes = 1 << 10;
   server_options.max_connections = 64;
   server_options.num_workers = 1;

@@ -27,7 +27,7 @@ class OpsServer {
     std::function<Readiness()> readiness;   // called on a server thread; thread-safe and quick
     metrics::Registry* registry = nullptr;  // outlives the server
   };
-  // UNAVAILABLE naming the address when it cannot be bound.
+  // Errors as of Server::Start.
   static absl::StatusOr<std::unique_ptr<OpsServer>> Start(Options options);
   ~OpsServer();  // stops and joins
 

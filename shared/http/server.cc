@@ -1,5 +1,8 @@
 #include "shared/http/server.h"
 
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <thread>
@@ -7,13 +10,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "shared/base/address.h"
 #include "shared/base/bounded_queue.h"
 #include "shared/base/mutex.h"
 #include "shared/base/status_macros.h"
 #include "shared/base/thread_name.h"
 #include "shared/http/asio.h"
 #include "shared/http/connection.h"
+#include "shared/net/listen.h"
 #include "shared/net/room.h"
 
 namespace conclave::http {
@@ -30,18 +33,6 @@ constexpr char kTooManyConnections[] =
     "{\"error\":{\"message\":\"too many connections are "
     "open\",\"type\":\"server_error\",\"param\":null,"
     "\"code\":\"overloaded\"}}   ";
-
-absl::StatusOr<asio::ip::tcp::endpoint> ParseListen(const std::string& listen) {
-  ASSIGN_OR_RETURN(const Address address, ParseAddress(listen));
-  error_code error;
-  const asio::ip::address ip =
-      asio::ip::make_address(address.host == "localhost" ? "127.0.0.1" : address.host, error);
-  if (error) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("HTTP address ", listen, ": the host must be a number or localhost"));
-  }
-  return asio::ip::tcp::endpoint(ip, static_cast<uint16_t>(address.port));
-}
 
 }  // namespace
 
@@ -91,22 +82,20 @@ struct Server::State {
 };
 
 absl::Status Server::State::Listen() {
-  ASSIGN_OR_RETURN(const asio::ip::tcp::endpoint endpoint, ParseListen(shared.options.listen));
+  ASSIGN_OR_RETURN(const net::Listener listener,
+                   net::Listen({.name = shared.options.name,
+                                .listen = shared.options.listen,
+                                .setting = shared.options.listen_setting,
+                                .paths = false}));
   error_code error;
-  const auto failed = [&](const char* step) {
-    return absl::UnavailableError(absl::StrCat("cannot ", step, " HTTP address ",
-                                               shared.options.listen, ": ", error.message(),
-                                               "; choose another address or stop what uses it"));
-  };
-  acceptor.open(endpoint.protocol(), error);
-  if (error) return failed("open");
-  acceptor.set_option(asio::socket_base::reuse_address(true), error);
-  acceptor.bind(endpoint, error);
-  if (error) return failed("bind");
-  acceptor.listen(asio::socket_base::max_listen_connections, error);
-  if (error) return failed("listen on");
-  const asio::ip::tcp::endpoint bound = acceptor.local_endpoint(error);
-  address = Address{.host = bound.address().to_string(), .port = bound.port()}.ToString();
+  acceptor.assign(listener.family == AF_INET6 ? asio::ip::tcp::v6() : asio::ip::tcp::v4(),
+                  listener.descriptor, error);
+  if (error) {
+    close(listener.descriptor);
+    return absl::UnavailableError(absl::StrCat(shared.options.name, " cannot listen on ",
+                                               listener.address, ": ", error.message()));
+  }
+  address = listener.address;
   return absl::OkStatus();
 }
 

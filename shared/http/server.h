@@ -30,7 +30,9 @@ inline constexpr size_t kFreeBodyBytes = 8 << 10;
 inline constexpr size_t kQuickBodyBytes = 8 << 10;
 
 struct ServerOptions {
-  std::string listen = "";  // host:port; port 0: any
+  std::string name = "HTTP server";              // what error messages call it
+  std::string listen = {};                       // host:port; port 0: any
+  std::string listen_setting = "--http-listen";  // the setting that error messages tell to change
   AccessPolicy access = {};
   std::shared_ptr<net::TlsContext> tls = {};  // null: plain HTTP
   size_t max_header_bytes = 16 << 10;         // request line and headers; beyond: 431
@@ -76,8 +78,8 @@ class Server {
     QuickHandler quick = nullptr;
   };
 
-  // UNAVAILABLE naming the address when it cannot be bound; INVALID_ARGUMENT when it is not
-  // host:port.
+  // INVALID_ARGUMENT (the address is not host:port) and UNAVAILABLE (it is in use, not ours, or not
+  // permitted) name the address and what to change.
   static absl::StatusOr<std::unique_ptr<Server>> Start(ServerOptions options,
                                                        std::vector<Route> routes);
   // Stops at once: connections are closed, handlers finish, threads are joined.

@@ -106,15 +106,15 @@ int ListenOnPath(const std::string& path) {
 }  // namespace
 
 absl::StatusOr<std::optional<Address>> ParseListen(const ListenOptions& options) {
-  if (options.listen.starts_with(kUnixPrefix)) {
+  if (options.paths && options.listen.starts_with(kUnixPrefix)) {
     if (options.listen.size() > kUnixPrefix.size()) return std::optional<Address>();
     return absl::InvalidArgumentError(
         absl::StrCat(options.setting, ": \"unix:\" has no path; write it as unix:/path"));
   }
   absl::StatusOr<Address> address = ParseAddress(options.listen);
   if (address.ok()) return std::optional<Address>(*std::move(address));
-  return absl::InvalidArgumentError(
-      absl::StrCat(options.setting, ": ", address.status().message(), ", or as unix:/path"));
+  return absl::InvalidArgumentError(absl::StrCat(options.setting, ": ", address.status().message(),
+                                                 options.paths ? ", or as unix:/path" : ""));
 }
 
 absl::Status CannotListen(const ListenOptions& options, const std::optional<Address>& address) {
@@ -130,14 +130,19 @@ absl::StatusOr<Listener> Listen(const ListenOptions& options) {
   if (!address.has_value()) {
     listener.descriptor = ListenOnPath(options.listen.substr(kUnixPrefix.size()));
     listener.address = options.listen;
+    listener.family = AF_UNIX;
     if (listener.descriptor < 0) return CannotListen(options, address);
     return listener;
   }
   int code = 0;
   const FoundAddresses found = Find(*address, &code);
-  for (const addrinfo* entry = found.get(); entry != nullptr && listener.descriptor < 0;
-       entry = entry->ai_next) {
-    listener.descriptor = TryListen(*entry);
+  for (const int family : {AF_INET, AF_INET6}) {
+    for (const addrinfo* entry = found.get(); entry != nullptr && listener.descriptor < 0;
+         entry = entry->ai_next) {
+      if (entry->ai_family != family) continue;
+      listener.descriptor = TryListen(*entry);
+      listener.family = family;
+    }
   }
   if (listener.descriptor < 0) return CannotListen(options, address);
   listener.port = PortOf(listener.descriptor);

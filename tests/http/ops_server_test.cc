@@ -1,5 +1,6 @@
 #include "shared/http/ops_server.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -9,6 +10,9 @@
 
 namespace conclave::http {
 namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
 RawResponse Get(const OpsServer& server, const std::string& path) {
   RawClient client(server.address());
@@ -78,6 +82,20 @@ TEST(OpsServerTest, TellsReadinessAsAMetric) {
                         .registry = &registry});
   ASSERT_TRUE(server.ok()) << server.status();
   EXPECT_NE(Get(**server, "/metrics").body.find("conclave_ready 1"), std::string::npos);
+}
+
+TEST(OpsServerTest, AnAddressInUseIsNamedWithItsSetting) {
+  metrics::Registry registry;
+  OpsServer::Options options = {
+      .listen = "127.0.0.1:0", .readiness = [] { return Readiness{}; }, .registry = &registry};
+  const auto first = OpsServer::Start(options);
+  ASSERT_TRUE(first.ok()) << first.status();
+  options.listen = (*first)->address();
+  const absl::Status refused = OpsServer::Start(options).status();
+  EXPECT_TRUE(absl::IsUnavailable(refused)) << refused;
+  EXPECT_THAT(
+      std::string(refused.message()),
+      AllOf(HasSubstr("ops server cannot listen on " + options.listen), HasSubstr("--ops-listen")));
 }
 
 }  // namespace

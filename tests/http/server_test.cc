@@ -1,5 +1,6 @@
 #include "shared/http/server.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -10,6 +11,10 @@
 
 namespace conclave::http {
 namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST_F(ServerTest, AnswersManyRequestsOnOneConnection) {
   Start();
@@ -153,14 +158,31 @@ TEST_F(ServerTest, RefusesAnAddressInUse) {
   Start();
   const auto second = Server::Start({.listen = server_->address()}, {});
   EXPECT_TRUE(absl::IsUnavailable(second.status())) << second.status();
-  EXPECT_NE(second.status().message().find(server_->address()), absl::string_view::npos);
+  EXPECT_THAT(std::string(second.status().message()),
+              AllOf(HasSubstr("HTTP server cannot listen on " + server_->address()),
+                    HasSubstr(" is in use by another process"), HasSubstr("--http-listen")));
 }
 
 TEST_F(ServerTest, RefusesMalformedListenAddresses) {
   for (const char* listen :
-       {"", "8000", "localhost:", "127.0.0.1:99999", "no name:1", "127.0.0.1:x"}) {
-    EXPECT_TRUE(absl::IsInvalidArgument(Server::Start({.listen = listen}, {}).status())) << listen;
+       {"", "8000", "localhost:", "127.0.0.1:99999", "no name:1", "127.0.0.1:x", "unix:/socket"}) {
+    const absl::Status refused = Server::Start({.listen = listen}, {}).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(refused)) << listen << ": " << refused;
+    EXPECT_THAT(std::string(refused.message()),
+                AllOf(HasSubstr("--http-listen"), Not(HasSubstr("unix:/path"))));
   }
+}
+
+TEST_F(ServerTest, ListensByName) {
+  const auto server =
+      Server::Start({.listen = "localhost:0"},
+                    {{"GET", "/", [](std::shared_ptr<Exchange> e) { Text(e, "here"); }}});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string& address = (*server)->address();
+  EXPECT_THAT(address, ::testing::StartsWith("localhost:"));
+  RawClient client("127.0.0.1" + address.substr(address.rfind(':')));
+  client.Send(Get("/"));
+  EXPECT_EQ(client.ReadResponse().body, "here");
 }
 
 }  // namespace
