@@ -4,9 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -99,27 +97,8 @@ TEST(ServerTest, APortInUseIsNamed) {
   EXPECT_THAT(std::string(error.message()), HasSubstr("--listen"));
 }
 
-TEST(ServerTest, AnAddressOfAnotherHostIsNamed) {
-  const absl::Status error = StartError("192.0.2.1:0", kSecret);
-  EXPECT_EQ(error.code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(error.message()),
-              HasSubstr("no network interface of this host has the address 192.0.2.1"));
-}
-
-TEST(ServerTest, MalformedAddressesAreRefused) {
-  for (const char* address : {"", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000",
-                              ":80", "::1:80", "unix:"}) {
-    const absl::Status error = StartError(address);
-    EXPECT_EQ(error.code(), absl::StatusCode::kInvalidArgument) << address << ": " << error;
-    EXPECT_THAT(std::string(error.message()), HasSubstr("--listen")) << address;
-  }
-}
-
 TEST(ServerTest, BeyondLoopbackNeedsASecretOrInsecure) {
-  const absl::Status error = StartError("0.0.0.0:0");
-  EXPECT_EQ(error.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(error.message()), HasSubstr("cluster_secret_file"));
-  EXPECT_THAT(std::string(error.message()), HasSubstr("--insecure"));
+  EXPECT_EQ(StartError("0.0.0.0:0").code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(StartError("0.0.0.0:0", kSecret).ok());
   ProbeService service;
   EXPECT_NE(StartServer(&service, {.listen = "0.0.0.0:0", .insecure = true}), nullptr);
