@@ -25,7 +25,7 @@
 #include "services/gateway/generation_sink.h"
 #include "services/gateway/hit_metrics.h"
 #include "services/gateway/identity/key_store.h"
-#include "services/gateway/prompt_lane.h"
+#include "services/gateway/prompt_lanes.h"
 #include "services/gateway/request_scheduler.h"
 #include "services/gateway/resume_token.h"
 #include "services/gateway/text_model.h"
@@ -81,7 +81,7 @@ class Frontend final : public EngineListener {
   // principal may not use.
   absl::StatusOr<Checked> Check(const Principal& principal, GenerationInput input,
                                 const FieldNames& names) const;
-  // The canonical request. Encodes the prompt on the calling thread: work for the prompt lane.
+  // The canonical request. Encodes the prompt on the calling thread: work for prompts().
   // RESOURCE_EXHAUSTED with a retry delay when it may cost more tokens than its key has left.
   absl::StatusOr<Generation> Encode(Checked checked, const FieldNames& names,
                                     const text::Interrupt* interrupt) const;
@@ -89,7 +89,7 @@ class Frontend final : public EngineListener {
   absl::StatusOr<Generation> Prepare(const Principal& principal, GenerationInput input,
                                      const FieldNames& names,
                                      const text::Interrupt* interrupt) const;
-  PromptLane& prompts() { return prompts_; }
+  PromptLanes& prompts() { return prompts_; }
   // Runs a request; its key is for Abandon, 0 when it is over already. Everything that goes wrong
   // goes to the sink: ALREADY_EXISTS for the id of a running request.
   uint64_t Submit(Admission admission, Generation generation, std::shared_ptr<GenerationSink> sink);
@@ -178,7 +178,7 @@ class Frontend final : public EngineListener {
   Snapshot snapshot_ GUARDED_BY(mutex_);
   std::string note_ GUARDED_BY(mutex_);
   std::thread thread_;
-  PromptLane prompts_;  // stopped first: its work submits requests
+  PromptLanes prompts_;  // stopped first: its work submits requests
 };
 
 }  // namespace conclave::gateway

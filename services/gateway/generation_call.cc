@@ -12,6 +12,7 @@ GenerationCall::GenerationCall(Frontend* frontend, CallOrigin origin)
 void GenerationCall::Begin(std::string_view request) {
   const auto self = std::static_pointer_cast<GenerationCall>(shared_from_this());
   PrepareGrpc(frontend_, {.bytes = request.size(),
+                          .message_bytes = request.size(),
                           .parse = ParserOf(request),
                           .origin = origin_,
                           .interrupt = interrupt(),

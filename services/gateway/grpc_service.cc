@@ -104,8 +104,8 @@ class ListModelsCall final : public PrincipalCall {
   }
 };
 
-// Parses the request, fills the answer by `fill` and counts the outcome: here, or on the prompt
-// lane for a long request.
+// Parses the request, fills the answer by `fill` and counts the outcome: here for a small request,
+// else in a prompt lane.
 template <typename Request, typename Response, auto fill>
 class LaneCall final : public PrincipalCall {
  public:
@@ -115,25 +115,36 @@ class LaneCall final : public PrincipalCall {
     const absl::Status may =
         principal.ok() ? frontend_->TakeRequest(**principal) : principal.status();
     if (!may.ok()) {
-      frontend_->RecordRequest("tokenize", principal.ok() ? (*principal)->tenant.name : "", may);
-      Finish(may);
+      End(may, principal.ok() ? (*principal)->tenant.name : "");
+      return;
+    }
+    const std::string& tenant = (*principal)->tenant.name;
+    if (PromptLanes::IsQuick(request.size())) {
+      Answer(request, tenant);
       return;
     }
     const auto self = std::static_pointer_cast<LaneCall>(shared_from_this());
-    frontend_->prompts().Run(
+    frontend_->prompts().Queue(
         {.bytes = request.size(),
-         .tenant = (*principal)->tenant.name,
+         .tenant = tenant,
          .interrupt = interrupt(),
-         .run = [self, kept = std::string(request),
-                 tenant = (*principal)->tenant.name](const absl::Status& turn) {
-           Request message;
-           Response answer;
-           absl::Status status = turn;
-           if (status.ok()) status = ParseWire(kept, &message);
-           if (status.ok()) status = fill(*self->frontend_, message, *self->interrupt(), &answer);
-           self->frontend_->RecordRequest("tokenize", tenant, status);
-           status.ok() ? self->Succeed(answer) : self->Finish(status);
+         .run = [self, kept = std::string(request), tenant](const absl::Status& turn) {
+           turn.ok() ? self->Answer(kept, tenant) : self->End(turn, tenant);
          }});
+  }
+
+ private:
+  void Answer(std::string_view request, const std::string& tenant) {
+    Request message;
+    Response answer;
+    absl::Status status = ParseWire(request, &message);
+    if (status.ok()) status = fill(*frontend_, message, *interrupt(), &answer);
+    if (status.ok()) Write(answer);
+    End(status, tenant);
+  }
+  void End(const absl::Status& status, const std::string& tenant) {
+    frontend_->RecordRequest("tokenize", tenant, status);
+    Finish(status);
   }
 };
 

@@ -1,6 +1,6 @@
 // conclave.v1.InferenceService over the frontend: the gateway's gRPC face.
 //
-// Calls begin on the server's I/O threads, long prompts go through the prompt lane, events come
+// Calls begin on the server's I/O threads, prompts go through the prompt lanes, events come
 // from the core thread. The frontend outlives the calls.
 #pragma once
 

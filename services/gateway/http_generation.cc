@@ -28,7 +28,7 @@ constexpr size_t kMaxUnknownNames = 1000;             // remembered as logged
 // takes about 100 us.
 constexpr size_t kMostQuickPrompts = 4;
 constexpr size_t kMostQuickBytes = 32 << 10;
-static_assert(http::kQuickBodyBytes <= kShortPromptBytes, "the lane would run it at once");
+static_assert(http::kQuickBodyBytes <= kShortPromptBytes, "a worker encodes it: no long prompt");
 
 // The client's id, or a drawn one. A malformed id is refused later, by Check.
 std::string RequestId(const http::Request& request) {
@@ -256,7 +256,7 @@ void RunInLane(Frontend* frontend, const std::shared_ptr<Exchange>& exchange, st
                std::shared_ptr<text::Interrupt> interrupt,
                std::function<void(const absl::Status&)> work) {
   const size_t bytes = exchange->request().body.size();
-  if (bytes > kShortPromptBytes) {
+  if (!PromptLanes::IsQuick(bytes)) {
     exchange->OnClientGone([interrupt] { interrupt->Cancel(); });
   }
   frontend->prompts().Run({.bytes = bytes,

@@ -3,7 +3,7 @@
 //
 // A small request is begun on the HTTP server's I/O thread, and ends there if all of its answers
 // are kept and short: that takes less than a change of threads. Prompts are encoded on a worker
-// thread, long ones in the prompt lane. Thread-safe.
+// thread, those of larger requests in a prompt lane. Thread-safe.
 #pragma once
 
 #include <memory>
@@ -49,8 +49,8 @@ class HttpGenerations : public std::enable_shared_from_this<HttpGenerations> {
   std::set<std::string> logged_names_ GUARDED_BY(mutex_);
 };
 
-// Runs `work` when it is the turn of the request, and of its tenant, in the prompt lane, unless its
-// client goes away first.
+// On a worker thread. Runs `work` at once for a small request, else when it is the turn of the
+// request, and of its tenant, in a prompt lane, unless its client goes away first.
 void RunInLane(Frontend* frontend, const std::shared_ptr<http::Exchange>& exchange,
                std::string tenant, std::shared_ptr<text::Interrupt> interrupt,
                std::function<void(const absl::Status&)> work);

@@ -17,8 +17,6 @@ namespace conclave::gateway {
 
 namespace {
 
-// About a third of an ordinary thread's share of a busy core.
-constexpr int kNice = 5;
 // Encoding takes some 250 bytes a byte of text: from here on it is worth handing them back.
 constexpr size_t kTrimBytes = 128 << 10;
 // A tenant may have so many times as much waiting as is free.
@@ -34,21 +32,22 @@ absl::Status WhyInterrupted(const text::Interrupt& interrupt) {
 
 }  // namespace
 
-PromptLane::PromptLane() {
-  thread_ = std::thread([this] {
-    SetThreadName("prompt-lane");
-    ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kNice);  // of this thread, on Linux
-    Loop();
-  });
+PromptLane::PromptLane(Options options)
+    : options_(std::move(options)), running_(static_cast<size_t>(options_.num_threads)) {
+  for (size_t i = 0; i < static_cast<size_t>(options_.num_threads); ++i) {
+    threads_.emplace_back([this, i] {
+      SetThreadName(options_.thread_name);
+      // Of this thread, on Linux.
+      const auto thread = static_cast<id_t>(::gettid());
+      ::setpriority(PRIO_PROCESS, thread, ::getpriority(PRIO_PROCESS, thread) + options_.nice);
+      Loop(i);
+    });
+  }
 }
 
 PromptLane::~PromptLane() { Stop(); }
 
 void PromptLane::Run(Work work) {
-  if (work.bytes <= kShortPromptBytes) {
-    work.run(absl::OkStatus());
-    return;
-  }
   absl::Status refusal;
   {
     MutexLock lock(mutex_);
@@ -57,14 +56,11 @@ void PromptLane::Run(Work work) {
     } else if (!MayWait(work)) {
       refusal = rpc::WithDetails(
           absl::ResourceExhaustedError(
-              absl::StrCat("long prompts of ", waiting_bytes_, " bytes wait already; try later")),
-          {.reason = "TOO_MANY_LONG_PROMPTS",
-           .metadata = {},
-           .retry_after_ms = 1000,
-           .fields = {}});
+              absl::StrCat("prompts of ", waiting_bytes_, " bytes wait already; try later")),
+          {.reason = "TOO_MANY_PROMPTS", .metadata = {}, .retry_after_ms = 1000, .fields = {}});
     } else {
       Push(std::move(work));
-      changed_.NotifyAll();
+      changed_.NotifyOne();
       return;
     }
   }
@@ -128,32 +124,33 @@ void PromptLane::Stop() {
   std::vector<Work> waiting;
   {
     MutexLock lock(mutex_);
-    if (stopping_ && !thread_.joinable()) return;
+    if (stopping_) return;
     stopping_ = true;
-    if (running_) running_->Cancel();
+    for (const auto& interrupt : running_) {
+      if (interrupt) interrupt->Cancel();
+    }
     waiting = TakeOut([](const Work&) { return true; });
     changed_.NotifyAll();
   }
-  thread_.join();
+  for (std::thread& thread : threads_) thread.join();
   for (const Work& work : waiting) work.run(Stopped());
 }
 
-void PromptLane::Loop() {
+void PromptLane::Loop(size_t thread) {
   for (;;) {
     Work work;
     {
       MutexLock lock(mutex_);
+      running_[thread].reset();
       while (waiting_.empty() && !stopping_) changed_.WaitFor(mutex_, std::chrono::seconds(1));
       if (stopping_) return;
       work = Pop();
-      running_ = work.interrupt;
+      running_[thread] = work.interrupt;
     }
     work.run(work.interrupt->interrupted() ? WhyInterrupted(*work.interrupt) : absl::OkStatus());
     const size_t bytes = work.bytes;
     work = Work();
     if (bytes >= kTrimBytes) ::malloc_trim(0);
-    MutexLock lock(mutex_);
-    running_.reset();
   }
 }
 

@@ -1,9 +1,9 @@
-// Where prompts are made into ids: short ones at once on the calling thread, long ones one after
-// the other on a thread of their own, so that they never hold up the threads that serve others.
-// Tenants take turns, so that nobody waits behind more than one prompt of each of the others.
+// Work on prompts that waits for its turn: parsed, checked and made into ids on the lane's own
+// threads, so that it never holds up those that serve others. Tenants take turns, so that nobody
+// waits behind more than one prompt of each of the others on a thread.
 //
-// Run is for any thread. The lane's thread ("prompt-lane") runs at a lower priority than the rest
-// of the machine's work and gives back the memory that a long text has taken.
+// Run is for any thread. The lane's threads give back the memory that a long text has taken. Which
+// lane a request takes: prompt_lanes.h.
 #pragma once
 
 #include <cstddef>
@@ -21,14 +21,17 @@
 
 namespace conclave::gateway {
 
-// Of a request, before it is parsed. Encoding so much takes about 20 ms.
-inline constexpr size_t kShortPromptBytes = 16 << 10;
-// Of the requests that wait; a further one is refused, and one of a tenant that has eight times as
-// much waiting as is free.
+// Of the requests that wait in a lane; a further one is refused, and one of a tenant that has eight
+// times as much waiting as is free.
 inline constexpr size_t kMaxWaitingPromptBytes = 64 << 20;
 
 class PromptLane {
  public:
+  struct Options {
+    std::string thread_name;
+    int num_threads = 1;
+    int nice = 0;  // of the threads, beyond the process's
+  };
   struct Work {
     size_t bytes = 0;  // of the request
     std::string tenant = {};
@@ -40,13 +43,14 @@ class PromptLane {
     std::function<void(const absl::Status&)> run;
   };
 
-  PromptLane();
+  explicit PromptLane(Options options);
   ~PromptLane();  // Stop
 
+  // On one of the lane's threads when its turn comes; what is refused hears of it here.
   void Run(Work work) EXCLUDES(mutex_);
-  // Ends what waits in vain. To be called now and then: nothing else looks while a long text runs.
+  // Ends what waits in vain. To be called now and then: nothing else looks while long texts run.
   void Sweep() EXCLUDES(mutex_);
-  // Interrupts what runs and ends what waits; further work is refused. Joins the thread.
+  // Interrupts what runs and ends what waits; further work is refused. Joins the threads.
   void Stop() EXCLUDES(mutex_);
 
  private:
@@ -55,21 +59,22 @@ class PromptLane {
     size_t bytes = 0;
   };
 
-  void Loop() EXCLUDES(mutex_);
+  void Loop(size_t thread) EXCLUDES(mutex_);
   bool MayWait(const Work& work) const REQUIRES(mutex_);
   void Push(Work work) REQUIRES(mutex_);
   Work Pop() REQUIRES(mutex_);
   // Takes out all for which `ends`.
   std::vector<Work> TakeOut(const std::function<bool(const Work&)>& ends) REQUIRES(mutex_);
 
+  const Options options_;
   Mutex mutex_;
   CondVar changed_;
   std::map<std::string, Queue> waiting_ GUARDED_BY(mutex_);  // by tenant
   std::string last_tenant_ GUARDED_BY(mutex_);               // whose turn it was
   size_t waiting_bytes_ GUARDED_BY(mutex_) = 0;
-  std::shared_ptr<text::Interrupt> running_ GUARDED_BY(mutex_);
+  std::vector<std::shared_ptr<text::Interrupt>> running_ GUARDED_BY(mutex_);  // by thread, or null
   bool stopping_ GUARDED_BY(mutex_) = false;
-  std::thread thread_;
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace conclave::gateway

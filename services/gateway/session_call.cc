@@ -27,8 +27,10 @@ class SessionCall final : public h2::ServerCall {
     }
     if (message.gather()) GatherAs(v1::SessionEvent::kMoreFieldNumber);
     const bool alone = message.more().empty() && !message.gather();
-    if (alone || message.action_case() != v1::SessionRequest::ACTION_NOT_SET) Take(&message);
-    for (v1::SessionRequest& further : *message.mutable_more()) Take(&further);
+    if (alone || message.action_case() != v1::SessionRequest::ACTION_NOT_SET) {
+      Take(&message, bytes.size());
+    }
+    for (v1::SessionRequest& further : *message.mutable_more()) Take(&further, bytes.size());
   }
 
   void OnHalfClose() override {
@@ -90,17 +92,17 @@ class SessionCall final : public h2::ServerCall {
     return std::make_shared<const CallOrigin>(std::move(origin));
   }
 
-  void Take(v1::SessionRequest* action) {
+  // `message_bytes`: of the message that it is a part of.
+  void Take(v1::SessionRequest* action, size_t message_bytes) {
     if (action->has_generate()) {
-      const size_t bytes = action->generate().ByteSizeLong();
-      StartRequest(std::move(*action->mutable_generate()), bytes);
+      StartRequest(std::move(*action->mutable_generate()), message_bytes);
     } else if (action->has_cancel()) {
       CancelRequest(action->cancel().request_id());
     } else {
       Fail("", rpc::InvalidField("action", "is missing: set generate or cancel"));
     }
   }
-  void StartRequest(v1::GenerateRequest request, size_t bytes);
+  void StartRequest(v1::GenerateRequest request, size_t message_bytes);
   void Submit(const std::string& id, PreparedRequest prepared);
   void CancelRequest(const std::string& id) {
     {
@@ -167,7 +169,7 @@ class SessionSink final : public GenerationSink {
   const std::string id_;
 };
 
-void SessionCall::StartRequest(v1::GenerateRequest request, size_t bytes) {
+void SessionCall::StartRequest(v1::GenerateRequest request, size_t message_bytes) {
   const std::string id = request.request_id();
   if (id.empty()) {
     Fail(id,
@@ -187,7 +189,8 @@ void SessionCall::StartRequest(v1::GenerateRequest request, size_t bytes) {
   }
   const auto self = std::static_pointer_cast<SessionCall>(shared_from_this());
   auto message = std::make_shared<v1::GenerateRequest>(std::move(request));
-  PrepareGrpc(frontend_, {.bytes = bytes,
+  PrepareGrpc(frontend_, {.bytes = message->ByteSizeLong(),
+                          .message_bytes = message_bytes,
                           .parse =
                               [message](v1::GenerateRequest* parsed) {
                                 parsed->Swap(message.get());

@@ -29,7 +29,7 @@ class TextModel {
   const text::ModelDefaults& defaults() const { return defaults_; }
 
   // The prompt's ids. Errors as Tokenizer::Encode and ChatTemplate::Render. Token prompts are
-  // returned as they are. A long prompt takes about a second a megabyte: see PromptLane.
+  // returned as they are. A long prompt takes about a second a megabyte: see PromptLanes.
   absl::StatusOr<std::vector<int32_t>> Encode(const PromptInput& prompt,
                                               const text::EncodeLimits& limits) const;
 

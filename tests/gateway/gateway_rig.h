@@ -53,6 +53,7 @@ class GatewayRig {
     Duration step_age_limit = std::chrono::seconds(5);
     v1::EngineHello hello = TalesHello();
     std::vector<v1::EngineHello> more_hellos = {};  // of further engines
+    int32_t grpc_threads = 0;                       // as h2::ServerOptions::num_threads
   };
 
   GatewayRig(Options options, ScriptFunction script) : options_(std::move(options)) {
@@ -93,6 +94,7 @@ class GatewayRig {
     h2::ServerOptions grpc_options;
     grpc_options.name = "gateway";
     grpc_options.listen = "127.0.0.1:0";
+    grpc_options.num_threads = options_.grpc_threads;
     grpc_options.max_receive_bytes = options_.max_body_bytes;
     grpc_options.check_sender = [this](std::string_view authorization) {
       return frontend_->Authenticate(authorization).status();

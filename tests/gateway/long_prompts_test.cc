@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "conclave/v1/inference.grpc.pb.h"
-#include "services/gateway/prompt_lane.h"
+#include "services/gateway/prompt_lanes.h"
 #include "shared/rpc/status.h"
 #include "tests/gateway/gateway_rig.h"
 

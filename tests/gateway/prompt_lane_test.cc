@@ -2,69 +2,22 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <chrono>
-#include <future>
-#include <optional>
+#include <string>
 #include <thread>
 #include <vector>
 
-#include "shared/base/clock.h"
+#include "tests/gateway/prompt_work.h"
 
 namespace conclave::gateway {
 namespace {
 
-constexpr size_t kLong = kShortPromptBytes + 1;
+constexpr size_t kLong = 100 << 10;
 
-// Holds the lane's thread until told to let go.
-class Blocker {
- public:
-  explicit Blocker(PromptLane* lane) {
-    lane->Run({.bytes = kLong, .interrupt = interrupt, .run = [this](const absl::Status&) {
-                 begun_.set_value();
-                 while (!released_ && !interrupt->interrupted()) std::this_thread::yield();
-               }});
-    begun_.get_future().wait();
-  }
-  void Release() { released_ = true; }
+PromptLane::Options OneThread() { return {.thread_name = "prompt-test"}; }
 
-  const std::shared_ptr<text::Interrupt> interrupt = std::make_shared<text::Interrupt>();
-
- private:
-  std::promise<void> begun_;
-  std::atomic<bool> released_{false};
-};
-
-// A piece of work whose outcome can be waited for.
-struct Waiting {
-  explicit Waiting(size_t bytes, std::optional<TimePoint> deadline = std::nullopt)
-      : interrupt(std::make_shared<text::Interrupt>(deadline)) {
-    work = {.bytes = bytes, .interrupt = interrupt, .run = [this](const absl::Status& status) {
-              thread = std::this_thread::get_id();
-              outcome.set_value(status);
-            }};
-  }
-  absl::Status Outcome() {
-    std::future<absl::Status> future = outcome.get_future();
-    if (future.wait_for(std::chrono::seconds(10)) != std::future_status::ready) {
-      return absl::UnknownError("nothing came");
-    }
-    return future.get();
-  }
-
-  const std::shared_ptr<text::Interrupt> interrupt;
-  std::promise<absl::Status> outcome;
-  std::thread::id thread;
-  PromptLane::Work work;
-};
-
-TEST(PromptLaneTest, RunsShortWorkHereAndLongWorkThereInOrder) {
-  PromptLane lane;
-  Blocker blocker(&lane);
-  Waiting quick(kShortPromptBytes);
-  lane.Run(quick.work);
-  EXPECT_EQ(quick.thread, std::this_thread::get_id()) << "short work waited for a long one";
-  EXPECT_TRUE(quick.Outcome().ok());
+TEST(PromptLaneTest, RunsWorkThereInOrder) {
+  PromptLane lane(OneThread());
+  Blocker blocker(&lane, kLong);
   std::vector<int> order;
   Waiting last(kLong);
   for (int i = 0; i < 3; ++i) {
@@ -80,8 +33,8 @@ TEST(PromptLaneTest, RunsShortWorkHereAndLongWorkThereInOrder) {
 }
 
 TEST(PromptLaneTest, TenantsTakeTurns) {
-  PromptLane lane;
-  Blocker blocker(&lane);
+  PromptLane lane(OneThread());
+  Blocker blocker(&lane, kLong);
   std::string order;
   Waiting last(kLong);
   last.work.tenant = "c";
@@ -98,8 +51,8 @@ TEST(PromptLaneTest, TenantsTakeTurns) {
 }
 
 TEST(PromptLaneTest, EndsWhatWaitsInVainWhileALongTextRuns) {
-  PromptLane lane;
-  Blocker blocker(&lane);
+  PromptLane lane(OneThread());
+  Blocker blocker(&lane, kLong);
   Waiting cancelled(kLong), late(kLong, std::chrono::steady_clock::now()), patient(kLong);
   lane.Run(cancelled.work);
   lane.Run(late.work);
@@ -113,8 +66,8 @@ TEST(PromptLaneTest, EndsWhatWaitsInVainWhileALongTextRuns) {
 }
 
 TEST(PromptLaneTest, TellsWorkWhoseTurnComesTooLate) {
-  PromptLane lane;
-  Blocker blocker(&lane);
+  PromptLane lane(OneThread());
+  Blocker blocker(&lane, kLong);
   Waiting cancelled(kLong);
   lane.Run(cancelled.work);
   cancelled.interrupt->Cancel();
@@ -123,8 +76,8 @@ TEST(PromptLaneTest, TellsWorkWhoseTurnComesTooLate) {
 }
 
 TEST(PromptLaneTest, RefusesWhenTooMuchWaits) {
-  PromptLane lane;
-  Blocker blocker(&lane);
+  PromptLane lane(OneThread());
+  Blocker blocker(&lane, kLong);
   Waiting first(kMaxWaitingPromptBytes - kLong), fits(kLong), refused(kLong);
   first.work.tenant = "loud";
   lane.Run(first.work);
@@ -144,14 +97,33 @@ TEST(PromptLaneTest, RefusesWhenTooMuchWaits) {
 }
 
 TEST(PromptLaneTest, StopInterruptsWhatRunsAndEndsWhatWaits) {
-  PromptLane lane;
-  Blocker blocker(&lane);
+  PromptLane lane(OneThread());
+  Blocker blocker(&lane, kLong);
   Waiting waiting(kLong), after(kLong);
   lane.Run(waiting.work);
   lane.Stop();
   EXPECT_TRUE(absl::IsUnavailable(waiting.Outcome()));
   lane.Run(after.work);
   EXPECT_TRUE(absl::IsUnavailable(after.Outcome()));
+}
+
+TEST(PromptLaneTest, RunsAsMuchAtOnceAsItHasThreads) {
+  PromptLane lane({.thread_name = "prompt-test", .num_threads = 2});
+  Blocker first(&lane, kLong), second(&lane, kLong);  // each waits until it runs
+  Waiting third(kLong);
+  lane.Run(third.work);
+  second.Release();
+  EXPECT_TRUE(third.Outcome().ok());
+  EXPECT_FALSE(first.interrupt->interrupted());
+  first.Release();
+}
+
+TEST(PromptLaneTest, StopInterruptsWhatRunsOnEveryThread) {
+  PromptLane lane({.thread_name = "prompt-test", .num_threads = 2});
+  Blocker first(&lane, kLong), second(&lane, kLong);
+  lane.Stop();
+  EXPECT_TRUE(first.interrupt->interrupted());
+  EXPECT_TRUE(second.interrupt->interrupted());
 }
 
 }  // namespace
