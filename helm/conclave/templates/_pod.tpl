@@ -81,7 +81,8 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Probes: (dict "root" $). The port "ops" answers in plain HTTP, with and without TLS. */}}
+{{/* Probes: (dict "root" $). The port "ops" answers in plain HTTP, with and without TLS; a probe of gRPC
+speaks no TLS. */}}
 {{- define "conclave.probes" -}}
 startupProbe:
   httpGet: {path: /livez, port: ops}
