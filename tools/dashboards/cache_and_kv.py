@@ -16,11 +16,13 @@ def cache():
         number("Mean size of an answer", "Memory of the caches by their answers.", "bytes",
                f"sum(conclave_cache_bytes{{{NS}}}) / clamp_min(sum(conclave_cache_answers{{{NS}}}), 1)", width=6),
         graph("Cacheable requests", "By result: hit (a kept answer), joined (shares a running one's answer), miss.", "reqps",
-              {f"sum by (result) (rate(conclave_cache_requests_total{{{NS}}}{RATE}))": "{{result}}"}, stacked=True),
-        graph("Memory of the caches", "Memory of the kept answers.", "bytes", {f"sum by (pod) (conclave_cache_bytes{{{NS}}})": "{{pod}}"}),
+              {f"sum by (result) (rate(conclave_cache_requests_total{{{NS}}}{RATE}))": "{{result}}"}, stacked=True, width=6),
+        graph("Dropped answers", "By reason: evicted (others were asked for more often), rejected (what is there is asked for more often: never kept), expired.",
+              "ops", {f"sum by (reason) (rate(conclave_cache_dropped_total{{{NS}}}{RATE}))": "{{reason}}"}, stacked=True, width=6),
+        graph("Memory of the caches", "Memory of the kept answers.", "bytes", {f"sum by (pod) (conclave_cache_bytes{{{NS}}})": "{{pod}}"}, width=6),
         graph("Tokens that were not computed", "Tokens of kept answers, of all tokens sent to clients.", "short",
               {f'sum(rate(conclave_tenant_tokens_total{{{NS},kind="cached"}}{RATE}))': "cached tokens/s",
-               f"sum(rate(conclave_generated_tokens_total{{{NS}}}{RATE}))": "all tokens/s"}),
+               f"sum(rate(conclave_generated_tokens_total{{{NS}}}{RATE}))": "all tokens/s"}, width=6),
     ]
 
 
