@@ -189,7 +189,6 @@ StepPlan Scheduler::Plan() {
   const bool alone = urgent_ && plan.sequences.back().sequence->request.qos == QosClass::kRealtime;
   plan.undisturbed = alone && alone_steps_ >= kSettlingSteps;
   alone_steps_ = alone ? alone_steps_ + 1 : 0;
-  plan.predicted_ms = PredictMs(plan.shape);
   return plan;
 }
 

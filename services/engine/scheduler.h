@@ -37,6 +37,8 @@
 namespace conclave::engine {
 
 struct SchedulerOptions {
+  // Predicted length of a step into which prefill is cut. A step with realtime rows is cut by what
+  // these take alone instead: others stretch it by a tenth, one in 256 to four times that.
   double step_budget_ms = 50;
   int32_t max_batch = 256;         // sequences running at once
   int32_t max_waiting = 1024;      // sequences queued beside those
@@ -57,7 +59,6 @@ struct PlannedSequence {
 struct StepPlan {
   std::vector<PlannedSequence> sequences;
   StepShape shape;
-  double predicted_ms = 0;
   bool undisturbed = false;  // every row is a realtime one, and was in the steps before
 };
 

@@ -309,7 +309,7 @@ void AllOptions::Bind(Settings& s) {
         "longest prompt and output together, tokens; 0: what the model allows and memory fits");
   s.Add("engine", "kv_memory", &engine.kv_memory, "KV cache, bytes; auto: what fits");
   s.Add("engine", "step_budget_ms", &engine.step_budget_ms,
-        "predicted length of a step, into which prefill is cut, ms");
+        "predicted length of a step without realtime rows, into which prefill is cut, ms");
   s.Add("engine", "max_batch", &engine.max_batch, "sequences running at once");
   s.Add("engine", "max_waiting", &engine.max_waiting, "sequences queued, more are refused");
   s.Add("engine", "missing_expert_wait_ms", &engine.missing_expert_wait_ms,

@@ -90,8 +90,10 @@ struct EngineOptions : MemberOptions {
 
   std::string experts = "remote";  // remote: expert workers; local: in this process
   int64_t context = 0;  // longest prompt + output, tokens; 0: what the model allows and memory fits
-  ByteSize kv_memory{0};       // KV cache; 0: what fits
-  double step_budget_ms = 50;  // predicted length of a step into which prefill is cut
+  ByteSize kv_memory{0};  // KV cache; 0: what fits
+  // Predicted length of a step into which prefill is cut. A step with realtime rows is cut by what
+  // these take alone instead: others stretch it by a tenth, one in 256 to four times that.
+  double step_budget_ms = 50;
   int32_t max_batch = 256;     // sequences running at once
   int32_t max_waiting = 1024;  // sequences queued before new ones are refused
   int32_t missing_expert_wait_ms =

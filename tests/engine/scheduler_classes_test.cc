@@ -105,7 +105,7 @@ UrgentRun RunUrgent(SchedulerFixture& f, int num_steps) {
   UrgentRun run;
   for (int step = 0; step < num_steps; ++step) {
     for (const auto& [id, tokens] : f.Step(7, &run.plans.emplace_back())) run.rows[id] += tokens;
-    run.step_ms.push_back(run.plans.back().predicted_ms);
+    run.step_ms.push_back(f.step_times.any.PredictMs(run.plans.back().shape));
   }
   std::sort(run.step_ms.begin(), run.step_ms.end());
   EXPECT_EQ(run.rows[1], num_steps);

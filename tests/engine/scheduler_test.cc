@@ -59,7 +59,7 @@ TEST(Scheduler, MixesDecodeRowsAndPrefillInOneBudget) {
   ASSERT_TRUE(f.scheduler.Add(f.Request(3, 100, 50)).ok());
   EXPECT_THAT(f.Step(), ElementsAre(Pair(1, 1), Pair(2, 85)));
   const StepPlan plan = f.scheduler.Plan();
-  EXPECT_LE(plan.predicted_ms, 10.0 + 1e-9);
+  EXPECT_LE(f.step_times.any.PredictMs(plan.shape), 10.0 + 1e-9);
   ASSERT_EQ(plan.sequences.size(), 3u);
   EXPECT_EQ(plan.sequences[1].num_tokens, 15);
   EXPECT_TRUE(plan.sequences[1].samples);
