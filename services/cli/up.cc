@@ -9,10 +9,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <optional>
-#include <random>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
@@ -25,6 +25,7 @@
 #include "services/cli/table.h"
 #include "shared/base/json_file.h"
 #include "shared/base/limits.h"
+#include "shared/base/random_bytes.h"
 #include "shared/base/status_macros.h"
 #include "shared/weights/checkpoint.h"
 
@@ -38,7 +39,7 @@ constexpr size_t kLongHint = 20;
 constexpr int kPollMs = 50;
 // Of a start with --auto-ports, each with other ports.
 constexpr int kMostAttempts = 8;
-constexpr int kLongestWaitMs = 1000;
+constexpr uint32_t kLongestWaitMs = 1000;
 
 std::string ProgramsDir() {
   std::error_code error;
@@ -248,9 +249,9 @@ int UpCommand::RunHere(const Context& context, const ClusterPlan& first_plan, Re
     if (!absl::IsAlreadyExists(status) || !context.options.up.auto_ports) break;
     supervisor->Stop();
     // Two that start at the same time shall not meet again.
-    std::uniform_int_distribution<int> wait_ms(0, kLongestWaitMs);
-    std::random_device random;
-    if (signals.WaitFor(std::chrono::milliseconds(wait_ms(random)))) {
+    uint32_t random = 0;
+    FillRandom(&random, sizeof(random));
+    if (signals.WaitFor(std::chrono::milliseconds(random % kLongestWaitMs))) {
       status = absl::CancelledError("interrupted while starting");
       break;
     }

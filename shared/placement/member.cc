@@ -3,14 +3,15 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <random>
 #include <thread>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "conclave/v1/placement.grpc.pb.h"
 #include "shared/base/log.h"
 #include "shared/base/mutex.h"
+#include "shared/base/random_bytes.h"
 #include "shared/base/status_macros.h"
 #include "shared/base/thread_name.h"
 #include "shared/base/version.h"
@@ -28,10 +29,7 @@ constexpr std::chrono::milliseconds kLeaveTimeout{1000};
 // Between attempts while another cluster's controller listens where this member's did.
 constexpr std::chrono::milliseconds kOtherClusterDelay{1000};
 
-std::string DrawIncarnation() {
-  std::random_device device;
-  return absl::StrCat(absl::Hex(device(), absl::kZeroPad8), absl::Hex(device(), absl::kZeroPad8));
-}
+std::string DrawIncarnation() { return absl::BytesToHexString(RandomBytes(8)); }
 
 std::string HostName() {
   char name[256] = {};

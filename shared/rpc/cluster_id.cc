@@ -1,9 +1,10 @@
 #include "shared/rpc/cluster_id.h"
 
-#include <random>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "shared/base/random_bytes.h"
 #include "shared/rpc/status.h"
 
 namespace conclave::rpc {
@@ -66,9 +67,6 @@ grpc::Status ClusterId::Check(const grpc::ServerContextBase& context) const {
 
 bool IsOtherCluster(const absl::Status& status) { return DetailsOf(status).reason == kReason; }
 
-std::string DrawClusterId() {
-  std::random_device device;
-  return absl::StrCat(absl::Hex(device(), absl::kZeroPad8), absl::Hex(device(), absl::kZeroPad8));
-}
+std::string DrawClusterId() { return absl::BytesToHexString(RandomBytes(8)); }
 
 }  // namespace conclave::rpc
