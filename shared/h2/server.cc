@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "shared/base/limits.h"
 #include "shared/base/mutex.h"
 #include "shared/base/status_macros.h"
 #include "shared/base/thread_name.h"
@@ -34,7 +35,7 @@ constexpr auto kEndPatience = std::chrono::seconds(5);
 
 size_t NumThreads(int32_t wanted) {
   if (wanted > 0) return static_cast<size_t>(wanted);
-  return std::clamp<size_t>(std::thread::hardware_concurrency() / 2, 1, 4);
+  return std::clamp<size_t>(static_cast<size_t>(ReadCpuLimit().cores) / 2, 1, 4);
 }
 
 Methods Registered(const std::vector<Service>& services) {
