@@ -10,6 +10,8 @@
 #include <fstream>
 #include <thread>
 
+#include "tests/support/wait.h"
+
 namespace conclave::cli {
 namespace {
 
@@ -30,13 +32,9 @@ class ChildProcessTest : public ::testing::Test {
   }
 
   static ChildEnd Wait(pid_t pid) {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    while (std::chrono::steady_clock::now() < deadline) {
-      if (const auto end = PollChild(pid)) return *end;
-      std::this_thread::yield();
-    }
-    ADD_FAILURE() << "the child did not end";
-    return {};
+    std::optional<ChildEnd> end;
+    EXPECT_TRUE(testing::WaitFor([&] { return (end = PollChild(pid)).has_value(); }));
+    return end.value_or(ChildEnd{});
   }
 
   const std::string log_;

@@ -16,22 +16,15 @@
 #include "shared/base/json_file.h"
 #include "tests/controller/lease_server.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/wait.h"
 
 namespace conclave::controller {
 namespace {
 
+using conclave::testing::WaitFor;
 using ::testing::HasSubstr;
 
 constexpr char kName[] = "conclave-controller";
-
-bool WaitFor(const std::function<bool()>& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  return true;
-}
 
 // conclave-controller in a pod of its own.
 class Pod {

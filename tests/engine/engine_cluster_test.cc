@@ -18,21 +18,23 @@
 #include "shared/rpc/server.h"
 #include "tests/engine/golden_engine.h"
 #include "tests/engine/test_gateway.h"
+#include "tests/support/wait.h"
 
 namespace conclave::engine {
 namespace {
 
+using conclave::testing::WaitFor;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-using testing::AllOf;
-using testing::HasSubstr;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
-class EngineClusterTest : public testing::Test {
+class EngineClusterTest : public ::testing::Test {
  protected:
   EngineClusterTest()
-      : state_dir_(std::filesystem::path(testing::TempDir()) /
+      : state_dir_(std::filesystem::path(::testing::TempDir()) /
                    ("engine_cluster_" + std::to_string(::getpid()) + "_" +
-                    testing::UnitTest::GetInstance()->current_test_info()->name())) {
+                    ::testing::UnitTest::GetInstance()->current_test_info()->name())) {
     controller::ControllerService::Options options;
     options.cluster.lease = milliseconds(1000);
     options.report_period = milliseconds(100);
@@ -73,12 +75,8 @@ class EngineClusterTest : public testing::Test {
     auto engine = Engine::Start(common_, options);
     ASSERT_TRUE(engine.ok()) << engine.status();
     engine_ = *std::move(engine);
-    const auto deadline = std::chrono::steady_clock::now() + seconds(60);
-    while (!engine_->ready()) {
-      ASSERT_TRUE(engine_->Failure().ok()) << engine_->Failure();
-      ASSERT_LT(std::chrono::steady_clock::now(), deadline);
-      std::this_thread::sleep_for(milliseconds(10));
-    }
+    EXPECT_TRUE(WaitFor([&] { return engine_->ready() || !engine_->Failure().ok(); }));
+    ASSERT_TRUE(engine_->Failure().ok()) << engine_->Failure();
   }
 
   v1::EngineCommand StartOf(uint64_t id, size_t prompt, int64_t max_tokens) {

@@ -13,25 +13,27 @@
 #include "gtest/gtest.h"
 #include "tests/engine/golden_engine.h"
 #include "tests/engine/test_gateway.h"
+#include "tests/support/wait.h"
 
 namespace conclave::engine {
 namespace {
 
+using conclave::testing::WaitFor;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-using testing::HasSubstr;
-using testing::MatchesRegex;
+using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
 
-class EngineTest : public testing::Test {
+class EngineTest : public ::testing::Test {
  protected:
   EngineTest() {
     common_.model = std::string(CONCLAVE_SOURCE_DIR) + "/tests/golden/deepseek_v3";
     common_.numerics = "f32";
     common_.served_name = "tiny";
     common_.controller = "127.0.0.1:1";  // nobody
-    state_dir_ = std::filesystem::path(testing::TempDir()) /
+    state_dir_ = std::filesystem::path(::testing::TempDir()) /
                  ("engine_test_" + std::to_string(::getpid()) + "_" +
-                  testing::UnitTest::GetInstance()->current_test_info()->name());
+                  ::testing::UnitTest::GetInstance()->current_test_info()->name());
     common_.state_dir = state_dir_;
     options_.listen = "127.0.0.1:0";
     options_.ops_listen = "127.0.0.1:0";
@@ -41,20 +43,11 @@ class EngineTest : public testing::Test {
   }
   ~EngineTest() override { std::filesystem::remove_all(state_dir_); }
 
-  // Until `condition`, or a failure of the test after a long time.
-  static void WaitFor(const std::function<bool()>& condition) {
-    const auto deadline = std::chrono::steady_clock::now() + seconds(30);
-    while (!condition()) {
-      ASSERT_LT(std::chrono::steady_clock::now(), deadline);
-      std::this_thread::sleep_for(milliseconds(5));
-    }
-  }
-
   std::unique_ptr<Engine> StartReady() {
     auto engine = Engine::Start(common_, options_);
     EXPECT_TRUE(engine.ok()) << engine.status();
     if (!engine.ok()) return nullptr;
-    WaitFor([&] { return (*engine)->ready() || !(*engine)->Failure().ok(); });
+    EXPECT_TRUE(WaitFor([&] { return (*engine)->ready() || !(*engine)->Failure().ok(); }));
     EXPECT_TRUE((*engine)->Failure().ok()) << (*engine)->Failure();
     return *std::move(engine);
   }
@@ -83,7 +76,7 @@ TEST_F(EngineTest, LoadsServesAndDrains) {
   gateway.Write(running);
   while (gateway.told[2].ids.empty()) ASSERT_TRUE(gateway.Read());
   std::thread drain([&] { engine->Drain(seconds(30)); });
-  WaitFor([&] { return !engine->ready(); });
+  EXPECT_TRUE(WaitFor([&] { return !engine->ready(); }));
   uint64_t id = 3;
   do {  // draining begins a moment after the engine stops being ready
     gateway.Write(Gateway::StartOf(engine->fingerprint(), id, model_.Prompt(1), 1));
@@ -124,7 +117,7 @@ TEST_F(EngineTest, LoadingFailsByNameWhenTheCacheCannotHoldTheContext) {
   options_.kv_memory.bytes = 4096;
   auto engine = Engine::Start(common_, options_);
   ASSERT_TRUE(engine.ok()) << engine.status();
-  WaitFor([&] { return !(*engine)->Failure().ok(); });
+  EXPECT_TRUE(WaitFor([&] { return !(*engine)->Failure().ok(); }));
   EXPECT_THAT(std::string((*engine)->Failure().message()),
               AllOf(HasSubstr("512"), HasSubstr("kv_memory")));
   EXPECT_FALSE((*engine)->ready());

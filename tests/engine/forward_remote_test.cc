@@ -13,6 +13,7 @@
 #include "services/engine/dispatch/remote_dispatch.h"
 #include "tests/expert/served_experts.h"
 #include "tests/support/invariance.h"
+#include "tests/support/wait.h"
 
 namespace conclave::testing {
 namespace {
@@ -57,11 +58,7 @@ class Workers {
            .registry = &registry_});
       EXPECT_TRUE(dispatch.ok()) << dispatch.status();
       (*dispatch)->Apply(topology_);
-      const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-      while (!(*dispatch)->Missing().empty() && std::chrono::steady_clock::now() < deadline) {
-        std::this_thread::yield();
-      }
-      EXPECT_TRUE((*dispatch)->Missing().empty());
+      EXPECT_TRUE(conclave::testing::WaitFor([&] { return (*dispatch)->Missing().empty(); }));
       return *std::move(dispatch);
     };
   }

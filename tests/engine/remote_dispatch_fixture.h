@@ -16,9 +16,11 @@
 #include "services/engine/dispatch/remote_dispatch.h"
 #include "tests/expert/scripted_worker.h"
 #include "tests/expert/served_experts.h"
+#include "tests/support/wait.h"
 
 namespace conclave::engine {
 
+using conclave::testing::WaitFor;
 using expert::ScriptedWorker;
 using expert::ServedExperts;
 using placement::ExpertKey;
@@ -97,12 +99,7 @@ class RemoteDispatchFixture : public ::testing::Test {
   // Waits until exactly so many experts are missing.
   static bool WaitForMissing(const RemoteDispatch& dispatch, size_t count,
                              milliseconds timeout = milliseconds(5000)) {
-    const auto deadline = std::chrono::steady_clock::now() + timeout;
-    while (dispatch.Missing().size() != count) {
-      if (std::chrono::steady_clock::now() > deadline) return false;
-      std::this_thread::sleep_for(milliseconds(1));
-    }
-    return true;
+    return WaitFor([&] { return dispatch.Missing().size() == count; }, timeout);
   }
 
   // Calls until every worker has had a frame: from then on the dispatch is connected to all of

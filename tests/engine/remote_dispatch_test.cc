@@ -215,10 +215,7 @@ TEST_F(RemoteDispatchTest, AFrozenWorkerFailsItsRowsByTheDeadlineAndIsDisconnect
               HasSubstr("layer 1 expert " + std::to_string(memory->expert_ids[0]) +
                         ": expert-0 did not answer within 300 ms"));
   // Its stream is broken, so that it forgets the frame, and a new one is opened.
-  const auto deadline = std::chrono::steady_clock::now() + milliseconds(5000);
-  while (worker.num_streams() < 2 && std::chrono::steady_clock::now() < deadline)
-    std::this_thread::sleep_for(milliseconds(1));
-  EXPECT_GE(worker.num_streams(), 2);
+  EXPECT_TRUE(WaitFor([&] { return worker.num_streams() >= 2; }));
   EXPECT_GE(worker.num_cancelled(), 1);
 }
 

@@ -17,9 +17,11 @@
 #include "shared/rpc/server.h"
 #include "tests/expert/served_experts.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/wait.h"
 
 namespace conclave::expert {
 
+using conclave::testing::WaitFor;
 using std::chrono::milliseconds;
 
 // A real controller that can be ended and started again on its port.
@@ -110,15 +112,6 @@ class Engine {
   std::unique_ptr<engine::RemoteDispatch> dispatch_;
   std::unique_ptr<placement::Membership> membership_;
 };
-
-inline bool WaitFor(const std::function<bool()>& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(milliseconds(1));
-  }
-  return true;
-}
 
 class WorkerTest : public ::testing::Test {
  protected:

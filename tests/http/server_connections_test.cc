@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "tests/http/server_fixture.h"
+#include "tests/support/wait.h"
 
 namespace conclave::http {
 namespace {
@@ -15,12 +16,7 @@ using std::chrono::seconds;
 class ServerConnectionsTest : public ServerTest {
  protected:
   bool WaitForConnections(int32_t count) {
-    const auto deadline = std::chrono::steady_clock::now() + seconds(10);
-    while (server_->num_connections() != count) {
-      if (std::chrono::steady_clock::now() > deadline) return false;
-      std::this_thread::yield();
-    }
-    return true;
+    return conclave::testing::WaitFor([&] { return server_->num_connections() == count; });
   }
 };
 

@@ -31,7 +31,7 @@ inline void Text(const std::shared_ptr<Exchange>& exchange, std::string body) {
 
 // A server with an echo, a handler that hands its exchange to the test, and the options a test
 // wants.
-class ServerTest : public testing::Test {
+class ServerTest : public ::testing::Test {
  protected:
   void Start(ServerOptions options = {}) {
     options.listen = "127.0.0.1:0";

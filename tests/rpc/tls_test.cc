@@ -11,6 +11,7 @@
 #include "tests/rpc/probe_service.h"
 #include "tests/support/authority.h"
 #include "tests/support/tls_client.h"
+#include "tests/support/wait.h"
 
 namespace conclave::rpc {
 namespace {
@@ -105,11 +106,8 @@ TEST_F(TlsTest, RenewedCertificatesAreForNewConnectionsAndOldOnesLiveOn) {
   const TlsClient::Options options = {.files = files, .protocols = "\x02h2"};
   const long serial = TlsClient(server_->address(), options).serial();
   credentials->Update(*tls::ReadCertificates(authority_.Issue(dir_.path(), "server")));
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  while (TlsClient(server_->address(), options).serial() == serial) {
-    ASSERT_LT(std::chrono::steady_clock::now(), deadline);
-    std::this_thread::yield();
-  }
+  ASSERT_TRUE(
+      testing::WaitFor([&] { return TlsClient(server_->address(), options).serial() != serial; }));
   EXPECT_TRUE(CallOn(lasting).ok());
   EXPECT_EQ(service_.num_peers(), 1u);  // the same connection
 }
