@@ -19,6 +19,7 @@ class SessionCall final : public h2::ServerCall {
       : frontend_(frontend), origin_(OriginOfAll(std::move(origin))) {}
 
   void OnMessage(std::string_view bytes) override {
+    if (!known_ && !MeetClient()) return;
     v1::SessionRequest message;
     const absl::Status parsed = ParseWire(bytes, &message);
     if (!parsed.ok()) {
@@ -92,6 +93,16 @@ class SessionCall final : public h2::ServerCall {
     return std::make_shared<const CallOrigin>(std::move(origin));
   }
 
+  // False: nobody that has a key, and none can come later: the call is ended, so that no stranger
+  // keeps one open.
+  bool MeetClient() {
+    const absl::Status who = frontend_->Authenticate(origin_->authorization).status();
+    known_ = who.ok();
+    if (known_) return true;
+    frontend_->RecordRequest("grpc", "", who);
+    Finish(who);
+    return false;
+  }
   // `message_bytes`: of the message that it is a part of.
   void Take(v1::SessionRequest* action, size_t message_bytes) {
     if (action->has_generate()) {
@@ -126,6 +137,7 @@ class SessionCall final : public h2::ServerCall {
 
   Frontend* const frontend_;
   const std::shared_ptr<const CallOrigin> origin_;
+  bool known_ = false;  // the client has shown a key; I/O thread only
   Mutex mutex_;
   std::map<std::string, Request> requests_ GUARDED_BY(mutex_);  // running, or on their way
   bool reading_ended_ GUARDED_BY(mutex_) = false;

@@ -1,4 +1,5 @@
-// InferenceService.Session: many generations on one stream.
+// InferenceService.Session: many generations on one stream. It ends at its first message if the
+// client has no good key; what goes wrong later ends one generation.
 #pragma once
 
 #include <memory>

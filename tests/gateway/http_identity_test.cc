@@ -95,6 +95,49 @@ TEST_F(HttpIdentityTest, AKeyOpensEverything) {
   EXPECT_EQ(Complete("cv-wrong", &answer).error_code(), grpc::StatusCode::UNAUTHENTICATED);
 }
 
+TEST_F(HttpIdentityTest, ASessionWithoutAKeyEndsAtItsFirstMessage) {
+  StartWithKeys();
+  const auto stub = v1::InferenceService::NewStub(
+      grpc::CreateChannel(rig_->grpc_address(), grpc::InsecureChannelCredentials()));
+  for (const char* const key : {"", "Bearer cv-wrong"}) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+    if (*key) context.AddMetadata("authorization", key);
+    const auto session = stub->Session(&context);
+    ASSERT_TRUE(session->Write(v1::SessionRequest()));  // and the client does not close
+    v1::SessionEvent event;
+    EXPECT_FALSE(session->Read(&event)) << event.ShortDebugString();
+    EXPECT_EQ(session->Finish().error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  }
+  EXPECT_NE(rig_->registry.Expose().find(
+                R"(conclave_tenant_requests_total{code="UNAUTHENTICATED",tenant="none"} 2)"),
+            std::string::npos);
+}
+
+TEST_F(HttpIdentityTest, ASessionWithAKeyOutlivesItsFailures) {
+  const DrawnKey& key = Add("acme");
+  StartWithKeys();
+  const auto stub = v1::InferenceService::NewStub(
+      grpc::CreateChannel(rig_->grpc_address(), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  context.AddMetadata("authorization", "Bearer " + key.text);
+  const auto session = stub->Session(&context);
+  v1::SessionRequest message;
+  ASSERT_TRUE(session->Write(message));
+  message.mutable_generate()->set_request_id("good");
+  message.mutable_generate()->set_text("Once");
+  ASSERT_TRUE(session->Write(message));
+  session->WritesDone();
+  int failed = 0, done = 0;
+  for (v1::SessionEvent event; session->Read(&event);) {
+    failed += event.has_failed();
+    done += event.generate().has_usage();
+  }
+  EXPECT_TRUE(session->Finish().ok());
+  EXPECT_EQ(failed, 1);
+  EXPECT_EQ(done, 1);
+}
+
 TEST_F(HttpIdentityTest, LimitsAreToldAndKept) {
   DrawnKey& key = Add("acme");
   key.record.requests_per_minute = 2;
