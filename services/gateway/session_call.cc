@@ -114,7 +114,8 @@ class SessionCall final : public h2::ServerCall {
     }
   }
   void StartRequest(v1::GenerateRequest request, size_t message_bytes);
-  void Submit(const std::string& id, PreparedRequest prepared);
+  void Submit(const std::string& id, const std::shared_ptr<text::Interrupt>& interrupt,
+              PreparedRequest prepared);
   void CancelRequest(const std::string& id) {
     {
       MutexLock lock(mutex_);
@@ -211,9 +212,9 @@ void SessionCall::StartRequest(v1::GenerateRequest request, size_t message_bytes
                           .origin = origin_,
                           .interrupt = interrupt,
                           .done =
-                              [self, id](absl::StatusOr<PreparedRequest> prepared) {
+                              [self, id, interrupt](absl::StatusOr<PreparedRequest> prepared) {
                                 if (prepared.ok()) {
-                                  self->Submit(id, *std::move(prepared));
+                                  self->Submit(id, interrupt, *std::move(prepared));
                                   return;
                                 }
                                 self->Fail(id, prepared.status());
@@ -221,7 +222,8 @@ void SessionCall::StartRequest(v1::GenerateRequest request, size_t message_bytes
                               }});
 }
 
-void SessionCall::Submit(const std::string& id, PreparedRequest prepared) {
+void SessionCall::Submit(const std::string& id, const std::shared_ptr<text::Interrupt>& interrupt,
+                         PreparedRequest prepared) {
   auto sink = std::make_shared<SessionSink>(
       std::static_pointer_cast<SessionCall>(shared_from_this()), frontend_->model(), id);
   const uint64_t key = frontend_->Submit(std::move(prepared.admission),
@@ -231,9 +233,10 @@ void SessionCall::Submit(const std::string& id, PreparedRequest prepared) {
   {
     MutexLock lock(mutex_);
     const auto found = requests_.find(id);
-    if (found != requests_.end()) {  // else it is over already
+    // Else it is over already, and the id perhaps a later request's.
+    if (found != requests_.end() && found->second.interrupt == interrupt) {
       found->second.key = key;
-      cancelled = found->second.interrupt->reason() == text::Interrupt::Reason::kCancelled;
+      cancelled = interrupt->reason() == text::Interrupt::Reason::kCancelled;
     }
     gone = cancelled_;
   }
