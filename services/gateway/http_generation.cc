@@ -148,13 +148,14 @@ std::shared_ptr<HttpGenerations::Job> HttpGenerations::Admit(
   return nullptr;
 }
 
-void HttpGenerations::Refuse(const Job& job, const absl::Status& status) const {
+void HttpGenerations::Refuse(Job& job, const absl::Status& status) const {
   frontend_->RecordRequest(job.api, job.principal ? job.principal->tenant.name : "", status);
   http::Response response = FailureResponse(status);
   response.headers.emplace_back("x-request-id", job.id);
   for (auto& header : RateHeaders(job.principal.get(), frontend_->clock().Now())) {
     response.headers.push_back(std::move(header));
   }
+  job.admissions.clear();  // first: who is refused may come again at once
   job.exchange->Respond(std::move(response));
 }
 

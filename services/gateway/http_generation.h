@@ -33,7 +33,7 @@ class HttpGenerations : public std::enable_shared_from_this<HttpGenerations> {
 
   // Before the wait for a thread: who is one too many hears it at once. Null: refused.
   std::shared_ptr<Job> Admit(const std::shared_ptr<http::Exchange>& exchange, Endpoint endpoint);
-  void Refuse(const Job& job, const absl::Status& status) const;
+  void Refuse(Job& job, const absl::Status& status) const;
 
   // The steps of a job, in this order.
   absl::Status Parse(Job& job) EXCLUDES(mutex_);

@@ -4,6 +4,11 @@
 #include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <future>
+#include <map>
+#include <thread>
+
 #include "conclave/v1/inference.grpc.pb.h"
 #include "tests/gateway/http_api_fixture.h"
 
@@ -46,6 +51,19 @@ class GrpcPrepareTest : public HttpApiTest {
       request->set_text(text);
     }
     return message;
+  }
+  void Prepare(const v1::GenerateRequest& request,
+               std::function<void(absl::StatusOr<PreparedRequest>)> done) {
+    PrepareGrpc(&rig_->frontend(), {.bytes = request.ByteSizeLong(),
+                                    .message_bytes = request.ByteSizeLong(),
+                                    .parse =
+                                        [request](v1::GenerateRequest* parsed) {
+                                          *parsed = request;
+                                          return absl::OkStatus();
+                                        },
+                                    .origin = std::make_shared<const CallOrigin>(),
+                                    .interrupt = std::make_shared<text::Interrupt>(),
+                                    .done = std::move(done)});
   }
   // Which requests reached the engine, up to one that is sent now.
   std::vector<std::string> Started() {
@@ -126,21 +144,26 @@ TEST_F(GrpcPrepareTest, SmallMessagesAreEncodedWhereTheyArrive) {
   v1::GenerateRequest request;
   request.set_text(std::string(kQuickPromptBytes / 2, 'a'));
   std::thread::id thread;
-  PrepareGrpc(&rig_->frontend(), {.bytes = request.ByteSizeLong(),
-                                  .message_bytes = request.ByteSizeLong(),
-                                  .parse =
-                                      [&](v1::GenerateRequest* parsed) {
-                                        *parsed = request;
-                                        return absl::OkStatus();
-                                      },
-                                  .origin = std::make_shared<const CallOrigin>(),
-                                  .interrupt = std::make_shared<text::Interrupt>(),
-                                  .done =
-                                      [&](absl::StatusOr<PreparedRequest> prepared) {
-                                        EXPECT_TRUE(prepared.ok()) << prepared.status();
-                                        thread = std::this_thread::get_id();
-                                      }});
+  Prepare(request, [&](absl::StatusOr<PreparedRequest> prepared) {
+    EXPECT_TRUE(prepared.ok()) << prepared.status();
+    thread = std::this_thread::get_id();
+  });
   EXPECT_EQ(thread, std::this_thread::get_id());
+}
+
+TEST_F(GrpcPrepareTest, WhoIsRefusedHasNoPlaceAnyMore) {
+  Start();
+  for (const size_t bytes : {size_t{0}, kShortPromptBytes, 2 * kShortPromptBytes}) {
+    v1::GenerateRequest request;
+    request.set_text(std::string(bytes, 'a'));
+    request.mutable_sampling()->set_temperature(9);
+    std::promise<int32_t> running;
+    Prepare(request, [&](absl::StatusOr<PreparedRequest> prepared) {
+      EXPECT_TRUE(absl::IsInvalidArgument(prepared.status())) << prepared.status();
+      running.set_value(rig_->frontend().num_running());
+    });
+    EXPECT_EQ(running.get_future().get(), 0) << bytes;
+  }
 }
 
 }  // namespace
