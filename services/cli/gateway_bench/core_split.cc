@@ -30,7 +30,7 @@ absl::Status Use(int64_t pid, const cpu_set_t& cores) {
 
 }  // namespace
 
-CoreSplit::CoreSplit(const BenchCluster& cluster) {
+CoreSplit::CoreSplit(std::span<const ProcessState> cluster) {
   CPU_ZERO(&before_);
   sched_getaffinity(0, sizeof before_, &before_);
   const int cores = CPU_COUNT(&before_);
@@ -44,7 +44,7 @@ CoreSplit::CoreSplit(const BenchCluster& cluster) {
     if (!CPU_ISSET(core, &before_)) continue;
     CPU_SET(core, taken++ < engine_cores ? &of_engines : &of_others);
   }
-  for (const ProcessState& process : cluster.processes()) {
+  for (const ProcessState& process : cluster) {
     const bool computes = process.kind == "engine" || process.kind == "expert";
     status_.Update(Use(process.pid, computes ? of_engines : of_others));
   }

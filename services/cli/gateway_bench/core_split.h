@@ -4,8 +4,10 @@
 
 #include <sched.h>
 
+#include <span>
+
 #include "absl/status/status.h"
-#include "services/cli/gateway_bench/bench_cluster.h"
+#include "services/cli/cluster_state.h"
 
 namespace conclave::cli {
 
@@ -13,7 +15,7 @@ class CoreSplit {
  public:
   // Engines and expert workers get the first half of the cores that this process may use. With one
   // core nothing is split. Threads that are there keep to their half, and so do those they make.
-  explicit CoreSplit(const BenchCluster& cluster);
+  explicit CoreSplit(std::span<const ProcessState> cluster);
   // This process may use all cores again.
   ~CoreSplit();
   CoreSplit(const CoreSplit&) = delete;

@@ -69,7 +69,7 @@ class Connection {
         {NGHTTP2_SETTINGS_ENABLE_PUSH, 0}};
     nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, settings, std::size(settings));
     nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, 0, kWindow);
-    if (!error) Read();
+    error ? Fail() : Read();
   }
   ~Connection() {
     nghttp2_session_del(session_);
@@ -78,6 +78,10 @@ class Connection {
   Connection(const Connection&) = delete;
 
   void Begin(const Request& request, SentDone done) {
+    if (ended_) {
+      done(absl::UnavailableError("the connection has ended"));
+      return;
+    }
     auto call = std::make_unique<Call>();
     call->request = &request;
     call->done = std::move(done);
@@ -101,7 +105,7 @@ class Connection {
 
   // Sends what was begun.
   void Flush() {
-    if (writing_) return;
+    if (writing_ || ended_) return;
     output_.clear();
     const uint8_t* data = nullptr;
     for (ssize_t size; (size = nghttp2_session_mem_send(session_, &data)) > 0;) {
@@ -160,6 +164,7 @@ class Connection {
     });
   }
   void Fail() {
+    ended_ = true;
     for (const auto& [id, call] : std::exchange(calls_, {})) {
       call->done(absl::UnavailableError("the connection has ended"));
     }
@@ -169,7 +174,7 @@ class Connection {
   nghttp2_session* session_ = nullptr;
   std::array<char, 64 << 10> input_;
   std::string output_;
-  bool writing_ = false;
+  bool writing_ = false, ended_ = false;
   std::unordered_map<int32_t, std::unique_ptr<Call>> calls_;
 };
 
@@ -197,6 +202,9 @@ class H2Sender::Loop {
     io_.stop();
     thread_.join();
     connections_.clear();
+    for (const SentDone& done : TakeWaiting()) {
+      done(absl::UnavailableError("the client has ended"));
+    }
   }
 
   void Send(SentDone done) EXCLUDES(mutex_) {
@@ -210,13 +218,12 @@ class H2Sender::Loop {
   }
 
  private:
-  void BeginWaiting() EXCLUDES(mutex_) {
-    std::vector<SentDone> waiting;
-    {
-      MutexLock lock(mutex_);
-      waiting.swap(waiting_);
-    }
-    for (SentDone& done : waiting) {
+  std::vector<SentDone> TakeWaiting() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return std::exchange(waiting_, {});
+  }
+  void BeginWaiting() {
+    for (SentDone& done : TakeWaiting()) {
       connections_[next_++ % connections_.size()]->Begin(request_, std::move(done));
     }
     for (const auto& connection : connections_) connection->Flush();
