@@ -115,7 +115,7 @@ absl::StatusOr<Frontend::Checked> Frontend::Check(const Principal& principal, Ge
   RETURN_IF_ERROR(MayUse(principal, model_->name(), *input.qos));
   input.tenant = principal.tenant;
   input.key_id = principal.key_id;
-  const std::optional<EngineIdentity> engine = identity();
+  const std::shared_ptr<const EngineIdentity> engine = identity();
   if (!engine) return NoEngine();
   Checked checked;
   checked.limit = principal.limit;
@@ -214,7 +214,7 @@ void Frontend::UpdateCluster(const placement::ClusterView& view) {
   Post([this, view] { ApplyCluster(view); });
 }
 
-std::optional<EngineIdentity> Frontend::identity() const {
+std::shared_ptr<const EngineIdentity> Frontend::identity() const {
   MutexLock lock(mutex_);
   return snapshot_.identity;
 }

@@ -105,8 +105,8 @@ class Frontend final : public EngineListener {
   // What /readyz says besides, though it hinders nothing; empty: nothing.
   void SetNote(std::string note);
   http::Readiness readiness() const;
-  // Identity of the engines connected now; nullopt: none.
-  std::optional<EngineIdentity> identity() const;
+  // Identity of the engines connected now; null: none.
+  std::shared_ptr<const EngineIdentity> identity() const;
   int32_t num_engines() const;
   int32_t num_running() const { return places_->taken(); }
   const TextModel& model() const { return *model_; }
@@ -135,7 +135,7 @@ class Frontend final : public EngineListener {
  private:
   // What other threads may ask about, kept up to date by the core thread.
   struct Snapshot {
-    std::optional<EngineIdentity> identity;
+    std::shared_ptr<const EngineIdentity> identity;
     int32_t num_engines = 0;
     std::vector<std::string> missing;
   };

@@ -23,9 +23,11 @@ http::Readiness Frontend::readiness() const {
 }
 
 void Frontend::RefreshSnapshot() {
-  Snapshot snapshot{.identity = engines_.CommonIdentity(),
-                    .num_engines = engines_.num_connected(),
-                    .missing = WhatIsMissing(engines_, options_.clock->Now())};
+  std::optional<EngineIdentity> identity = engines_.CommonIdentity();
+  Snapshot snapshot{
+      .identity = identity ? std::make_shared<const EngineIdentity>(*std::move(identity)) : nullptr,
+      .num_engines = engines_.num_connected(),
+      .missing = WhatIsMissing(engines_, options_.clock->Now())};
   MutexLock lock(mutex_);
   snapshot_ = std::move(snapshot);
 }

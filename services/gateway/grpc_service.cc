@@ -35,7 +35,7 @@ absl::Status TokenizeInto(const Frontend& frontend, const v1::TokenizeRequest& r
   ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                    frontend.model().Encode(prompt, {.interrupt = &interrupt}));
   response->mutable_ids()->Assign(ids.begin(), ids.end());
-  if (const std::optional<EngineIdentity> identity = frontend.identity()) {
+  if (const std::shared_ptr<const EngineIdentity> identity = frontend.identity()) {
     response->set_max_context(identity->context_tokens);
   }
   return absl::OkStatus();
@@ -95,7 +95,7 @@ class ListModelsCall final : public PrincipalCall {
     v1::ListModelsResponse answer;
     v1::ListModelsResponse::Model* const model = answer.add_models();
     model->set_name(frontend_->model().name());
-    if (const std::optional<EngineIdentity> identity = frontend_->identity()) {
+    if (const std::shared_ptr<const EngineIdentity> identity = frontend_->identity()) {
       model->set_fingerprint(identity->system_fingerprint);
       model->set_max_context(identity->context_tokens);
     }

@@ -69,7 +69,7 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
                          {"object", "model"},
                          {"created", created_},
                          {"owned_by", "conclave"}};
-    if (const std::optional<EngineIdentity> identity = frontend_->identity()) {
+    if (const std::shared_ptr<const EngineIdentity> identity = frontend_->identity()) {
       model["max_model_len"] = identity->context_tokens;
     }
     return model;
@@ -131,7 +131,7 @@ class HttpApi : public std::enable_shared_from_this<HttpApi> {
       return ids.status();
     }
     if (!ids.ok()) return rpc::InvalidField("prompt", std::string(ids.status().message()));
-    const std::optional<EngineIdentity> identity = frontend_->identity();
+    const std::shared_ptr<const EngineIdentity> identity = frontend_->identity();
     OrderedJson answer = {
         {"count", ids->size()},
         {"max_model_len", identity ? OrderedJson(identity->context_tokens) : OrderedJson(nullptr)},
