@@ -262,8 +262,8 @@ absl::StatusOr<CheckedRequest> CheckRequest(GenerationInput input, const TextMod
   return checked;
 }
 
-absl::Status SetPrompt(std::vector<int32_t> ids, const EngineLimits& limits,
-                       const FieldNames& names, Generation* generation) {
+absl::Status SetPrompt(SharedIds ids, const EngineLimits& limits, const FieldNames& names,
+                       Generation* generation) {
   const auto prompt_tokens = static_cast<int64_t>(ids.size());
   if (prompt_tokens == 0) return InvalidField(names.prompt, "is empty: give at least one token");
   if (prompt_tokens >= limits.context_tokens) {

@@ -53,8 +53,8 @@ absl::StatusOr<Generation> EncodePrompt(CheckedRequest checked, const TextModel&
                                         const EngineLimits& limits, const FieldNames& names,
                                         const text::Interrupt* interrupt);
 // For ids that are known already.
-absl::Status SetPrompt(std::vector<int32_t> ids, const EngineLimits& limits,
-                       const FieldNames& names, Generation* generation);
+absl::Status SetPrompt(SharedIds ids, const EngineLimits& limits, const FieldNames& names,
+                       Generation* generation);
 
 // NOT_FOUND (reason MODEL_NOT_FOUND) unless `name` is empty or the served one.
 absl::Status CheckModelName(const std::string& name, const TextModel& model);

@@ -34,7 +34,7 @@ struct EngineIdentity {
 // One choice of one request. `generated_ids` are those that another engine has already produced.
 struct SequenceStart {
   uint64_t sequence_id = 0;  // unique in this gateway
-  std::vector<int32_t> prompt_ids;
+  SharedIds prompt_ids;
   std::vector<int32_t> generated_ids;
   std::string fingerprint;
   uint64_t seed = 0;

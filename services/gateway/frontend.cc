@@ -146,7 +146,9 @@ absl::StatusOr<Generation> Frontend::Encode(Checked checked, const FieldNames& n
   absl::StatusOr<Generation> generation =
       kept ? std::move(checked.request.generation)
            : EncodePrompt(std::move(checked.request), *model_, checked.limits, names, interrupt);
-  if (!generation.ok() || !checked.limit) return generation;
+  if (!generation.ok()) return generation;
+  generation->definition_hash = DefinitionHash(*generation);
+  if (!checked.limit) return generation;
   ASSIGN_OR_RETURN(
       generation->reservation,
       TokenReservation::Make(checked.limit, MayCost(*generation, bounded), options_.clock->Now()));
@@ -193,7 +195,12 @@ void Frontend::ReplayAnswer(Admission admission, const Generation& generation,
   hit_metrics_.Count(record, answer.usage.completion_tokens, now);
   ChargeAndLogEnd(record, absl::OkStatus(), answer.usage.completion_tokens, "", now);
   Replay(answer,
-         StartOf(generation, answer.system_fingerprint, CacheStatus::kHit, *model_, signer_), sink);
+         StartOf(generation,
+                 {.seed = generation.seed,
+                  .system_fingerprint = answer.system_fingerprint,
+                  .cache = CacheStatus::kHit},
+                 *model_, signer_),
+         sink);
 }
 
 void Frontend::Abandon(uint64_t key) {

@@ -13,6 +13,7 @@
 #include <variant>
 #include <vector>
 
+#include "services/gateway/shared_ids.h"
 #include "shared/base/clock.h"
 #include "shared/base/qos_class.h"
 
@@ -118,7 +119,7 @@ struct Generation {
   std::string request_id;
   std::string model;        // served name
   std::string fingerprint;  // of the engines that it was checked for
-  std::vector<int32_t> prompt_ids;
+  SharedIds prompt_ids;
   Sampling sampling;
   uint64_t seed = 0;
   int32_t num_choices = 1;
@@ -131,6 +132,7 @@ struct Generation {
   std::string key_id;  // of the API key; empty: nobody has to show one
   CacheMode cache = CacheMode::kAuto;
   std::shared_ptr<TokenReservation> reservation;     // of its key's tokens; null: no limit
+  std::string definition_hash;                       // DefinitionHash of all this
   std::optional<CacheKey> cache_key;                 // where its answer is kept, if it may be
   std::shared_ptr<const RecordedGeneration> answer;  // the kept one: nothing is to be computed
   std::string traceparent;                           // W3C, or empty

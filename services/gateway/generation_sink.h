@@ -31,7 +31,7 @@ struct Started {
   std::string resume_token;  // 177 bytes, resume_token.h
   std::string model;
   std::string system_fingerprint;
-  std::vector<int32_t> prompt_ids;
+  SharedIds prompt_ids;
   CacheStatus cache = CacheStatus::kNone;
 };
 

@@ -2,11 +2,12 @@
 // count. No two different lists of values share an encoding.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
+#include <ranges>
 #include <string>
 #include <string_view>
 #include <type_traits>
-#include <vector>
 
 #include "shared/base/sha256.h"
 
@@ -25,10 +26,12 @@ class HashEncoder {
   }
   void Add(const std::string& text) { Add(std::string_view(text)); }
   void Add(const char* text) { Add(std::string_view(text)); }
-  template <typename T>
-  void Add(const std::vector<T>& values) {
+  template <typename Values>
+    requires std::ranges::sized_range<Values> &&
+             (!std::convertible_to<const Values&, std::string_view>)
+  void Add(const Values& values) {
     Add(static_cast<uint64_t>(values.size()));
-    for (const T& value : values) Add(value);
+    for (const auto& value : values) Add(value);
   }
 
   Sha256Digest Sha256() const { return conclave::Sha256(bytes_); }

@@ -83,7 +83,7 @@ class OpenAiAnswer : public std::enable_shared_from_this<OpenAiAnswer> {
   std::string event_ GUARDED_BY(mutex_);      // of a stream, while it is written
   uint64_t seed_ GUARDED_BY(mutex_) = 0;
   std::string resume_token_ GUARDED_BY(mutex_);
-  std::vector<int32_t> prompt_ids_ GUARDED_BY(mutex_);  // of the first prompt
+  SharedIds prompt_ids_ GUARDED_BY(mutex_);  // of the first prompt
   std::vector<ChoiceState> choices_ GUARDED_BY(mutex_);
   std::vector<uint64_t> keys_ GUARDED_BY(mutex_);
   Usage usage_ GUARDED_BY(mutex_);

@@ -149,21 +149,21 @@ void CountRequest(metrics::Registry& registry, const std::string& api, const std
   }
 }
 
-Started StartOf(const Generation& generation, const std::string& system_fingerprint,
-                CacheStatus cache, const TextModel& model, const ResumeTokenSigner& signer) {
+Started StartOf(const Generation& generation, const Beginning& beginning, const TextModel& model,
+                const ResumeTokenSigner& signer) {
   return {
       .request_id = generation.request_id,
-      .seed = generation.seed,
+      .seed = beginning.seed,
       .resume_token = signer.Sign({.tenant = generation.tenant.name,
-                                   .definition_hash = DefinitionHash(generation),
-                                   .seed = generation.seed,
+                                   .definition_hash = generation.definition_hash,
+                                   .seed = beginning.seed,
                                    .fingerprint = generation.fingerprint,
                                    .text_version = model.tokenizer()->version(),
                                    .expires_unix_s = UnixSeconds() + kResumeTokenLifetimeSeconds}),
       .model = generation.model,
-      .system_fingerprint = system_fingerprint,
+      .system_fingerprint = beginning.system_fingerprint,
       .prompt_ids = generation.prompt_ids,
-      .cache = cache};
+      .cache = beginning.cache};
 }
 
 }  // namespace conclave::gateway

@@ -47,8 +47,14 @@ void DeclareCounters(metrics::Registry& registry);
 void CountRequest(metrics::Registry& registry, const std::string& api, const std::string& tenant,
                   const absl::Status& status);
 
+// What a request's answer begins with beside what was asked for.
+struct Beginning {
+  uint64_t seed = 0;  // that is drawn from
+  const std::string& system_fingerprint;
+  CacheStatus cache = CacheStatus::kNone;
+};
 // How a request's answer begins.
-Started StartOf(const Generation& generation, const std::string& system_fingerprint,
-                CacheStatus cache, const TextModel& model, const ResumeTokenSigner& signer);
+Started StartOf(const Generation& generation, const Beginning& beginning, const TextModel& model,
+                const ResumeTokenSigner& signer);
 
 }  // namespace conclave::gateway

@@ -62,7 +62,11 @@ void RequestScheduler::Submit(uint64_t key, Generation generation, Admission adm
     return;
   }
   if (const std::optional<uint64_t> run = RunToJoin(generation)) {
-    Attach(key, *run, generation, std::move(admission), std::move(sink), CacheStatus::kJoined);
+    Attach(key, *run, generation,
+           {.system_fingerprint = identity->system_fingerprint,
+            .cache = CacheStatus::kJoined,
+            .admission = std::move(admission),
+            .sink = std::move(sink)});
     return;
   }
   if (const absl::Status late = CheckDeadline(generation, estimate_, clock_.Now()); !late.ok()) {
@@ -97,8 +101,11 @@ void RequestScheduler::Submit(uint64_t key, Generation generation, Admission adm
     }
   }
   if (record) runs_by_cache_key_[*generation.cache_key] = key;
-  Attach(key, key, generation, std::move(admission), std::move(sink),
-         record ? CacheStatus::kMiss : CacheStatus::kNone);
+  Attach(key, key, generation,
+         {.system_fingerprint = identity->system_fingerprint,
+          .cache = record ? CacheStatus::kMiss : CacheStatus::kNone,
+          .admission = std::move(admission),
+          .sink = std::move(sink)});
 }
 
 std::optional<uint64_t> RequestScheduler::RunToJoin(const Generation& generation) const {
@@ -122,22 +129,23 @@ std::optional<uint64_t> RequestScheduler::RunToJoin(const Generation& generation
 }
 
 void RequestScheduler::Attach(uint64_t key, uint64_t run_key, const Generation& generation,
-                              Admission admission, std::shared_ptr<GenerationSink> sink,
-                              CacheStatus cache) {
+                              Newcomer newcomer) {
   Run& run = runs_.at(run_key);
   // What the run draws is what all its listeners get; a greedy one draws nothing.
-  Generation shared = generation;
-  if (generation.sampling.temperature != 0) shared.seed = run.request->generation().seed;
-  const std::optional<EngineIdentity> identity = engines_.CommonIdentity();
-  const Started started = StartOf(shared, identity->system_fingerprint, cache, model_, signer_);
+  const bool draws = generation.sampling.temperature != 0;
+  const Started started = StartOf(generation,
+                                  {.seed = draws ? run.request->generation().seed : generation.seed,
+                                   .system_fingerprint = newcomer.system_fingerprint,
+                                   .cache = newcomer.cache},
+                                  model_, signer_);
   run.listeners.push_back(key);
   listeners_by_id_[{generation.tenant.name, generation.request_id}] = key;
   listeners_.emplace(key, Listener{.run = run_key,
-                                   .record = RequestRecord::Of(generation, cache),
+                                   .record = RequestRecord::Of(generation, newcomer.cache),
                                    .deadline = generation.deadline,
-                                   .admission = std::move(admission)});
+                                   .admission = std::move(newcomer.admission)});
   if (run_key == key) run.answer->OnStarted(started);
-  run.answer->Attach(key, std::move(sink), started);
+  run.answer->Attach(key, std::move(newcomer.sink), started);
   metrics_.prompt_tokens.Increment(static_cast<double>(started.prompt_ids.size()));
 }
 

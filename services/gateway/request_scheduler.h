@@ -104,8 +104,14 @@ class RequestScheduler {
 
   // A run that a request may share; nullopt: none.
   std::optional<uint64_t> RunToJoin(const Generation& generation) const;
-  void Attach(uint64_t key, uint64_t run_key, const Generation& generation, Admission admission,
-              std::shared_ptr<GenerationSink> sink, CacheStatus cache);
+  // Who begins to listen to a run.
+  struct Newcomer {
+    const std::string& system_fingerprint;  // of the engines
+    CacheStatus cache = CacheStatus::kNone;
+    Admission admission;
+    std::shared_ptr<GenerationSink> sink;
+  };
+  void Attach(uint64_t key, uint64_t run_key, const Generation& generation, Newcomer newcomer);
   // OK, or why the queue is no place for the run that was just put into it.
   absl::Status MayWait(uint64_t key, const Generation& generation);
   // Whether a run's time would be over before its answer is whole, while others wait.

@@ -60,6 +60,29 @@ TEST_F(FrontendTest, ARequestCarriesItsKeyToItsEnd) {
   EXPECT_NE(log.find("tenant=acme key=0123abcd"), std::string::npos) << log;
 }
 
+// Whoever resumes repeats the definition: a kept answer's request has the same as the first one's.
+TEST_F(FrontendTest, ARequestHasItsDefinitionsHash) {
+  Start();
+  std::vector<std::string> hashes;
+  for (int i = 0; i < 2; ++i) {
+    GenerationInput input;
+    input.api = "chat";
+    input.prompt = TokenPromptInput{.ids = {5, 6, 7}};
+    input.sampling.temperature = 0;
+    auto generation =
+        rig_->frontend().Prepare(Principal(), std::move(input), FieldNames(), nullptr);
+    ASSERT_TRUE(generation.ok()) << generation.status();
+    EXPECT_EQ(generation->answer != nullptr, i == 1);
+    EXPECT_EQ(generation->definition_hash, DefinitionHash(*generation));
+    hashes.push_back(generation->definition_hash);
+    const auto sink = std::make_shared<EndSink>();
+    Submit(sink);
+    EXPECT_EQ(sink->End(), i == 0 ? CacheStatus::kMiss : CacheStatus::kHit);
+  }
+  EXPECT_EQ(hashes[0].size(), 32U);
+  EXPECT_EQ(hashes[0], hashes[1]);
+}
+
 TEST_F(FrontendTest, AKeptAnswerIsOverBeforeItHasAKey) {
   Start();
   const auto first = std::make_shared<EndSink>();

@@ -93,7 +93,7 @@ class RequestSchedulerTest : public testing::Test {
     generation.request_id = ask.id.empty() ? "r" + std::to_string(next_key_) : ask.id;
     generation.model = "tales";
     generation.fingerprint = ask.fingerprint;
-    generation.prompt_ids.assign(static_cast<size_t>(ask.prompt), 5);
+    generation.prompt_ids = std::vector<int32_t>(static_cast<size_t>(ask.prompt), 5);
     generation.num_choices = ask.choices;
     generation.max_tokens = ask.answer;
     generation.qos = ask.qos;
@@ -105,6 +105,7 @@ class RequestSchedulerTest : public testing::Test {
       generation.cache_key->fill(static_cast<uint8_t>(ask.cache_key));
     }
     if (ask.timeout) generation.deadline = clock_.Now() + *ask.timeout;
+    generation.definition_hash = DefinitionHash(generation);
     auto heard = std::make_shared<Heard>();
     last_key_ = next_key_++;
     scheduler_->Submit(last_key_, std::move(generation), nullptr,

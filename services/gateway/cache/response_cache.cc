@@ -40,7 +40,7 @@ size_t BytesOf(const std::vector<T>& values) {
 
 size_t RecordedGeneration::bytes() const {
   size_t total =
-      sizeof *this + system_fingerprint.capacity() + BytesOf(prompt_ids) + BytesOf(choices);
+      sizeof *this + system_fingerprint.capacity() + prompt_ids.bytes() + BytesOf(choices);
   for (const RecordedChoice& choice : choices) {
     total += BytesOf(choice.ids) + choice.text.capacity() + BytesOf(choice.logprobs) +
              choice.stop.capacity() + choice.last_text.capacity() + BytesOf(choice.counted_ids);

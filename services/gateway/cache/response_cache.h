@@ -39,7 +39,7 @@ struct RecordedChoice {
 struct RecordedGeneration {
   uint64_t seed = 0;
   std::string system_fingerprint;
-  std::vector<int32_t> prompt_ids;
+  SharedIds prompt_ids;
   std::vector<RecordedChoice> choices;
   Usage usage;
 
