@@ -89,7 +89,7 @@ absl::StatusOr<ApiTls> StartApiTls(const tls::CertificateFiles& files,
 }
 
 // gRPC connections carry many calls each: so many fewer of them are taken than of HTTP's.
-constexpr int32_t kHttpPerGrpc = 8;
+constexpr int32_t kHttpPerGrpc = 16;
 
 // As many as are asked for and the limit of open files allows.
 int32_t MostConnections(int32_t wanted) {

@@ -57,20 +57,19 @@ void Connection::Start() {
 }
 
 void Connection::WaitReadable() {
-  if (waits_readable_ || !stream_.open()) return;
-  waits_readable_ = true;
-  stream_.socket().async_wait(Wait::wait_read, [self = shared_from_this()](error_code error) {
-    self->waits_readable_ = false;
-    if (!error) self->OnReadable();
-  });
+  Await(Wait::wait_read, &waits_readable_, &Connection::OnReadable);
 }
 
 void Connection::WaitWritable() {
-  if (waits_writable_ || !stream_.open()) return;
-  waits_writable_ = true;
-  stream_.socket().async_wait(Wait::wait_write, [self = shared_from_this()](error_code error) {
-    self->waits_writable_ = false;
-    if (!error) self->OnWritable();
+  Await(Wait::wait_write, &waits_writable_, &Connection::OnWritable);
+}
+
+void Connection::Await(Wait::wait_type what, bool* waits, void (Connection::*then)()) {
+  if (*waits || !stream_.open()) return;
+  *waits = true;
+  stream_.socket().async_wait(what, [self = shared_from_this(), waits, then](error_code error) {
+    *waits = false;
+    if (!error) ((*self).*then)();
   });
 }
 
@@ -203,7 +202,10 @@ void Connection::CheckKeepalive() {
 void Connection::Flush() {
   const auto self = shared_from_this();
   // Calls are looked after also while the client takes nothing.
-  if (!output_.empty() && phase_ == Phase::kOpen) session_->TakeWritten();
+  if (!output_.empty() && phase_ == Phase::kOpen && !session_->Wait()) {
+    Close();
+    return;
+  }
   while (output_.empty() && phase_ == Phase::kOpen) {
     std::string& output = thread_->output;
     output.clear();
@@ -217,6 +219,11 @@ void Connection::Flush() {
       output_.assign(output, written);
       thread_->timers.Set(&write_timer_, Now() + options_.write_timeout, [this] { Close(); });
       WaitWritable();
+      output_room_ = std::make_unique<net::Room::Holder>(&thread_->untaken, [this] {
+        // Its own session may be what wants the room.
+        boost::asio::post(*thread_->io, [self = shared_from_this()] { self->Close(); });
+      });
+      if (!output_room_->Hold(output_.size())) Close();
     }
   }
   if (phase_ == Phase::kOpen && output_.empty() && session_->finished()) BeginLinger();
@@ -242,7 +249,9 @@ void Connection::OnWritable() {
     return;
   }
   std::string().swap(output_);
+  output_room_.reset();
   write_timer_.Cancel();
+  if (phase_ == Phase::kLinger) stream_.EndWriting();
   if (phase_ == Phase::kOpen) {
     outlet_->Attend(true);
     Flush();
@@ -286,7 +295,7 @@ void Connection::BeginLinger() {
   session_.reset();
   age_timer_.Cancel();
   keepalive_timer_.Cancel();
-  stream_.EndWriting();
+  if (output_.empty()) stream_.EndWriting();  // else when it has been written
   thread_->timers.Set(&phase_timer_, Now() + kLinger, [this] { Close(); });
 }
 
@@ -301,10 +310,8 @@ void Connection::Close() {
   outlet_->Close();
   session_.reset();
   // The caller may still be one of its own methods.
-  boost::asio::post(*thread_->io, [self = shared_from_this()] {
-    self->thread_->connections.erase(self.get());
-    self->thread_->closed();
-  });
+  boost::asio::post(*thread_->io, [self = shared_from_this()] { self->thread_->closed(); });
+  thread_->connections.erase(this);
 }
 
 }  // namespace conclave::h2

@@ -38,6 +38,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   void WaitReadable();
   void WaitWritable();
+  void Await(boost::asio::posix::stream_descriptor::wait_type what, bool* waits,
+             void (Connection::*then)());
   void OnReadable();
   void OnWritable();
   void StepHandshake();
@@ -62,7 +64,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::unique_ptr<Session> session_;  // from the preface on
   std::string output_;                // that the socket has not taken yet
   bool waits_readable_ = false, waits_writable_ = false, greeted_ = false;
-  std::unique_ptr<net::Room::Holder> handshake_room_;
+  std::unique_ptr<net::Room::Holder> handshake_room_, output_room_;
   // The first ends handshakes, announced shutdowns and lingering.
   Timers::Handle phase_timer_, age_timer_, keepalive_timer_, write_timer_;
 };

@@ -72,4 +72,9 @@ std::string BinaryValue(std::string_view bytes) {
   return text;
 }
 
+void AppendVarint(uint64_t value, std::string* bytes) {
+  for (; value >= 0x80; value >>= 7) bytes->push_back(static_cast<char>(value | 0x80));
+  bytes->push_back(static_cast<char>(value));
+}
+
 }  // namespace conclave::h2

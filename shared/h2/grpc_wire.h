@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -33,5 +34,8 @@ std::string PercentEncode(std::string_view text);
 
 // The value of a name that ends in "-bin": base64 without padding.
 std::string BinaryValue(std::string_view bytes);
+
+// As protocol buffers write tags and lengths.
+void AppendVarint(uint64_t value, std::string* bytes);
 
 }  // namespace conclave::h2

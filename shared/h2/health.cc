@@ -13,6 +13,8 @@ using google::protobuf::internal::WireFormatLite;
 
 // HealthCheckRequest has one field, 1, the service's name; others are skipped.
 absl::StatusOr<std::string> ServiceIn(std::string_view bytes) {
+  const absl::Status malformed =
+      absl::InvalidArgumentError("the request is not a grpc.health.v1.HealthCheckRequest");
   google::protobuf::io::CodedInputStream input(reinterpret_cast<const uint8_t*>(bytes.data()),
                                                static_cast<int>(bytes.size()));
   constexpr uint32_t kName = WireFormatLite::MakeTag(1, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
@@ -20,9 +22,10 @@ absl::StatusOr<std::string> ServiceIn(std::string_view bytes) {
   while (const uint32_t tag = input.ReadTag()) {
     if (tag == kName ? !WireFormatLite::ReadBytes(&input, &name)
                      : !WireFormatLite::SkipField(&input, tag)) {
-      return absl::InvalidArgumentError("the request is not a grpc.health.v1.HealthCheckRequest");
+      return malformed;
     }
   }
+  if (!input.ConsumedEntireMessage()) return malformed;
   return name;
 }
 
@@ -52,24 +55,28 @@ class CheckCall final : public ServerCall {
 class WatchCall final : public ServerCall, public HealthStates::Watcher {
  public:
   explicit WatchCall(HealthStates* states) : states_(states) {}
+  ~WatchCall() override {
+    if (watch_) states_->Unfollow(*watch_);
+  }
   void OnMessage(std::string_view bytes) override {
     const absl::StatusOr<std::string> name = ServiceIn(bytes);
-    if (!name.ok() || std::exchange(watches_, true)) {
+    if (!name.ok() || watch_) {
       Finish(name.ok() ? absl::InvalidArgumentError("the call has several messages")
                        : name.status());
       return;
     }
-    states_->Follow(*name, std::static_pointer_cast<WatchCall>(shared_from_this()));
+    watch_ = states_->Follow(*name, std::static_pointer_cast<WatchCall>(shared_from_this()));
   }
+  bool idle() override { return true; }
   void OnHalfClose() override {
-    if (!watches_) Finish(absl::InvalidArgumentError("the call has no message"));
+    if (!watch_) Finish(absl::InvalidArgumentError("the call has no message"));
   }
   void OnCancel() override {}
   void OnState(std::optional<bool> serving) override { WriteBytes(ResponseOf(serving)); }
 
  private:
   HealthStates* const states_;
-  bool watches_ = false;
+  std::optional<HealthStates::Watchers::iterator> watch_;
 };
 
 }  // namespace
@@ -80,13 +87,17 @@ void HealthStates::Declare(const std::vector<std::string>& names) {
 }
 
 void HealthStates::SetServing(bool serving) {
+  std::vector<std::shared_ptr<Watcher>> told;  // may end here, but not under the lock
   MutexLock lock(mutex_);
   for (auto& [name, state] : serving_) {
     if (std::exchange(state, serving) == serving) continue;
     // To write is only to queue, so the lock may be held: states arrive in their order.
     for (const auto& [watched, weak] : watchers_) {
       if (watched != name) continue;
-      if (const auto watcher = weak.lock()) watcher->OnState(serving);
+      if (auto watcher = weak.lock()) {
+        watcher->OnState(serving);
+        told.push_back(std::move(watcher));
+      }
     }
   }
 }
@@ -98,14 +109,17 @@ std::optional<bool> HealthStates::Of(const std::string& name) const {
   return found->second;
 }
 
-void HealthStates::Follow(const std::string& name, std::weak_ptr<Watcher> watcher) {
+HealthStates::Watchers::iterator HealthStates::Follow(const std::string& name,
+                                                      const std::shared_ptr<Watcher>& watcher) {
   MutexLock lock(mutex_);
-  std::erase_if(watchers_, [](const auto& entry) { return entry.second.expired(); });
   const auto found = serving_.find(name);
-  if (const auto alive = watcher.lock()) {
-    alive->OnState(found == serving_.end() ? std::nullopt : std::optional(found->second));
-  }
-  watchers_.emplace_back(name, std::move(watcher));
+  watcher->OnState(found == serving_.end() ? std::nullopt : std::optional(found->second));
+  return watchers_.emplace(watchers_.end(), name, watcher);
+}
+
+void HealthStates::Unfollow(Watchers::iterator watcher) {
+  MutexLock lock(mutex_);
+  watchers_.erase(watcher);
 }
 
 Service HealthService(HealthStates* states) {

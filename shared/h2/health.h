@@ -3,10 +3,12 @@
 // Thread-safe.
 #pragma once
 
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "shared/base/mutex.h"
@@ -28,13 +30,16 @@ class HealthStates {
   void SetServing(bool serving) EXCLUDES(mutex_);
   // Nothing: no such service.
   std::optional<bool> Of(const std::string& name) const EXCLUDES(mutex_);
-  // Tells the watcher the state now and each change, while it lives.
-  void Follow(const std::string& name, std::weak_ptr<Watcher> watcher) EXCLUDES(mutex_);
+  // Tells the watcher the state now and each change, until Unfollow, which is to come once.
+  using Watchers = std::list<std::pair<std::string, std::weak_ptr<Watcher>>>;
+  Watchers::iterator Follow(const std::string& name, const std::shared_ptr<Watcher>& watcher)
+      EXCLUDES(mutex_);
+  void Unfollow(Watchers::iterator watcher) EXCLUDES(mutex_);
 
  private:
   mutable Mutex mutex_;
   std::map<std::string, bool> serving_ GUARDED_BY(mutex_) = {{"", false}};
-  std::vector<std::pair<std::string, std::weak_ptr<Watcher>>> watchers_ GUARDED_BY(mutex_);
+  Watchers watchers_ GUARDED_BY(mutex_);
 };
 
 // `states` outlives the server's calls.

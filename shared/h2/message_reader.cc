@@ -56,6 +56,7 @@ absl::Status MessageReader::Take(std::string_view bytes, const Events& events) {
       message_bytes_ = LengthIn({prefix_, kPrefixBytes});
       if (message_bytes_ > max_bytes_) return TooLarge(message_bytes_, "is");
       if (bytes.size() < message_bytes_) RETURN_IF_ERROR(events.may_arrive(message_bytes_));
+      if (bytes.empty()) break;
     }
     if (partial_.empty() && bytes.size() >= message_bytes_) {
       prefix_bytes_ = 0;

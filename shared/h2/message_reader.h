@@ -37,7 +37,10 @@ class MessageReader {
   bool partial() const { return prefix_bytes_ > 0; }
   size_t held() const { return prefix_bytes_ + (partial_.empty() ? 0 : partial_.capacity()); }
   // Nothing more will be taken.
-  void Drop() { std::string().swap(partial_); }
+  void Drop() {
+    std::string().swap(partial_);
+    prefix_bytes_ = 0;
+  }
 
  private:
   absl::Status Deliver(std::string_view message, const Events& events);

@@ -34,7 +34,6 @@ class Metadata {
     for (const Entry& entry : entries_) count += Name(entry) == name;
     return count;
   }
-  size_t size() const { return entries_.size(); }
 
  private:
   struct Entry {

@@ -10,6 +10,7 @@
 #include "google/protobuf/descriptor.pb.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/wire_format_lite.h"
+#include "shared/h2/grpc_wire.h"
 
 namespace conclave::h2 {
 namespace {
@@ -35,10 +36,6 @@ enum ResponseField {
   kErrorResponse = 7,
 };
 
-void AppendVarint(uint64_t value, std::string* bytes) {
-  for (; value >= 0x80; value >>= 7) bytes->push_back(static_cast<char>(value | 0x80));
-  bytes->push_back(static_cast<char>(value));
-}
 void AppendField(int number, std::string_view value, std::string* bytes) {
   AppendVarint(WireFormatLite::MakeTag(number, WireFormatLite::WIRETYPE_LENGTH_DELIMITED), bytes);
   AppendVarint(value.size(), bytes);
@@ -102,6 +99,7 @@ class ReflectionCall final : public ServerCall {
     AppendAnswer(question, &response);
     WriteBytes(response);
   }
+  bool idle() override { return true; }
   void OnHalfClose() override { Finish(absl::OkStatus()); }
   void OnCancel() override {}
 

@@ -57,7 +57,7 @@ struct Server::State {
   void Take(IoThread& thread, int descriptor);
   // Closes the connection that has been idle for longest. False: none is idle.
   static bool MakeRoom(IoThread& thread);
-  void Closed(int32_t change) EXCLUDES(mutex);
+  void CountConnections(int32_t change) EXCLUDES(mutex);
   template <typename Do>
   void OnAll(Do act);
   // Until no connection is left, or so long.
@@ -124,13 +124,13 @@ void Server::State::Take(IoThread& thread, int descriptor) {
   }
   auto connection = std::make_shared<Connection>(&thread, descriptor);
   thread.connections.emplace(connection.get(), connection);
-  Closed(-1);
+  CountConnections(1);
   connection->Start();
 }
 
-void Server::State::Closed(int32_t change) {
+void Server::State::CountConnections(int32_t change) {
   MutexLock lock(mutex);
-  num_connections -= change;
+  num_connections += change;
   changed.NotifyAll();
 }
 
@@ -178,7 +178,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options,
   for (size_t i = 0; i < num_threads; ++i) {
     auto& thread = raw->io_threads.emplace_back(
         std::make_unique<IoThread>(&raw->options, &raw->methods, num_threads));
-    thread->closed = [raw] { raw->Closed(1); };
+    thread->closed = [raw] { raw->CountConnections(-1); };
   }
   raw->acceptor = std::make_unique<asio::posix::stream_descriptor>(*raw->io_threads[0]->io,
                                                                    listener.descriptor);

@@ -41,9 +41,9 @@ struct ServerOptions {
   // Messages and headers that are arriving, and calls that have sent none yet, all together; the
   // one that takes longest gives way to others with RESOURCE_EXHAUSTED.
   size_t max_arriving_bytes = 12 << 20;
-  // Answers that are finished and that their clients do not take, all together; the one that waits
-  // for longest is reset.
-  size_t max_untaken_bytes = 32 << 20;
+  // What clients do not take of their answers, all together; the answer that has waited for longest
+  // is reset, or its connection closed when even that cannot be sent.
+  size_t max_untaken_bytes = 16 << 20;
   // Whether who sends this header "authorization" may send a message of more than 8 KiB; another
   // status refuses the call before the rest is read. Called on I/O threads. Null: everybody may.
   std::function<absl::Status(std::string_view authorization)> check_sender = {};

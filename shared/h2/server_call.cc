@@ -12,11 +12,6 @@ namespace {
 constexpr size_t kMostGatheredBytes = 64 << 10;
 constexpr uint32_t kLengthDelimited = 2;
 
-void AppendVarint(uint64_t value, std::string* bytes) {
-  for (; value >= 0x80; value >>= 7) bytes->push_back(static_cast<char>(value | 0x80));
-  bytes->push_back(static_cast<char>(value));
-}
-
 void PutLength(size_t length, char* prefix) {
   for (size_t i = kPrefixBytes; i-- > 1; length >>= 8) prefix[i] = static_cast<char>(length);
 }
@@ -105,14 +100,20 @@ void ServerCall::Attach(std::shared_ptr<Outlet> outlet, Stream* stream) {
   if (written) outlet->Schedule(shared_from_this());  // the service answers before it is asked
 }
 
-bool ServerCall::Detach() {
+ServerCall::Unsent ServerCall::Detach() {
   stream_ = nullptr;
   std::shared_ptr<Outlet> outlet;  // outlives the lock
   MutexLock lock(mutex_);
   outlet.swap(outlet_);
   over_ = true;
+  const Unsent unsent = {.bytes = waiting_.size(), .dropped = dropped_, .ended = end_.has_value()};
   std::string().swap(waiting_);
-  return !end_.has_value();
+  return unsent;
+}
+
+ServerCall::Unsent ServerCall::unsent() {
+  MutexLock lock(mutex_);
+  return {.bytes = waiting_.size(), .dropped = dropped_, .ended = end_.has_value()};
 }
 
 ServerCall::Unsent ServerCall::TakeTurn() {

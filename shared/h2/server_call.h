@@ -42,6 +42,9 @@ class ServerCall : public std::enable_shared_from_this<ServerCall> {
 
   // `bytes` are valid during the call. Not called once the call is over.
   virtual void OnMessage(std::string_view bytes) = 0;
+  // Whether it waits for its client alone, who may leave it so for ever: it then counts as one that
+  // has sent no message yet. Asked on the I/O thread after messages.
+  virtual bool idle() { return false; }
   // No message will come any more. Not called once the call is over.
   virtual void OnHalfClose() = 0;
   // The call is over before Finish: the client has gone or given up, or a limit was met. Called at
@@ -72,12 +75,13 @@ class ServerCall : public std::enable_shared_from_this<ServerCall> {
 
   // The connection's, on its I/O thread.
   void Attach(std::shared_ptr<Outlet> outlet, Stream* stream) EXCLUDES(mutex_);
-  // The stream is over. True: Finish had not been called.
-  bool Detach() EXCLUDES(mutex_);
   struct Unsent {
     size_t bytes = 0;
     bool dropped = false, ended = false;
   };
+  // The stream is over.
+  Unsent Detach() EXCLUDES(mutex_);
+  Unsent unsent() EXCLUDES(mutex_);
   // What there is to do; from now on a change schedules the call again.
   Unsent TakeTurn() EXCLUDES(mutex_);
   // Exchanges what has been sent for what waits. True: nothing will follow it.

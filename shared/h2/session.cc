@@ -48,9 +48,7 @@ Session::Session(IoThread* thread, std::shared_ptr<Outlet> outlet)
 }
 
 Session::~Session() {
-  for (const auto& stream : streams_) {
-    if (stream->call && stream->call->Detach()) TellCancel(*stream);
-  }
+  for (const auto& stream : streams_) Detach(*stream);
   nghttp2_session_del(session_);
 }
 
@@ -138,10 +136,18 @@ void Session::Produce(std::string* output, size_t most) {
       if (size <= 0) break;
       output->append(reinterpret_cast<const char*>(data), static_cast<size_t>(size));
     }
-    if (!written || output->size() >= most) break;
+    if (output->size() >= most) break;
+    overdrawn_ = false;  // the resets have been sent
+    SettleUntaken();
+    if (!written && !overdrawn_) break;
   }
   output_ = nullptr;
-  if (output->size() < most) SettleUntaken();
+}
+
+bool Session::Wait() {
+  TakeWritten();
+  SettleUntaken();
+  return !overdrawn_;
 }
 
 bool Session::congested() const {
@@ -169,9 +175,7 @@ void Session::FinishShutdown() {
 }
 
 void Session::FailAll(const absl::Status& status) {
-  std::vector<Stream*> all;
-  for (const auto& stream : streams_) all.push_back(stream.get());
-  for (Stream* const stream : all) Fail(*stream, status);
+  for (const auto& stream : streams_) Fail(*stream, status);
 }
 
 bool Session::finished() const {
@@ -272,7 +276,7 @@ void Session::Begin(Stream& stream) {
 
 void Session::HalfClose(Stream& stream) {
   stream.remote_ended = true;
-  if (!stream.call || stream.cancelled) return;
+  if (!stream.call || stream.deaf) return;
   if (stream.reader.partial()) {
     Fail(stream, absl::InternalError("the request ends within a message"));
   } else {
@@ -281,12 +285,12 @@ void Session::HalfClose(Stream& stream) {
 }
 
 void Session::OnData(Stream& stream, std::string_view bytes) {
-  if (!stream.call || stream.ended || stream.cancelled) return;
+  if (!stream.call || stream.deaf) return;
   const MessageReader::Events events = {
       .on_message =
           [&stream](std::string_view message) {
             stream.has_message = true;
-            if (!stream.cancelled) stream.call->OnMessage(message);
+            if (!stream.deaf) stream.call->OnMessage(message);
           },
       .may_arrive = [this, &stream](size_t size) { return MayArrive(stream, size); }};
   const absl::Status taken = stream.reader.Take(bytes, events);
@@ -318,9 +322,9 @@ void Session::SettleArrivals() {
 }
 
 void Session::SettleArrival(Stream& stream) {
-  const bool over = stream.begun && (!stream.call || stream.ended || stream.cancelled);
+  const bool over = stream.begun && (!stream.call || stream.deaf);
   const size_t partial = over ? 0 : stream.reader.held();
-  const bool idle = !over && !stream.has_message && !stream.remote_ended;
+  const bool idle = !over && (stream.has_message ? stream.call->idle() : !stream.remote_ended);
   if (partial == 0) stream.arrival.Cancel();
   if (partial == 0 && !idle) {
     stream.room.reset();
@@ -349,20 +353,29 @@ void Session::SettleArrival(Stream& stream) {
 }
 
 void Session::Fail(Stream& stream, const absl::Status& status) {
-  if (!stream.call || !stream.call->End(status, /*drop_unsent=*/true)) return;
+  if (!stream.call) return;
+  Deafen(stream);
+  if (stream.call->End(status, /*drop_unsent=*/true)) TellCancel(stream);
+}
+
+void Session::Deafen(Stream& stream) {
+  stream.deaf = true;
   stream.reader.Drop();
-  TellCancel(stream);
 }
 
 void Session::TellCancel(Stream& stream) {
   if (!std::exchange(stream.cancelled, true)) stream.call->OnCancel();
 }
 
+bool Session::Detach(Stream& stream) {
+  if (!stream.call) return false;
+  const ServerCall::Unsent unsent = stream.call->Detach();
+  if (!unsent.ended || unsent.dropped) TellCancel(stream);
+  return !unsent.ended;
+}
+
 void Session::OnClosed(Stream& stream) {
-  if (stream.call && stream.call->Detach()) {
-    CountNuisance();
-    TellCancel(stream);
-  }
+  if (Detach(stream)) CountNuisance();
   if (stream.touched) touched_.erase(std::find(touched_.begin(), touched_.end(), &stream));
   nghttp2_session_set_stream_user_data(session_, stream.id, nullptr);
   const size_t index = stream.index;

@@ -34,10 +34,11 @@ class Session {
   // Takes what has arrived, from the preface on. False: nothing more can be read; what Produce
   // gives may still be sent.
   bool Receive(std::string_view bytes);
-  // Looks at what calls have written, and tells those that it was too much. False: at none.
-  bool TakeWritten();
-  // Does so, turns it into frames and appends them, up to about `most` bytes.
+  // Turns what calls have written into frames and appends them, up to about `most` bytes.
   void Produce(std::string* output, size_t most);
+  // In its place while nothing can be sent: looks at what calls have written. False: it is too much
+  // for a client that does not read.
+  bool Wait();
   // So much waits to be produced that reading has to wait.
   bool congested() const;
 
@@ -88,11 +89,18 @@ class Session {
   void SettleArrivals();
   void SettleArrival(Stream& stream);
   void Fail(Stream& stream, const absl::Status& status);
+  // What still comes for the stream is thrown away.
+  void Deafen(Stream& stream);
   void TellCancel(Stream& stream);
+  // The stream is over. True: its call had not ended.
+  bool Detach(Stream& stream);
 
   // The answers.
+  // Looks at what calls have written, and tells those that it was too much. False: at none.
+  bool TakeWritten();
   void Pump(ServerCall& call);
-  // Holds room for finished answers that the client's windows keep from being sent.
+  // Lists the stream for SettleUntaken, which holds room for what could not be sent.
+  void Written(Stream& stream);
   void SettleUntaken();
   void SubmitHead(Stream& stream);
   void SubmitRefusal(Stream& stream, const absl::Status& status);
@@ -105,8 +113,9 @@ class Session {
   const std::shared_ptr<Outlet> outlet_;
   nghttp2_session* session_ = nullptr;
   std::vector<std::unique_ptr<Stream>> streams_;
-  std::vector<Stream*> touched_;   // in what is being received
-  std::vector<int32_t> finished_;  // streams whose services have finished, in what is produced
+  std::vector<Stream*> touched_;  // in what is being received
+  std::vector<int32_t> written_;  // streams of which something was written or sent
+  bool overdrawn_ = false;        // resets of those that held too much are still to be sent
   std::string* output_ = nullptr;
   size_t most_output_ = 0;
 

@@ -70,12 +70,12 @@ void Session::Pump(ServerCall& call) {
   Stream* const stream = call.stream_;
   if (!stream) return;  // over
   const ServerCall::Unsent unsent = call.TakeTurn();
+  Written(*stream);
   if (unsent.ended) {
+    Deafen(*stream);
     stream->deadline.Cancel();
     stream->arrival.Cancel();
     stream->room.reset();
-    stream->untaken = unsent.bytes + stream->sending.size() - stream->sent;
-    finished_.push_back(stream->id);
   }
   if (unsent.dropped) {
     stream->DropUnsent();
@@ -97,18 +97,31 @@ void Session::Pump(ServerCall& call) {
   }
 }
 
+void Session::Written(Stream& stream) {
+  if (!std::exchange(stream.written, true)) written_.push_back(stream.id);
+}
+
 void Session::SettleUntaken() {
-  for (const int32_t id : finished_) {
+  for (const int32_t id : written_) {
     Stream* const stream = StreamOf(id);
-    if (!stream || stream->untaken_room) continue;
+    if (!stream) continue;  // all was taken
+    stream->written = false;
+    const ServerCall::Unsent unsent = stream->call->unsent();
+    const size_t bytes = unsent.bytes + stream->sending.size() - stream->sent +
+                         (unsent.ended ? kUntakenCallBytes : 0);
+    if (bytes == 0) {
+      stream->untaken_room.reset();
+      continue;
+    }
     const auto crowded = [this, stream] {
       nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream->id, NGHTTP2_ENHANCE_YOUR_CALM);
+      overdrawn_ = true;
       outlet_->Wake();
     };
-    stream->untaken_room.emplace(&thread_->untaken, crowded);
-    if (!stream->untaken_room->Hold(kUntakenCallBytes + stream->untaken)) crowded();
+    if (!stream->untaken_room) stream->untaken_room.emplace(&thread_->untaken, crowded);
+    if (!stream->untaken_room->Hold(bytes)) crowded();
   }
-  finished_.clear();
+  written_.clear();
 }
 
 void Session::SubmitHead(Stream& stream) {
@@ -169,6 +182,7 @@ int Session::SendData(Stream& stream, const uint8_t* frame_head, size_t length) 
   output_->append(reinterpret_cast<const char*>(frame_head), kFrameHeadBytes);
   output_->append(stream.sending, stream.sent, length);
   stream.sent += length;
+  if (stream.untaken_room) Written(stream);
   sent_since_ping_ = true;
   return 0;
 }

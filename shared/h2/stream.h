@@ -32,6 +32,7 @@ struct Stream {
   std::shared_ptr<ServerCall> call;       // null: refused, or not begun
   bool has_message = false;               // a whole one has arrived
   bool remote_ended = false;              // nothing more arrives
+  bool deaf = false;                      // nothing more is taken: the call has ended here
   bool touched = false;                   // listed for SettleArrivals
   std::optional<net::Room::Holder> room;  // of what is arriving
   Timers::Handle arrival, deadline;
@@ -43,7 +44,7 @@ struct Stream {
   bool last = false;    // nothing follows them
   bool responded = false, deferred = false, incremental = false;
   bool ended = false;                             // trailers have been submitted
-  size_t untaken = 0;                             // bytes, when the service had finished
+  bool written = false;                           // listed for SettleUntaken
   std::optional<net::Room::Holder> untaken_room;  // of what the client does not take
   bool cancelled = false;                         // OnCancel was called
 };

@@ -23,7 +23,7 @@ namespace conclave::h2 {
 // Outlives the server.
 class Probe {
  public:
-  std::atomic<int> begun{0}, messages{0}, half_closed{0}, cancelled{0}, destroyed{0};
+  std::atomic<int> begun{0}, cancelled{0}, destroyed{0};
 
   Service service() {
     const auto maker = [this](auto make) {
@@ -73,14 +73,8 @@ class Probe {
    public:
     explicit ProbeCall(Probe* probe) : probe_(probe) {}
     ~ProbeCall() override { ++probe_->destroyed; }
-    void OnMessage(std::string_view bytes) override {
-      ++probe_->messages;
-      Answer(bytes);
-    }
-    void OnHalfClose() override {
-      ++probe_->half_closed;
-      End();
-    }
+    void OnMessage(std::string_view bytes) override { Answer(bytes); }
+    void OnHalfClose() override { End(); }
     void OnCancel() override { ++probe_->cancelled; }
 
    protected:
@@ -89,7 +83,8 @@ class Probe {
     Probe* const probe_;
   };
 
-  // Answers the length of the text as max_context; "fail" with details, "hold" never.
+  // Answers the length of the text as max_context; "fail" with details, "hold" never. "block" keeps
+  // the I/O thread busy for a while.
   class TokenizeCall final : public ProbeCall {
    public:
     using ProbeCall::ProbeCall;
@@ -104,6 +99,7 @@ class Probe {
                                  .retry_after_ms = 1500,
                                  .fields = {{"text", "is fail"}}}));
       } else if (request.text() != "hold") {
+        if (request.text() == "block") std::this_thread::sleep_for(std::chrono::milliseconds(300));
         v1::TokenizeResponse response;
         response.set_max_context(static_cast<int64_t>(request.text().size()));
         Write(response);

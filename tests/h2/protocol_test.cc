@@ -19,6 +19,11 @@ std::string TokenizeBytes(const std::string& text) {
   return request.SerializeAsString();
 }
 
+// Let all that there is be sent.
+const std::string kLargeWindows =
+    RawClient::FrameBytes(NGHTTP2_WINDOW_UPDATE, 0, 0, std::string("\x7f\xff\0\0", 4)) +
+    RawClient::FrameBytes(NGHTTP2_SETTINGS, 0, 0, std::string("\0\x04\x7f\xff\xff\xff", 6));
+
 class ProtocolTest : public ServerFixture {
  protected:
   std::unique_ptr<RawClient> Connect() {
@@ -140,6 +145,70 @@ TEST_F(ProtocolTest, AnswersThatAreNotTakenGiveWay) {
   EXPECT_TRUE(Tokenize("hello").ok());
 }
 
+TEST_F(ProtocolTest, AnswersOfCallsThatGoOnGiveWayToo) {
+  Start({.num_threads = 1, .max_untaken_bytes = 100'000});
+  const auto client = Connect();
+  client->Send(RawClient::FrameBytes(NGHTTP2_SETTINGS, 0, 0, std::string("\0\x04\0\0\0\0", 6)) +
+               RawClient::HeadersFrame(1, RawClient::CallHeaders("Session")));
+  v1::SessionRequest request;
+  request.mutable_cancel()->set_request_id(std::string(5000, 'x'));
+  const std::string message = RawClient::Message(request.SerializeAsString());
+  for (int i = 0; i < 40; ++i) client->Send(RawClient::DataFrame(1, message));
+  EXPECT_EQ(client->ReadUntil(NGHTTP2_RST_STREAM).stream, 1);
+  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.cancelled == 1; }));
+  EXPECT_TRUE(Tokenize("hello").ok());
+}
+
+TEST_F(ProtocolTest, AClientThatReadsNothingLosesItsCallsBeforeTheyHoldMuch) {
+  Start({.num_threads = 1, .max_untaken_bytes = 100'000});
+  const auto client = Connect();
+  v1::GenerateRequest request;
+  request.mutable_sampling()->set_max_tokens(200);
+  request.mutable_sampling()->set_seed(10'000);
+  client->Send(kLargeWindows);
+  for (int32_t id = 1; id <= 21; id += 2) {  // more than the system's buffers take
+    client->Send(RawClient::HeadersFrame(id, RawClient::CallHeaders("Generate")) +
+                 RawClient::DataFrame(id, RawClient::Message(request.SerializeAsString()), true));
+  }
+  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.begun == 11; }));
+  // Long before the write timeout; some by a reset, all of them once even that cannot be sent.
+  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.destroyed == 11; }));
+}
+
+TEST_F(ProtocolTest, NothingIsTakenAfterACallsEnd) {
+  Start({.num_threads = 1, .max_receive_bytes = 64 << 10, .max_arriving_bytes = 64 << 10});
+  const auto good = Connect();
+  const std::string text = RawClient::Message(TokenizeBytes(std::string(1000, 'a')));
+  good->Send(RawClient::HeadersFrame(1, RawClient::CallHeaders("Tokenize")) +
+             RawClient::DataFrame(1, text.substr(0, 500)));
+  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.begun == 1; }));
+  // A call that has its answer, which waits for a window, goes on sending.
+  const auto evil = Connect();
+  evil->Send(RawClient::FrameBytes(NGHTTP2_SETTINGS, 0, 0, std::string("\0\x04\0\0\0\0", 6)) +
+             RawClient::HeadersFrame(1, RawClient::CallHeaders("Tokenize")) +
+             RawClient::DataFrame(1, RawClient::Message(TokenizeBytes("abc"))));
+  EXPECT_EQ(evil->ReadUntil(NGHTTP2_HEADERS).stream, 1);
+  evil->Send(RawClient::DataFrame(1, std::string("\0\xff\xff\xff\xff", 5)));
+  for (int i = 0; i < 20; ++i) evil->Send(RawClient::DataFrame(1, std::string(16'000, 'x')));
+  evil->Send(RawClient::FrameBytes(NGHTTP2_PING, 0, 0, "12345678"));
+  EXPECT_EQ(evil->ReadUntil(NGHTTP2_PING).payload, "12345678");  // all was read
+  good->Send(RawClient::DataFrame(1, text.substr(500), true));
+  EXPECT_EQ(good->ReadTrailers(1).at("grpc-status"), "0");
+}
+
+TEST_F(ProtocolTest, CallsThatWaitForTheirClientsAloneGiveWay) {
+  Start({.num_threads = 1, .max_receive_bytes = 8 << 10, .max_arriving_bytes = 100'000});
+  const auto client = Connect();
+  auto headers = RawClient::CallHeaders("");
+  headers[2].second = "/grpc.health.v1.Health/Watch";
+  for (int32_t id = 1; id <= 199; id += 2) {
+    client->Send(RawClient::HeadersFrame(id, headers) +
+                 RawClient::DataFrame(id, RawClient::Message(""), true));
+  }
+  EXPECT_EQ(client->ReadTrailers(1).at("grpc-status"), "8");
+  EXPECT_TRUE(Tokenize("hello").ok());
+}
+
 TEST_F(ProtocolTest, WhatIsNoHttp2IsClosed) {
   Start({.handshake_timeout = milliseconds(200)});
   for (const std::string& bytes :
@@ -155,7 +224,7 @@ TEST_F(ProtocolTest, WhatIsNoHttp2IsClosed) {
 }
 
 TEST_F(ProtocolTest, WhoDoesNotAnswerPingsIsClosedAndWhoDoesIsNot) {
-  Start({.ping_interval = milliseconds(100), .ping_timeout = milliseconds(200)});
+  Start({.ping_interval = milliseconds(100), .ping_timeout = milliseconds(2000)});
   const auto silent = Connect();
   silent->Send(RawClient::HeadersFrame(1, RawClient::CallHeaders("Session")));
   const auto lively = Connect();
@@ -292,16 +361,28 @@ TEST_F(ProtocolTest, TheConnectionThatIsIdleForLongestGivesWay) {
   EXPECT_EQ(busy->ReadTrailers(1).at("grpc-status"), "0");
 }
 
+TEST_F(ProtocolTest, ManyConnectionsAtOnceKeepToTheLimit) {
+  Start({.num_threads = 1, .max_connections = 3});
+  const auto first = Connect();
+  first->Send(RawClient::HeadersFrame(3, RawClient::CallHeaders("Session")));
+  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.begun == 1; }));
+  first->Send(RawClient::HeadersFrame(5, RawClient::CallHeaders("Tokenize")) +
+              RawClient::DataFrame(5, RawClient::Message(TokenizeBytes("block")), true));
+  std::vector<std::unique_ptr<RawClient>> clients;  // that are taken in one go afterwards
+  for (int i = 0; i < 50; ++i) clients.push_back(std::make_unique<RawClient>(server_->port()));
+  EXPECT_EQ(first->ReadTrailers(5).at("grpc-status"), "0");
+  clients.back()->Greet();
+  EXPECT_GE(clients.back()->ReadUntil(NGHTTP2_SETTINGS).type, 0);
+  EXPECT_TRUE(Probe::WaitFor([this] { return server_->num_connections() <= 3; }));
+}
+
 TEST_F(ProtocolTest, WhoDoesNotReadIsNotReadFromForever) {
   Start({.write_timeout = milliseconds(300)});
   const auto client = Connect();
   v1::GenerateRequest request;
   request.mutable_sampling()->set_max_tokens(300);
   request.mutable_sampling()->set_seed(10'000);
-  // Windows that let all of it be sent.
-  client->Send(RawClient::FrameBytes(NGHTTP2_WINDOW_UPDATE, 0, 0, std::string("\x7f\xff\0\0", 4)));
-  std::string settings("\0\x04\x7f\xff\xff\xff", 6);
-  client->Send(RawClient::FrameBytes(NGHTTP2_SETTINGS, 0, 0, settings));
+  client->Send(kLargeWindows);
   for (int32_t id = 1; id <= 21; id += 2) {
     client->Send(RawClient::HeadersFrame(id, RawClient::CallHeaders("Generate")) +
                  RawClient::DataFrame(id, RawClient::Message(request.SerializeAsString()), true));

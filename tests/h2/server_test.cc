@@ -7,6 +7,7 @@
 #include <future>
 
 #include "tests/h2/probe_service.h"
+#include "tests/h2/raw_client.h"
 
 namespace conclave::h2 {
 namespace {
@@ -114,7 +115,9 @@ TEST_F(ServerTest, MetadataAndDeadlineReachTheService) {
   EXPECT_EQ(seen.Find("grpc-timeout"), std::nullopt);
   EXPECT_EQ(seen.Find(":path"), std::nullopt);
   ASSERT_TRUE(probe_.deadline().has_value());
-  EXPECT_LT(*probe_.deadline(), std::chrono::steady_clock::now() + std::chrono::seconds(22));
+  const auto now = std::chrono::steady_clock::now();
+  EXPECT_GT(*probe_.deadline(), now + std::chrono::seconds(1));
+  EXPECT_LT(*probe_.deadline(), now + std::chrono::seconds(22));
 }
 
 TEST_F(ServerTest, SeveralKeysAreRefused) {
@@ -199,9 +202,9 @@ TEST_F(ServerTest, AClientThatReadsTooSlowlyIsCutOff) {
   request.mutable_sampling()->set_max_tokens(100'000);
   request.mutable_sampling()->set_seed(10'000);
   const auto reader = stub_->Generate(&context, request);
-  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.cancelled == 1; }));
   v1::GenerateEvent event;
   int64_t count = 0;
+  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.cancelled == 1; }));
   while (count < 2000 && reader->Read(&event)) {
     ASSERT_EQ(event.tokens().token_index(), count++);
   }
@@ -265,14 +268,13 @@ TEST_F(ServerTest, AClientThatGivesUpCancelsItsCall) {
 
 TEST_F(ServerTest, AClientThatVanishesCancelsItsCalls) {
   Start();
-  auto other = Stub();
-  auto session = Open(*other);
-  session->context.TryCancel();
-  session->stream->Finish();
-  session.reset();
-  other.reset();
+  auto client = std::make_unique<RawClient>(server_->port());
+  client->Greet();
+  client->Send(RawClient::HeadersFrame(1, RawClient::CallHeaders("Session")));
+  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.begun == 1; }));
+  client.reset();
   EXPECT_TRUE(Probe::WaitFor([this] { return probe_.cancelled == 1; }));
-  EXPECT_TRUE(Probe::WaitFor([this] { return server_->num_connections() <= 1; }));
+  EXPECT_TRUE(Probe::WaitFor([this] { return server_->num_connections() == 0; }));
 }
 
 TEST_F(ServerTest, AThousandCallsAtOnceShareAConnection) {
@@ -294,8 +296,9 @@ TEST_F(ServerTest, AThousandCallsAtOnceShareAConnection) {
                                ++ended;
                              });
   }
-  EXPECT_TRUE(Probe::WaitFor([&] { return ended == kCalls; }));
+  ASSERT_TRUE(Probe::WaitFor([&] { return ended == kCalls; }));
   EXPECT_EQ(good, kCalls);
+  EXPECT_EQ(server_->num_connections(), 1);
 }
 
 TEST_F(ServerTest, CallsBeyondTheLimitWaitInTheClient) {
@@ -359,13 +362,12 @@ TEST_F(ServerTest, ConnectionsThatAgedAreReplacedAndNoCallFails) {
   Start({.max_connection_age = milliseconds(200)});
   const auto session = Open(*stub_);
   int32_t most = 0;
-  const auto start = std::chrono::steady_clock::now();
-  while (std::chrono::steady_clock::now() - start < milliseconds(2000)) {
+  EXPECT_TRUE(Probe::WaitFor([&] {
     const grpc::Status status = Tokenize("hello");
-    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_TRUE(status.ok()) << status.error_message();
     most = std::max(most, server_->num_connections());
-  }
-  EXPECT_GE(most, 2);
+    return most >= 2 || !status.ok();
+  }));
   // What began on the first connection is still there.
   EXPECT_TRUE(Ask(*session, "still here"));
   session->stream->WritesDone();

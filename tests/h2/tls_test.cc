@@ -76,7 +76,8 @@ TEST_F(TlsTest, OnlyTls13AndHttp2AreSpoken) {
   EXPECT_FALSE(TlsClient(server_->address(), old).connected());
   // Without ALPN it is not HTTP/2.
   TlsClient nothing(server_->address(), Offering(""));
-  EXPECT_EQ(nothing.ReadUntil("never"), "");
+  nothing.Send(std::string(kPreface) + RawClient::FrameBytes(NGHTTP2_SETTINGS, 0, 0, ""));
+  EXPECT_EQ(nothing.ReadUntil("never"), "");  // not even settings
 }
 
 TEST_F(TlsTest, PlainClientsAreClosed) {
@@ -106,6 +107,7 @@ TEST_F(TlsTest, UnfinishedHandshakesGiveWayToNewOnes) {
     clients.push_back(std::make_unique<RawClient>(server_->port()));
     clients.back()->Send(begun);
   }
+  EXPECT_TRUE(clients[0]->Ends());
   EXPECT_TRUE(Probe::WaitFor([this] { return server_->num_connections() == 3; }));
   EXPECT_TRUE(Call(Channel(), "hello").ok());
 }

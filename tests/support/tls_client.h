@@ -4,6 +4,7 @@
 #include <openssl/bio.h>
 #include <openssl/ssl.h>
 
+#include <csignal>
 #include <string>
 #include <string_view>
 
@@ -21,6 +22,7 @@ class TlsClient {
   };
   // Connects and shakes hands.
   TlsClient(const std::string& address, const Options& options) {
+    std::signal(SIGPIPE, SIG_IGN);  // to write to who has closed is no crash
     context_ = SSL_CTX_new(TLS_client_method());
     SSL_CTX_load_verify_file(context_, options.files.ca.c_str());
     SSL_CTX_set_verify(context_, SSL_VERIFY_PEER, nullptr);

@@ -21,7 +21,7 @@ from cluster import CONCLAVE, Cluster, environment, wait_until
 from http2 import frame
 
 SECONDS = 5  # of each attack
-MOST_GROWTH_MIB = 96  # wanted: 64, which 200,000 idle calls on 2,000 connections exceed by 13
+MOST_GROWTH_MIB = 64
 PROCESSES = multiprocessing.get_context("spawn")
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 NEXT = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -86,6 +86,7 @@ class GoodClient(threading.Thread):
 def hold_slowly(address, count, first, byte, stop):
     """Keeps connections open that send `first` and then a byte a second; what is closed is opened again. A process of its
     own: the good clients' times shall be the gateway's."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # it comes from machines of its own
     host, port = address.rsplit(":", 1)
     selector, left = selectors.DefaultSelector(), {}
 
