@@ -155,13 +155,6 @@ absl::StatusOr<Generation> Frontend::Encode(Checked checked, const FieldNames& n
   return generation;
 }
 
-absl::StatusOr<Generation> Frontend::Prepare(const Principal& principal, GenerationInput input,
-                                             const FieldNames& names,
-                                             const text::Interrupt* interrupt) const {
-  ASSIGN_OR_RETURN(Checked checked, Check(principal, std::move(input), names));
-  return Encode(std::move(checked), names, interrupt);
-}
-
 uint64_t Frontend::Submit(Admission admission, Generation generation,
                           std::shared_ptr<GenerationSink> sink) {
   if (generation.answer) {

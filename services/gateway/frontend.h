@@ -85,10 +85,6 @@ class Frontend final : public EngineListener {
   // RESOURCE_EXHAUSTED with a retry delay when it may cost more tokens than its key has left.
   absl::StatusOr<Generation> Encode(Checked checked, const FieldNames& names,
                                     const text::Interrupt* interrupt) const;
-  // Both.
-  absl::StatusOr<Generation> Prepare(const Principal& principal, GenerationInput input,
-                                     const FieldNames& names,
-                                     const text::Interrupt* interrupt) const;
   PromptLanes& prompts() { return prompts_; }
   // Runs a request; its key is for Abandon, 0 when it is over already. Everything that goes wrong
   // goes to the sink: ALREADY_EXISTS for the id of a running request.

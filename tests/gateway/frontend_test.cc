@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "services/gateway/request_record.h"
+#include "shared/base/status_macros.h"
 #include "tests/gateway/http_api_fixture.h"
 
 namespace conclave::gateway {
@@ -29,6 +30,11 @@ class EndSink final : public GenerationSink {
 
 class FrontendTest : public HttpApiTest {
  protected:
+  absl::StatusOr<Generation> Prepare(const Principal& principal, GenerationInput input) {
+    ASSIGN_OR_RETURN(Frontend::Checked checked,
+                     rig_->frontend().Check(principal, std::move(input), FieldNames()));
+    return rig_->frontend().Encode(std::move(checked), FieldNames(), nullptr);
+  }
   uint64_t Submit(const std::shared_ptr<EndSink>& sink) {
     Frontend& frontend = rig_->frontend();
     GenerationInput input;
@@ -37,7 +43,7 @@ class FrontendTest : public HttpApiTest {
     input.sampling.temperature = 0;
     input.arrival = frontend.clock().Now();
     auto admission = frontend.Admit(Principal());
-    auto generation = frontend.Prepare(Principal(), std::move(input), FieldNames(), nullptr);
+    auto generation = Prepare(Principal(), std::move(input));
     EXPECT_TRUE(admission.ok() && generation.ok()) << generation.status();
     return frontend.Submit(*std::move(admission), *std::move(generation), sink);
   }
@@ -50,8 +56,7 @@ TEST_F(FrontendTest, ARequestCarriesItsKeyToItsEnd) {
   principal.tenant.name = "acme";
   GenerationInput input;
   input.prompt = TokenPromptInput{.ids = {5, 6, 7}};
-  const auto generation =
-      rig_->frontend().Prepare(principal, std::move(input), FieldNames(), nullptr);
+  const auto generation = Prepare(principal, std::move(input));
   ASSERT_TRUE(generation.ok()) << generation.status();
   const RequestRecord record = RequestRecord::Of(*generation, CacheStatus::kNone);
   ::testing::internal::CaptureStderr();
@@ -69,8 +74,7 @@ TEST_F(FrontendTest, ARequestHasItsDefinitionsHash) {
     input.api = "chat";
     input.prompt = TokenPromptInput{.ids = {5, 6, 7}};
     input.sampling.temperature = 0;
-    auto generation =
-        rig_->frontend().Prepare(Principal(), std::move(input), FieldNames(), nullptr);
+    auto generation = Prepare(Principal(), std::move(input));
     ASSERT_TRUE(generation.ok()) << generation.status();
     EXPECT_EQ(generation->answer != nullptr, i == 1);
     EXPECT_EQ(generation->definition_hash, DefinitionHash(*generation));
