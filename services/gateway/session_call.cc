@@ -44,6 +44,11 @@ class SessionCall final : public h2::ServerCall {
     if (idle) Finish(absl::OkStatus());
   }
 
+  bool idle() override {
+    MutexLock lock(mutex_);
+    return requests_.empty();
+  }
+
   void OnCancel() override {
     std::map<std::string, Request> requests;
     {

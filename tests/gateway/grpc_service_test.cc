@@ -7,6 +7,7 @@
 
 #include "conclave/v1/inference.grpc.pb.h"
 #include "services/gateway/resume_token.h"
+#include "services/gateway/session_call.h"
 #include "shared/rpc/status.h"
 #include "tests/gateway/gateway_rig.h"
 
@@ -307,6 +308,24 @@ TEST_F(GrpcServiceTest, ASessionThatBreaksCancelsItsRequests) {
   while (stream->Read(&event)) {
   }
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(GrpcServiceTest, ASessionIsIdleWhileItHasNoRequest) {
+  Start();
+  Play({.ids = rig_->Ids("The"), .hang_after = true});
+  const h2::Metadata metadata;
+  const auto call = MakeSessionCall(&rig_->frontend(), {.metadata = metadata, .deadline = {}});
+  v1::SessionRequest nothing;
+  call->OnMessage(nothing.SerializeAsString());
+  EXPECT_TRUE(call->idle());
+  v1::SessionRequest message;
+  *message.mutable_generate() = Request("a");
+  call->OnMessage(message.SerializeAsString());
+  EXPECT_FALSE(call->idle());
+  ASSERT_TRUE(rig_->engine().NextStart().has_value());
+  message.mutable_cancel()->set_request_id("a");
+  call->OnMessage(message.SerializeAsString());
+  EXPECT_TRUE(GatewayRig::WaitFor([&] { return call->idle(); }));
 }
 
 TEST_F(GrpcServiceTest, RefusesBadRequestsWithRichErrors) {
