@@ -21,6 +21,7 @@ from cluster import CONCLAVE, Cluster, environment, wait_until
 from http2 import frame
 
 SECONDS = 5  # of each attack
+CALM = (http2.GOAWAY, 11)  # ENHANCE_YOUR_CALM
 MOST_GROWTH_MIB = 64
 PROCESSES = multiprocessing.get_context("spawn")
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -257,42 +258,48 @@ class HostileClients(unittest.TestCase):
     def test_silent_connections_to_grpc(self):
         self.slow("silent connections to gRPC", b"", self.cluster.grpc_address, b"")
 
-    def slow_grpc(self, what, first, byte=b""):
+    def slow_grpc(self, what, first, told, byte=b""):
+        """`told`: what one such client alone is told, sets of (kind, stream) or (GOAWAY, code)."""
+        heard = {(kind, payload[7] if kind == http2.GOAWAY else stream)
+                 for kind, _, stream, payload in http2.answers(self.cluster.grpc_address, first)
+                 if kind in (http2.DATA, http2.HEADERS, http2.GOAWAY)}
+        self.assertEqual(heard, told, what)
         self.slow(f"gRPC: {what}", http2.GREETING + first, self.cluster.grpc_address, byte)
 
     def test_grpc_calls_that_are_reset_at_once(self):
         block = http2.call(b"Complete")
         self.slow_grpc("calls reset at once", b"".join(
             frame(http2.HEADERS, http2.END_HEADERS, stream, block) + frame(http2.RST_STREAM, 0, stream, b"\0\0\0\x08")
-            for stream in range(1, 4000, 2)))
+            for stream in range(1, 4000, 2)), {CALM})
 
     def test_grpc_half_messages_of_strangers(self):
         self.slow_grpc("half messages without a key", frame(http2.HEADERS, http2.END_HEADERS, 1, http2.call(b"Complete")) + b"".join(
-            frame(http2.DATA, 0, 1, part) for part in (http2.message(b"{" * 15000, 4000000), *[b"{" * 16000] * 3)))
+            frame(http2.DATA, 0, 1, part) for part in (http2.message(b"{" * 15000, 4000000), *[b"{" * 16000] * 3)),
+                       {(http2.HEADERS, 1)})
 
     def test_grpc_half_messages_with_a_key(self):
         block = http2.call(b"Complete", (b"authorization", b"Bearer " + self.evil.encode()))
         self.slow_grpc("half messages with a key", frame(http2.HEADERS, http2.END_HEADERS, 1, block) + b"".join(
-            frame(http2.DATA, 0, 1, part) for part in (http2.message(b"{" * 15000, 4000000), *[b"{" * 16000] * 3)))
+            frame(http2.DATA, 0, 1, part) for part in (http2.message(b"{" * 15000, 4000000), *[b"{" * 16000] * 3)), set())
 
     def test_grpc_small_half_messages_and_idle_calls(self):
         block = http2.call(b"Session")
         self.slow_grpc("100 idle calls, each with half a message", b"".join(
             frame(http2.HEADERS, http2.END_HEADERS, stream, block) + frame(http2.DATA, 0, stream, http2.message(b"{" * 500, 8000))
-            for stream in range(1, 200, 2)))
+            for stream in range(1, 200, 2)), set())
 
     def test_grpc_headers_that_do_not_end(self):
         self.slow_grpc("headers that do not end", frame(http2.HEADERS, 0, 1, http2.call(b"Complete")) + b"\0\x3f\xff\x09\0\0\0\0\1" +
-                       b"a" * 8000, b"a")
+                       b"a" * 8000, set(), b"a")
 
     def test_grpc_floods_of_pings(self):
-        self.slow_grpc("pings", frame(http2.PING, 0, 0, b"12345678") * 20000)
+        self.slow_grpc("pings", frame(http2.PING, 0, 0, b"12345678") * 20000, {CALM})
 
     def test_grpc_windows_of_zero(self):
         block = http2.call(b"ListModels", (b"authorization", b"Bearer " + self.evil.encode()))
         self.slow_grpc("answers that are not taken", frame(http2.SETTINGS, 0, 0, b"\0\4\0\0\0\0") + b"".join(
             frame(http2.HEADERS, http2.END_HEADERS, stream, block) + frame(http2.DATA, http2.END_STREAM, stream, http2.message(b""))
-            for stream in range(1, 200, 2)))
+            for stream in range(1, 200, 2)), {(http2.HEADERS, stream) for stream in range(1, 200, 2)})
 
     def test_wrong_keys_at_rate(self):
         host, port = self.cluster.http_address.rsplit(":", 1)

@@ -1,7 +1,9 @@
 """Frames of HTTP/2 and calls of gRPC as bytes, for clients that keep to no rules."""
 
+import socket
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 0, 1, 3, 4, 6, 9
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
 END_STREAM, END_HEADERS = 1, 4
 
 
@@ -25,3 +27,25 @@ def message(payload, size=None):
 
 
 GREETING = PREFACE + frame(SETTINGS, 0, 0)
+
+
+def answers(address, data):
+    """What a server says to them, after the greeting, until it ends the connection or has nothing to say for three
+    seconds: (kind, flags, stream, payload) of each frame."""
+    host, port = address.rsplit(":", 1)
+    text, frames = b"", []
+    with socket.create_connection((host, int(port)), timeout=3) as connection:
+        try:
+            connection.sendall(GREETING + data)
+        except (ConnectionError, TimeoutError):
+            pass  # it has heard enough
+        try:
+            while part := connection.recv(65536):
+                text += part
+        except (ConnectionError, TimeoutError):
+            pass
+    while len(text) >= 9:
+        size = int.from_bytes(text[:3], "big")
+        frames.append((text[3], text[4], int.from_bytes(text[5:9], "big"), text[9:9 + size]))
+        text = text[9 + size:]
+    return frames
