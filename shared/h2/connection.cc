@@ -223,7 +223,7 @@ void Connection::Flush() {
         // Its own session may be what wants the room.
         boost::asio::post(*thread_->io, [self = shared_from_this()] { self->Close(); });
       });
-      if (!output_room_->Hold(output_.size())) Close();
+      if (!output_room_->Hold(output_.size()) || !session_->Wait()) Close();
     }
   }
   if (phase_ == Phase::kOpen && output_.empty() && session_->finished()) BeginLinger();

@@ -20,6 +20,13 @@ CONCLAVE = BUILD / "conclave"
 PATIENCE_S = 60
 
 
+def has_ended(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def environment(extra=None):
     """The caller's environment without settings of its own."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("CONCLAVE_")}

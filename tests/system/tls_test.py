@@ -23,15 +23,16 @@ class Authority:
         self._openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "2",
                       "-subj", f"/CN={name}", "-keyout", self.key, "-out", self.certificate)
 
-    def issue(self, name, names="DNS:conclave,DNS:localhost,IP:127.0.0.1"):
-        """Writes NAME.crt and NAME.key beside each other, by renaming, and returns their paths."""
+    def issue(self, name, names="DNS:conclave,DNS:localhost,IP:127.0.0.1", days=1):
+        """Writes NAME.crt and NAME.key beside each other, by renaming, and returns their paths. It has expired where `days`
+        is negative."""
         certificate, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
         extensions.write_text(f"subjectAltName={names}\n")
         self._openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-subj", f"/CN={name}",
                       "-keyout", f"{key}.new", "-out", request)
         self._openssl("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial",
-                      "-days", "1", "-extfile", extensions, "-out", f"{certificate}.new")
+                      "-days", days, "-extfile", extensions, "-out", f"{certificate}.new")
         os.replace(f"{key}.new", key)
         os.replace(f"{certificate}.new", certificate)
         return certificate, key
@@ -140,6 +141,20 @@ class Tls(unittest.TestCase):
         self.assertEqual(done.returncode, 2, done.stderr)
         self.assertIn("tls_key_file", done.stderr)
         self.assertIn("is not the key of", done.stderr)
+
+    def test_an_expired_certificate_is_not_used(self):
+        with Cluster(env=self.settings) as cluster:
+            before = self.serial(cluster)
+            self.authority.issue("api", days=-1)
+            wait_until(lambda: 'conclave_file_faulty{use="api"} 1' in cluster.get("/metrics", cluster.ops_address)[1],
+                       "the expired certificate noticed")
+            self.assertEqual(self.serial(cluster), before)
+            self.assertTrue(cluster.run("Hello", "--max-tokens", "4", *self.api)["ids"])
+        cluster = Cluster(env=self.settings)
+        self.addCleanup(cluster.folder.cleanup)
+        done = cluster.conclave("up", "-d", *cluster.flags, check=False)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertRegex(done.stderr, r"gateway.server_cert_file.*expired")
 
 
 if __name__ == "__main__":

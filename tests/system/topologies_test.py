@@ -4,7 +4,7 @@ import concurrent.futures
 import json
 import unittest
 
-from cluster import MODEL, Cluster
+from cluster import MODEL, Cluster, has_ended, wait_until
 
 QUESTIONS = ["What is the capital of France?", "Tell me a story.", "Spell the word wolf."]
 
@@ -56,7 +56,8 @@ class Layouts(unittest.TestCase):
 
     def test_when_one_of_two_engines_dies_the_other_serves(self):
         with Cluster(engines=2) as cluster:
-            cluster.kill("engine-0")
+            pid = cluster.kill("engine-0")
+            wait_until(lambda: has_ended(pid), "its end: until then its socket is open")
             for _ in range(3):
                 done = cluster.conclave("run", QUESTIONS[0], "--temperature", "0.8", "--seed", "5", "--max-tokens", "40",
                                         "--expect", self.expected[0], check=False)
