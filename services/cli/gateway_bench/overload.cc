@@ -23,6 +23,7 @@ constexpr double kTimes = 5;
 // With the default of 5 s a minute.
 constexpr double kOverloadShare = 12;
 constexpr double kAfterSeconds = 8;
+constexpr std::chrono::milliseconds kPoll{50};
 // Of the requests that can be answered, what is sent of realtime ones.
 constexpr double kRealtimeShare = 0.1;
 // Of what is sent beside them.
@@ -77,7 +78,10 @@ class Mix {
     }
     if (after > 0) {
       threads.emplace_back([&] {
-        std::this_thread::sleep_for(FromSeconds(seconds));
+        const auto end = std::chrono::steady_clock::now() + FromSeconds(seconds);
+        while (std::chrono::steady_clock::now() < end && !context_.interrupted->load()) {
+          std::this_thread::sleep_for(kPoll);
+        }
         sent.others.back() = RunLoad({.rate = realtime_rate,
                                       .duration = FromSeconds(after),
                                       .interrupted = context_.interrupted},
