@@ -34,6 +34,8 @@ constexpr Duration kOldestTurn = std::chrono::seconds(5);
 constexpr size_t kMostNamed = 8;
 // Loading writes a line to the log this often.
 constexpr Duration kProgressLinePeriod = std::chrono::seconds(2);
+// Gateways have this long to close their streams once no sequence is left.
+constexpr std::chrono::milliseconds kGoodbyeTime{1000};
 // What is under way to gateways has this long to leave when the engine ends.
 constexpr std::chrono::milliseconds kFlushTime{200};
 
@@ -350,7 +352,10 @@ void Engine::Drain(std::chrono::milliseconds grace) {
   StepLoop* const loop = state_->loaded_model != nullptr ? &state_->loaded_model->loop() : nullptr;
   if (loop != nullptr) {
     loop->Drain();
-    loop->WaitUntilEmpty(grace);
+    state_->service->Leave();
+    if (loop->WaitUntilEmpty(grace)) {
+      state_->service->WaitUntilAlone(std::min(grace, kGoodbyeTime));
+    }
   }
   state_->membership->Leave();
   if (loop != nullptr) loop->Stop();

@@ -50,6 +50,12 @@ class EngineService::GatewayStream final
     Advance();
   }
 
+  void TellLeaving() {
+    v1::EngineEvents message;
+    message.add_events()->mutable_leaving();
+    Send(std::move(message));
+  }
+
   void Deliver(std::span<const SequenceEvent> events) EXCLUDES(mutex_) {
     v1::EngineEvents message;
     for (const SequenceEvent& event : events) WriteEvent(event, message.add_events());
@@ -261,17 +267,22 @@ grpc::ServerBidiReactor<v1::EngineCommand, v1::EngineEvents>* EngineService::Con
   if (shown.ok() && options_.cluster != nullptr) shown = options_.cluster->Check(*context);
   if (!shown.ok()) return rpc::RefuseStream<v1::EngineCommand, v1::EngineEvents>(shown);
   std::shared_ptr<GatewayStream> stream;
+  std::string why;
   {
     MutexLock lock(mutex_);
-    if (serving_ != nullptr) {
+    if (leaving_) {
+      why = "the engine is draining: use another one, or try again later";
+    } else if (serving_ == nullptr) {
+      why = "the engine is loading its model: try again later";
+    } else {
       const uint64_t id = next_stream_++;
       stream = std::make_shared<GatewayStream>(this, context, serving_, id);
       streams_.emplace(id, stream);
     }
   }
   if (stream == nullptr) {
-    return rpc::RefuseStream<v1::EngineCommand, v1::EngineEvents>(grpc::Status(
-        grpc::StatusCode::UNAVAILABLE, "the engine is loading its model: try again later"));
+    return rpc::RefuseStream<v1::EngineCommand, v1::EngineEvents>(
+        grpc::Status(grpc::StatusCode::UNAVAILABLE, why));
   }
   stream->Open();
   return stream.get();  // lives until OnDone
@@ -287,13 +298,32 @@ void EngineService::SetMissing(placement::ExpertKeys missing) {
 
 void EngineService::OnTurn() { TellReach(); }
 
-void EngineService::TellReach() {
+std::vector<std::shared_ptr<EngineService::GatewayStream>> EngineService::Streams() const {
   std::vector<std::shared_ptr<GatewayStream>> streams;
+  MutexLock lock(mutex_);
+  for (const auto& [id, stream] : streams_) streams.push_back(stream);
+  return streams;
+}
+
+void EngineService::TellReach() {
+  for (const auto& stream : Streams()) stream->TellReach();
+}
+
+void EngineService::Leave() {
   {
     MutexLock lock(mutex_);
-    for (const auto& [id, stream] : streams_) streams.push_back(stream);
+    leaving_ = true;
   }
-  for (const auto& stream : streams) stream->TellReach();
+  for (const auto& stream : Streams()) stream->TellLeaving();
+}
+
+bool EngineService::WaitUntilAlone(Duration timeout) {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  MutexLock lock(mutex_);
+  while (!streams_.empty()) {
+    if (!alone_.WaitUntil(mutex_, deadline) && std::chrono::steady_clock::now() >= deadline) break;
+  }
+  return streams_.empty();
 }
 
 void EngineService::WriteReach(v1::EngineReach* message) const {
@@ -318,6 +348,7 @@ void EngineService::Forget(uint64_t id) {
   const auto at = streams_.find(id);
   last = std::move(at->second);
   streams_.erase(at);
+  if (streams_.empty()) alone_.NotifyAll();
 }
 
 }  // namespace conclave::engine

@@ -55,6 +55,12 @@ class EngineService final : public v1::EngineService::CallbackService, public Ev
   // Tells all gateways, and those that come, which experts no live worker serves. Any thread.
   void SetMissing(placement::ExpertKeys missing) EXCLUDES(mutex_);
 
+  // Tells all gateways that the engine leaves, and refuses those that come. Their streams go on
+  // until they close them. Any thread.
+  void Leave() EXCLUDES(mutex_);
+  // Waits until every gateway has closed its stream, or the timeout passed: false.
+  bool WaitUntilAlone(Duration timeout) EXCLUDES(mutex_);
+
   void Deliver(uint64_t stream, std::vector<SequenceEvent> events) override;
   void OnTurn() override EXCLUDES(mutex_);
 
@@ -68,6 +74,7 @@ class EngineService final : public v1::EngineService::CallbackService, public Ev
   };
 
   void Forget(uint64_t stream);
+  std::vector<std::shared_ptr<GatewayStream>> Streams() const EXCLUDES(mutex_);
   void TellReach() EXCLUDES(mutex_);
   void WriteReach(v1::EngineReach* message) const EXCLUDES(mutex_);
 
@@ -79,6 +86,8 @@ class EngineService final : public v1::EngineService::CallbackService, public Ev
   std::shared_ptr<const Serving> serving_ GUARDED_BY(mutex_);
   std::map<uint64_t, std::shared_ptr<GatewayStream>> streams_ GUARDED_BY(mutex_);
   uint64_t next_stream_ GUARDED_BY(mutex_) = kOwnStream + 1;
+  bool leaving_ GUARDED_BY(mutex_) = false;
+  CondVar alone_;  // the last stream has gone
 };
 
 }  // namespace conclave::engine

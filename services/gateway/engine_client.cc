@@ -104,7 +104,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::EngineCommand, v1::Engin
     const v1::EngineCommand* first = nullptr;
     {
       MutexLock lock(mutex_);
-      if (closed_) return;
+      if (closed_ || finishing_) return;
       unsent_.push_back(std::move(command));
       if (unsent_.size() == 1) {
         first = &unsent_.front();
@@ -117,6 +117,18 @@ class Stream final : public grpc::ClientBidiReactor<v1::EngineCommand, v1::Engin
     }
   }
 
+  void FinishWrites() EXCLUDES(mutex_) {
+    {
+      MutexLock lock(mutex_);
+      if (closed_ || finishing_) return;
+      finishing_ = true;
+      if (!unsent_.empty()) return;  // after the last of them
+      AddHold();
+    }
+    StartWritesDone();
+    RemoveHold();
+  }
+
   void Close() { context_.TryCancel(); }
   bool done() const EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
@@ -125,13 +137,16 @@ class Stream final : public grpc::ClientBidiReactor<v1::EngineCommand, v1::Engin
 
   void OnWriteDone(bool ok) override {
     const v1::EngineCommand* next = nullptr;
+    bool last = false;
     {
       MutexLock lock(mutex_);
       unsent_.pop_front();
       if (!ok) closed_ = true;
       if (!closed_ && !unsent_.empty()) next = &unsent_.front();
+      last = !closed_ && !next && finishing_;
     }
     if (next) StartWrite(next);
+    if (last) StartWritesDone();
   }
 
   void OnReadDone(bool ok) override {
@@ -156,12 +171,19 @@ class Stream final : public grpc::ClientBidiReactor<v1::EngineCommand, v1::Engin
         listener.OnEngineConnected(name, FromProto(event.hello()));
       });
     }
+    const bool leaving = std::ranges::any_of(
+        events_.events(), [](const v1::EngineEvent& event) { return event.has_leaving(); });
     bool told = false;
     owner_->Tell([&](const std::string& name, EngineListener& listener) {
       told = true;
       listener.OnEngineEvents(name, FromProto(events_),
                               [self = shared_from_this()] { self->StartRead(&self->events_); });
     });
+    if (leaving) {
+      owner_->Tell([](const std::string& name, EngineListener& listener) {
+        listener.OnEngineLeaving(name);
+      });
+    }
     if (!told) StartRead(&events_);  // being closed: read to the end
   }
 
@@ -187,6 +209,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::EngineCommand, v1::Engin
   v1::EngineEvents events_;
   mutable Mutex mutex_;
   std::deque<v1::EngineCommand> unsent_ GUARDED_BY(mutex_);  // the front is being written
+  bool finishing_ GUARDED_BY(mutex_) = false;                // nothing comes after what is unsent
   bool closed_ GUARDED_BY(mutex_) = false;
   bool done_ GUARDED_BY(mutex_) = false;
 };
@@ -219,6 +242,10 @@ class EngineClient final : public EngineLink {
     v1::EngineCommand command;
     command.mutable_cancel()->set_sequence_id(sequence_id);
     stream_->Send(std::move(command));
+  }
+
+  void Finish() override {
+    if (stream_) stream_->FinishWrites();
   }
 
   void Close() override {

@@ -86,6 +86,9 @@ class EngineListener {
   // Experts that no live worker of this engine serves; before OnEngineConnected, and whenever they
   // change.
   virtual void OnEngineReach(const std::string& engine, const placement::ExpertKeys& missing) = 0;
+  // It takes no further starts: once none of this gateway's sequences is left there, its link is to
+  // be finished.
+  virtual void OnEngineLeaving(const std::string& engine) = 0;
   // One step's events. The next ones come after `taken` was called, which bounds what waits in the
   // gateway.
   virtual void OnEngineEvents(const std::string& engine, std::vector<SequenceEvent> events,
@@ -94,13 +97,15 @@ class EngineListener {
   virtual void OnEngineLost(const std::string& engine, const absl::Status& why) = 0;
 };
 
-// One engine, used by one thread. Start and Cancel do nothing while the stream is down:
+// One engine, used by one thread. Start and Cancel do nothing while the stream is down or finished:
 // OnEngineLost has been, or will be, called.
 class EngineLink {
  public:
   virtual ~EngineLink() = default;  // Close, and waits until closed
   virtual void Start(const SequenceStart& start) = 0;
   virtual void Cancel(uint64_t sequence_id) = 0;
+  // Says that no further command comes on this stream: the engine ends it once it has read all.
+  virtual void Finish() = 0;
   // Called about ten times a second: the place to reconnect.
   virtual void Tick() = 0;
   // Begins to end the stream: no listener call follows, and no new stream.

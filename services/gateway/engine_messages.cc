@@ -126,6 +126,7 @@ std::vector<SequenceEvent> FromProto(const v1::EngineEvents& events) {
       }
       case v1::EngineEvent::kHello:
       case v1::EngineEvent::kReach:
+      case v1::EngineEvent::kLeaving:
       case v1::EngineEvent::EVENT_NOT_SET:
         break;
     }

@@ -45,6 +45,12 @@ void EngineSet::DestroyClosed() {
   std::erase_if(closing_, [](const auto& link) { return link->closed(); });
 }
 
+void EngineSet::FinishIdle(Engine* engine) {
+  if (!engine->leaving || engine->finished || engine->own_sequences > 0) return;
+  engine->finished = true;
+  engine->link->Finish();
+}
+
 EngineSet::Binding EngineSet::Bind(TimePoint now, Duration hold) {
   Binding binding;
   std::map<std::string, int32_t> offers;

@@ -40,7 +40,8 @@ class EngineSet {
     ReportedLoad load;
     TimePoint last_event;       // anything heard on the stream: about once a second while it steps
     bool silent = false;        // not heard for too long
-    bool leaving = false;       // refused a request because it drains: gets none while connected
+    bool leaving = false;       // it drains, and gets no more requests while connected
+    bool finished = false;      // it was told that none comes
     int32_t own_sequences = 0;  // of this gateway, running now
     int32_t own_at_report = 0;  // the same when `load` was reported
     int64_t own_tokens = 0;     // that those will hold in the KV cache, as far as can be told
@@ -53,6 +54,9 @@ class EngineSet {
   void Remove(const std::string& name);
   void DestroyClosed();
   std::map<std::string, Engine>& all() { return engines_; }
+  // Finishes the link of one that leaves once nothing of ours runs there. To be called whenever
+  // that may have come true.
+  static void FinishIdle(Engine* engine);
 
   // Engines are used only if they have one fingerprint, so that no answer or resumed answer mixes
   // two models of one name. The first one offered is bound; another takes its place when no engine

@@ -247,7 +247,7 @@ void Frontend::OnEngineConnected(const std::string& engine, const EngineIdentity
                                     model_->tokenizer()->vocab_size() - 1);
     } else {
       known->offered = identity;
-      known->leaving = false;
+      known->leaving = known->finished = false;
       LogInfo("engine connected",
               {{"engine", engine}, {"fingerprint", identity.system_fingerprint}});
     }
@@ -266,6 +266,15 @@ void Frontend::OnEngineReach(const std::string& engine, const placement::ExpertK
   });
 }
 
+void Frontend::OnEngineLeaving(const std::string& engine) {
+  Post([this, engine] {
+    EngineSet::Engine* const known = engines_.Find(engine);
+    if (!known) return;
+    known->leaving = true;
+    EngineSet::FinishIdle(known);
+  });
+}
+
 void Frontend::OnEngineEvents(const std::string& engine, std::vector<SequenceEvent> events,
                               std::function<void()> taken) {
   auto shared = std::make_shared<std::vector<SequenceEvent>>(std::move(events));
@@ -276,6 +285,7 @@ void Frontend::OnEngineEvents(const std::string& engine, std::vector<SequenceEve
     }
     for (const SequenceEvent& event : *shared) scheduler_.OnEvent(event);
     taken();
+    if (EngineSet::Engine* const known = engines_.Find(engine)) EngineSet::FinishIdle(known);
   });
   if (!posted) taken();  // stopping: the stream is read to its end
 }
@@ -284,9 +294,12 @@ void Frontend::OnEngineLost(const std::string& engine, const absl::Status& why) 
   Post([this, engine, why] {
     EngineSet::Engine* const known = engines_.Find(engine);
     if (!known) return;
-    if (known->identity) {
+    if (known->finished) {
+      LogInfo("engine left", {{"engine", engine}});
+    } else if (known->identity) {
       LogWarning("engine lost", {{"engine", engine}, {"why", std::string(why.message())}});
     }
+    known->leaving = known->finished = false;
     known->offered.reset();
     known->identity.reset();
     // Another cluster's engine has taken the port: said until the controller names another address.
@@ -382,6 +395,7 @@ void Frontend::TellCache() {
 void Frontend::Tick() {
   const TimePoint now = options_.clock->Now();
   for (auto& [name, engine] : engines_.all()) {
+    EngineSet::FinishIdle(&engine);
     engine.link->Tick();
     engine.silent = now - engine.last_event > options_.step_age_limit;
   }

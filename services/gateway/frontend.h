@@ -124,6 +124,7 @@ class Frontend final : public EngineListener {
 
   void OnEngineConnected(const std::string& engine, const EngineIdentity& identity) override;
   void OnEngineReach(const std::string& engine, const placement::ExpertKeys& missing) override;
+  void OnEngineLeaving(const std::string& engine) override;
   void OnEngineEvents(const std::string& engine, std::vector<SequenceEvent> events,
                       std::function<void()> taken) override;
   void OnEngineLost(const std::string& engine, const absl::Status& why) override;

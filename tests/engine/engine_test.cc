@@ -84,7 +84,27 @@ TEST_F(EngineTest, LoadsServesAndDrains) {
   EXPECT_EQ(gateway.told[id - 1].failed[0].code(),
             static_cast<int>(absl::StatusCode::kUnavailable));
   EXPECT_EQ(gateway.ReadUntilEnded(2).ids.size(), 30u);
+  EXPECT_TRUE(gateway.leaving);
   drain.join();
+}
+
+// A start that is on its way when the last sequence ends is answered, and not cut off.
+TEST_F(EngineTest, ReadsUntilItsGatewaysSayThatNothingComes) {
+  const std::unique_ptr<Engine> engine = StartReady();
+  ASSERT_NE(engine, nullptr);
+  Gateway gateway(engine->address());
+  ASSERT_TRUE(gateway.Read());
+  std::thread drain([&] { engine->Drain(seconds(30)); });
+  while (!gateway.leaving) ASSERT_TRUE(gateway.Read());
+  Gateway late(engine->address());
+  EXPECT_THAT(late.Finish().error_message(), HasSubstr("draining"));
+  std::this_thread::sleep_for(milliseconds(500));  // longer than an end without a goodbye takes
+  gateway.Write(Gateway::StartOf(engine->fingerprint(), 1, model_.Prompt(1), 1));
+  EXPECT_TRUE(gateway.ReadUntilEnded(1).failed.at(0).refused());
+  const auto goodbye = std::chrono::steady_clock::now();
+  EXPECT_TRUE(gateway.Finish().ok());
+  drain.join();
+  EXPECT_LT(std::chrono::steady_clock::now() - goodbye, milliseconds(400));
 }
 
 TEST_F(EngineTest, WhatOutlivesTheGraceIsToldSo) {

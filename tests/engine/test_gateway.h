@@ -78,6 +78,8 @@ class Gateway {
         hello = event.hello();
       } else if (event.has_reach()) {
         reach = event.reach();
+      } else if (event.has_leaving()) {
+        leaving = true;
       } else if (event.has_tokens()) {
         Told& one = told[event.tokens().sequence_id()];
         EXPECT_EQ(event.tokens().token_index(), static_cast<int64_t>(one.ids.size()));
@@ -118,6 +120,7 @@ class Gateway {
   std::map<uint64_t, Told> told;
   std::optional<v1::EngineHello> hello;
   std::optional<v1::EngineReach> reach;  // the latest
+  bool leaving = false;                  // the engine has said so
   int messages = 0;
 
  private:

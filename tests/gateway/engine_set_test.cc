@@ -12,9 +12,12 @@ class NoLink final : public EngineLink {
  public:
   void Start(const SequenceStart&) override {}
   void Cancel(uint64_t) override {}
+  void Finish() override { ++finishes; }
   void Tick() override {}
   void Close() override { closed_ = true; }
   bool closed() const override { return closed_; }
+
+  int finishes = 0;
 
  private:
   bool closed_ = false;
@@ -65,6 +68,23 @@ TEST(EngineSetTest, BreaksTiesByCacheAndAvoidsDrainingEngines) {
   EXPECT_EQ(set.LeastLoaded({})->name, "b");
   set.Find("b")->load.draining = true;
   EXPECT_EQ(set.LeastLoaded({})->name, "a");
+}
+
+TEST(EngineSetTest, FinishesTheLinkOfOneThatLeavesOnceItsSequencesHaveEnded) {
+  EngineSet set;
+  EngineSet::Engine& a = AddConnected(&set, "a");
+  const auto& link = static_cast<const NoLink&>(*a.link);
+  EngineSet::FinishIdle(&a);
+  EXPECT_EQ(link.finishes, 0) << "it does not leave";
+  a.leaving = true;
+  a.own_sequences = 1;
+  EngineSet::FinishIdle(&a);
+  EXPECT_EQ(link.finishes, 0) << "one runs there";
+  a.own_sequences = 0;
+  EngineSet::FinishIdle(&a);
+  EngineSet::FinishIdle(&a);
+  EXPECT_EQ(link.finishes, 1);
+  EXPECT_EQ(set.LeastLoaded({}), nullptr);
 }
 
 TEST(EngineSetTest, RequestsMustFitEveryEngine) {

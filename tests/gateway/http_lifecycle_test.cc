@@ -25,6 +25,23 @@ TEST_F(HttpLifecycleTest, ALostEngineFailsItsRequestsAndIsFoundAgain) {
   EXPECT_EQ(rig_->Post(kChat, Chat()).status, 200);
 }
 
+TEST_F(HttpLifecycleTest, AnEngineThatLeavesGetsNoMoreAndIsToldSo) {
+  Start();
+  Play({.ids = rig_->Ids("The wolf"), .leave = true, .hang_after = true});
+  auto client = std::make_unique<RawClient>(rig_->http_address());
+  client->Send(GatewayRig::PostText(kChat, Chat({{"stream", true}}).dump()));
+  ASSERT_NE(client->ReadUntil("wolf"), "");
+  Say("Again.");
+  std::future<RawResponse> second =
+      std::async(std::launch::async, [this] { return rig_->Post(kChat, Chat()); });
+  EXPECT_EQ(second.wait_for(std::chrono::milliseconds(300)), std::future_status::timeout)
+      << "an engine that leaves was asked";
+  EXPECT_EQ(rig_->engine().num_closed(), 0) << "its sequence was not over";
+  client.reset();
+  EXPECT_TRUE(GatewayRig::WaitFor([this] { return rig_->engine().num_closed() == 1; }));
+  EXPECT_EQ(second.get().status, 200);  // on a new stream
+}
+
 TEST_F(HttpLifecycleTest, AClientThatClosesCancelsItsRequest) {
   Start();
   Hang("The wolf");

@@ -88,6 +88,7 @@ class SimulatedEngine {
       engine_->cancelled.push_back(sequence_id);
       engine_->running_.erase(sequence_id);
     }
+    void Finish() override {}
     void Tick() override {}
     void Close() override {}
     bool closed() const override { return true; }

@@ -33,6 +33,11 @@ bool Play(const v1::StartSequence& start, const Script& script, Stream* stream) 
     }
     if (!stream->Write(events)) return false;
   }
+  if (script.leave) {
+    v1::EngineEvents leaving;
+    leaving.add_events()->mutable_leaving();
+    stream->Write(leaving);
+  }
   if (script.hang_after) return true;
   v1::EngineEvents events;
   if (script.fail_code) {
@@ -109,6 +114,7 @@ grpc::Status ScriptedEngine::Connect(grpc::ServerContext* context, Stream* strea
       cancels_.TryPush(std::move(id));
     }
   }
+  if (!context->IsCancelled()) ++num_closed_;
   MutexLock lock(mutex_);
   std::erase(contexts_, context);
   return grpc::Status::OK;

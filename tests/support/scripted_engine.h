@@ -5,6 +5,7 @@
 // script allows.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -23,6 +24,7 @@ namespace conclave::testing_support {
 // What a sequence does: the ids it yields, then how it ends.
 struct Script {
   std::vector<int32_t> ids = {};
+  bool leave = false;                     // after the ids: the engine says that it leaves
   bool hang_after = false;                // after the ids: nothing more until cancelled
   std::optional<int32_t> stop_id = {};    // ends with this stop id; else with FINISH_REASON_LENGTH
   std::optional<int32_t> fail_code = {};  // ends with this failure instead
@@ -45,6 +47,8 @@ class ScriptedEngine final : public v1::EngineService::Service {
   std::optional<uint64_t> NextCancel() { return cancels_.PopFor(std::chrono::seconds(10)); }
   // What it says to reach after its hello, on streams that are opened from now on.
   void SetReach(v1::EngineReach reach) EXCLUDES(mutex_);
+  // Streams whose gateway has closed its side.
+  int num_closed() const { return num_closed_; }
   // Breaks every stream, as a dying engine does. New ones are accepted.
   void BreakStreams();
 
@@ -57,6 +61,7 @@ class ScriptedEngine final : public v1::EngineService::Service {
   const std::function<Script(const v1::StartSequence&)> script_;
   BoundedQueue<v1::StartSequence> starts_{1024};
   BoundedQueue<uint64_t> cancels_{1024};
+  std::atomic<int> num_closed_{0};
   Mutex mutex_;
   std::vector<grpc::ServerContext*> contexts_ GUARDED_BY(mutex_);
   v1::EngineReach reach_ GUARDED_BY(mutex_);

@@ -74,40 +74,44 @@ class Drains(unittest.TestCase):
         self.expected = {question: self.cluster.chat(question, **FIELDS)["choices"][0]["message"]["content"]
                          for question in QUESTIONS}
 
-    def start_worker(self, name, *flags):
-        """A worker beyond those of `up`, as a pod would be."""
+    def start(self, service, name, *flags):
+        """A process beyond those of `up`, as a pod would be."""
         log = pathlib.Path(self.cluster.folder.name) / f"{name}.log"
         with log.open("w") as to:
-            worker = subprocess.Popen(
-                [str(BUILD / "conclave-expert"), "--model", str(MODEL), "--name", name, "--controller-address", self.controller,
+            process = subprocess.Popen(
+                [str(BUILD / f"conclave-{service}"), "--model", str(MODEL), "--name", name, "--controller-address", self.controller,
                  "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--threads", "1",
                  "--state-dir", str(pathlib.Path(self.cluster.folder.name) / name), *flags],
                 env=self.cluster.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=to)
-        self.addCleanup(worker.wait, timeout=60)
-        self.addCleanup(worker.kill)
-        worker.ops = wait_until(lambda: re.search(r"ops_address=(\S+)", log.read_text()), f"{name} started").group(1)
-        worker.log = log
-        return worker
+        self.addCleanup(process.wait, timeout=60)
+        self.addCleanup(process.kill)
+        process.ops = wait_until(lambda: re.search(r"ops_address=(\S+)", log.read_text()), f"{name} started").group(1)
+        process.log = log
+        return process
 
-    def wait_ready(self, worker):
+    def wait_ready(self, process):
         def ready():
             try:
-                return self.cluster.get("/readyz", worker.ops)[0] == 200
+                return self.cluster.get("/readyz", process.ops)[0] == 200
             except OSError:
                 return False
-        wait_until(ready, "the worker ready")
+        wait_until(ready, "it is ready")
+
+    def counted(self, process, metric):
+        """The sum over a metric's labels."""
+        text = self.cluster.get("/metrics", process.ops)[1]
+        return sum(float(value) for value in re.findall(rf"^{metric}(?:\{{.*\}})? (\S+)", text, re.MULTILINE))
 
     def frames(self, worker):
-        text = self.cluster.get("/metrics", worker.ops)[1]
-        return float(re.search(r"^conclave_worker_frames_total(?:\{.*\})? (\S+)", text, re.MULTILINE).group(1))
+        return self.counted(worker, "conclave_worker_frames_total")
 
-    def end(self, *workers):
+    def end(self, *processes):
         """Drains them at once; the seconds until the last one has ended, with 0."""
         began = time.monotonic()
-        for worker in workers:
-            worker.send_signal(signal.SIGTERM)
-        for worker in workers:
-            self.assertEqual(worker.wait(timeout=60), 0, worker.log.read_text())
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            self.assertEqual(process.wait(timeout=60), 0, process.log.read_text())
         return time.monotonic() - began
 
     def events(self):
@@ -120,7 +124,7 @@ class UnderLoad(Drains):
             load.wait_answers(3)
             for _ in range(2):  # the second time the names come back
                 began = time.monotonic()
-                workers = [self.start_worker("expert-2"), self.start_worker("expert-3")]
+                workers = [self.start("expert", "expert-2"), self.start("expert", "expert-3")]
                 for worker in workers:
                     self.wait_ready(worker)
                 ready = time.monotonic()
@@ -138,8 +142,21 @@ class UnderLoad(Drains):
         self.assertEqual(load.failures, [])
         self.assertGreater(load.answers, 12)
 
+    def test_engines_come_and_go_though_nobody_but_they_say_so(self):
+        with Load(self.cluster, self.expected) as load:
+            for _ in range(4):
+                engine = self.start("engine", "engine-1")
+                self.wait_ready(engine)
+                wait_until(lambda: self.counted(engine, "conclave_step_tokens_total") > 0, "a request for it")
+                old = self.cluster.kill("controller")
+                drained = self.end(engine)
+                self.cluster.wait_restarted("controller", old)
+                load.wait_answers(2)
+                self.assertLess(drained, 5)
+        self.assertEqual(load.failures, [])
+
     def test_a_drain_outlives_its_controller(self):
-        worker = self.start_worker("expert-2")
+        worker = self.start("expert", "expert-2")
         self.wait_ready(worker)
         with Load(self.cluster, self.expected) as load:
             wait_until(lambda: self.frames(worker) > 0, "frames for it")
