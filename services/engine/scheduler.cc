@@ -20,9 +20,9 @@ constexpr Duration kParkedRetry = std::chrono::milliseconds(50);
 constexpr uint64_t kMostSkippedSteps = 4;
 // How much longer than alone an urgent step may become by the rows of other classes, and every so
 // manyth one.
-constexpr double kUrgentStretch = 1.1;
+constexpr double kUrgentStretch = 1.05;
 constexpr double kRareStretch = 4;
-constexpr uint64_t kRareStep = 256;  // well beyond the 99th percentile
+constexpr uint64_t kRareStep = 512;  // well beyond the 99th percentile
 // Of so many urgent steps this many, one after the other, are alone.
 constexpr uint64_t kUrgentCycle = 128;
 constexpr uint64_t kAloneSteps = 16;

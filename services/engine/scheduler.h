@@ -9,12 +9,12 @@
 // arrival. In a step, class by class: first the decode rows, then prefill in chunks cut to the
 // step's budget of predicted milliseconds.
 //
-// A step with realtime rows is an urgent one: what else runs in it makes it at most a tenth longer
-// than it would be alone, so that a realtime sequence keeps its pace beside any load. How long it
-// would be is known from 16 of 128 urgent steps that are alone, one after the other: from the last
-// eight, because after a step with many rows workers and gateways are busy with them for a while,
-// perhaps on the same cores. Every 256th urgent step may be four times as long, so that the others
-// go on however long that lasts.
+// A step with realtime rows is an urgent one: what else runs in it makes it at most a twentieth
+// longer than it would be alone, so that a realtime sequence keeps its pace beside any load. How
+// long it would be is known from 16 of 128 urgent steps that are alone, one after the other: from
+// the last eight, because after a step with many rows workers and gateways are busy with them for a
+// while, perhaps on the same cores. Every 512th urgent step may be four times as long, so that the
+// others go on however long that lasts.
 //
 // Blocks are given for all known ids at admission, and one by one afterwards. When none is free,
 // the last running sequence in the order of service loses its blocks and waits again: its ids are
@@ -38,7 +38,7 @@ namespace conclave::engine {
 
 struct SchedulerOptions {
   // Predicted length of a step into which prefill is cut. A step with realtime rows is cut by what
-  // these take alone instead: others stretch it by a tenth, one in 256 to four times that.
+  // these take alone instead: others stretch it by a twentieth, one in 512 to four times that.
   double step_budget_ms = 50;
   int32_t max_batch = 256;         // sequences running at once
   int32_t max_waiting = 1024;      // sequences queued beside those

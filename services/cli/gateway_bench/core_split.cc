@@ -30,25 +30,31 @@ absl::Status Use(int64_t pid, const cpu_set_t& cores) {
 
 }  // namespace
 
-CoreSplit::CoreSplit(std::span<const ProcessState> cluster) {
+CoreHalves EnginesApart(std::span<const ProcessState> cluster) {
+  CoreHalves halves;
+  for (const ProcessState& process : cluster) {
+    const bool computes = process.kind == "engine" || process.kind == "expert";
+    (computes ? halves.first : halves.second).push_back(process.pid);
+  }
+  return halves;
+}
+
+CoreSplit::CoreSplit(const CoreHalves& halves) {
   CPU_ZERO(&before_);
   sched_getaffinity(0, sizeof before_, &before_);
   const int cores = CPU_COUNT(&before_);
   if (cores < 2) return;
-  const int engine_cores = cores / 2;
-  cpu_set_t of_engines, of_others;
-  CPU_ZERO(&of_engines);
-  CPU_ZERO(&of_others);
+  cpu_set_t first, second;
+  CPU_ZERO(&first);
+  CPU_ZERO(&second);
   int taken = 0;
   for (int core = 0; core < CPU_SETSIZE; ++core) {
     if (!CPU_ISSET(core, &before_)) continue;
-    CPU_SET(core, taken++ < engine_cores ? &of_engines : &of_others);
+    CPU_SET(core, taken++ < cores / 2 ? &first : &second);
   }
-  for (const ProcessState& process : cluster) {
-    const bool computes = process.kind == "engine" || process.kind == "expert";
-    status_.Update(Use(process.pid, computes ? of_engines : of_others));
-  }
-  status_.Update(Use(getpid(), of_others));
+  for (const int64_t pid : halves.first) status_.Update(Use(pid, first));
+  for (const int64_t pid : halves.second) status_.Update(Use(pid, second));
+  status_.Update(Use(getpid(), second));
 }
 
 CoreSplit::~CoreSplit() { Use(getpid(), before_).IgnoreError(); }

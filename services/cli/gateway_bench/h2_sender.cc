@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <thread>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -13,7 +12,6 @@
 #include "absl/strings/str_cat.h"
 #include "shared/base/address.h"
 #include "shared/base/mutex.h"
-#include "shared/base/thread_name.h"
 #include "shared/net/asio.h"
 
 namespace conclave::cli {
@@ -182,25 +180,20 @@ class Connection {
 
 class H2Sender::Loop {
  public:
-  Loop(const std::string& address, int32_t connections, Request request)
-      : work_(io_.get_executor()), request_(std::move(request)) {
+  Loop(const std::string& address, int32_t connections, Serving serving, Request request)
+      : loop_(serving, "bench-h2"), request_(std::move(request)) {
     asio::ip::tcp::endpoint endpoint;
     error_code error;
     if (const auto parsed = ParseAddress(address); parsed.ok()) {
       endpoint = {asio::ip::make_address(parsed->host, error), static_cast<uint16_t>(parsed->port)};
     }
     for (int32_t i = 0; i < connections; ++i) {
-      connections_.push_back(std::make_unique<Connection>(io_, endpoint));
+      connections_.push_back(std::make_unique<Connection>(loop_.io(), endpoint));
     }
-    thread_ = std::thread([this] {
-      SetThreadName("bench-h2");
-      io_.run();
-    });
+    loop_.Start();
   }
   ~Loop() {
-    work_.reset();
-    io_.stop();
-    thread_.join();
+    loop_.Stop();
     connections_.clear();
     for (const SentDone& done : TakeWaiting()) {
       done(absl::UnavailableError("the client has ended"));
@@ -214,8 +207,9 @@ class H2Sender::Loop {
       first = waiting_.empty();
       waiting_.push_back(std::move(done));
     }
-    if (first) asio::post(io_, [this] { BeginWaiting(); });
+    if (first) asio::post(loop_.io(), [this] { BeginWaiting(); });
   }
+  void Poll() { loop_.Poll(); }
 
  private:
   std::vector<SentDone> TakeWaiting() EXCLUDES(mutex_) {
@@ -229,24 +223,24 @@ class H2Sender::Loop {
     for (const auto& connection : connections_) connection->Flush();
   }
 
-  asio::io_context io_{1};
-  asio::executor_work_guard<asio::io_context::executor_type> work_;
+  ClientLoop loop_;
   const Request request_;
   std::vector<std::unique_ptr<Connection>> connections_;
   size_t next_ = 0;
   Mutex mutex_;
   std::vector<SentDone> waiting_ GUARDED_BY(mutex_);
-  std::thread thread_;
 };
 
 H2Sender::H2Sender(const std::string& address, int32_t connections, std::string path,
-                   const std::string& api_key, std::string_view message)
-    : loop_(std::make_unique<Loop>(address, connections,
+                   const std::string& api_key, std::string_view message, Serving serving)
+    : loop_(std::make_unique<Loop>(address, connections, serving,
                                    Request{.path = std::move(path),
                                            .authorization = absl::StrCat("Bearer ", api_key),
                                            .message = Framed(message)})) {}
 H2Sender::~H2Sender() = default;
 
 void H2Sender::Send(SentDone done) { loop_->Send(std::move(done)); }
+
+void H2Sender::Poll() { loop_->Poll(); }
 
 }  // namespace conclave::cli

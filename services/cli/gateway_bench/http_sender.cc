@@ -3,14 +3,11 @@
 #include <array>
 #include <charconv>
 #include <deque>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "shared/base/address.h"
-#include "shared/base/thread_name.h"
-#include "shared/http/asio.h"
 
 namespace conclave::cli {
 namespace {
@@ -98,7 +95,8 @@ std::string HttpRequest(std::string_view path, std::string_view api_key, std::st
 
 class HttpSender::Loop {
  public:
-  Loop(const std::string& address, int32_t connections) : work_(io_.get_executor()) {
+  Loop(const std::string& address, int32_t connections, Serving serving)
+      : loop_(serving, "bench-http") {
     const auto parsed = ParseAddress(address);
     error_code error;
     if (parsed.ok()) {
@@ -106,22 +104,15 @@ class HttpSender::Loop {
                    static_cast<uint16_t>(parsed->port)};
     }
     for (int32_t i = 0; i < connections; ++i) {
-      connections_.push_back(std::make_unique<Connection>(io_));
+      connections_.push_back(std::make_unique<Connection>(loop_.io()));
       free_.push_back(connections_.back().get());
     }
-    thread_ = std::thread([this] {
-      SetThreadName("bench-http");
-      io_.run();
-    });
+    loop_.Start();
   }
-  ~Loop() {
-    work_.reset();
-    io_.stop();
-    thread_.join();
-  }
+  ~Loop() { loop_.Stop(); }
 
   void Send(Order order) {
-    asio::post(io_, [this, order = std::move(order)]() mutable {
+    asio::post(loop_.io(), [this, order = std::move(order)]() mutable {
       if (free_.empty()) {
         waiting_.push_back(std::move(order));
         return;
@@ -131,6 +122,7 @@ class HttpSender::Loop {
       Start(connection, std::move(order));
     });
   }
+  void Poll() { loop_.Poll(); }
 
  private:
   struct Connection {
@@ -194,17 +186,15 @@ class HttpSender::Loop {
     order.done(status);
   }
 
-  asio::io_context io_{1};
-  asio::executor_work_guard<asio::io_context::executor_type> work_;
+  ClientLoop loop_;
   asio::ip::tcp::endpoint endpoint_;
   std::vector<std::unique_ptr<Connection>> connections_;
   std::vector<Connection*> free_;
   std::deque<Order> waiting_;
-  std::thread thread_;
 };
 
-HttpSender::HttpSender(const std::string& address, int32_t connections)
-    : loop_(std::make_unique<Loop>(address, connections)) {}
+HttpSender::HttpSender(const std::string& address, int32_t connections, Serving serving)
+    : loop_(std::make_unique<Loop>(address, connections, serving)) {}
 HttpSender::~HttpSender() = default;
 
 void HttpSender::Send(std::shared_ptr<const std::string> request, Answered answered,
@@ -212,5 +202,7 @@ void HttpSender::Send(std::shared_ptr<const std::string> request, Answered answe
   loop_->Send(
       {.request = std::move(request), .answered = std::move(answered), .done = std::move(done)});
 }
+
+void HttpSender::Poll() { loop_->Poll(); }
 
 }  // namespace conclave::cli

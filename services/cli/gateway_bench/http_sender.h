@@ -1,6 +1,7 @@
 // HTTP requests as bytes on kept connections, to a gateway or to the echo.
 //
-// Thread-safe. One thread reads all answers, which are looked at no further than to find their end.
+// Thread-safe, unless it is polled: then one thread sends and polls. Answers are looked at no
+// further than to find their end.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <string>
 #include <string_view>
 
+#include "services/cli/gateway_bench/client_loop.h"
 #include "services/cli/gateway_bench/load.h"
 
 namespace conclave::cli {
@@ -19,7 +21,8 @@ std::string HttpRequest(std::string_view path, std::string_view api_key, std::st
 class HttpSender {
  public:
   // `address` is host:port. A request takes a connection that is free, or waits for one.
-  HttpSender(const std::string& address, int32_t connections);
+  HttpSender(const std::string& address, int32_t connections,
+             Serving serving = Serving::kOwnThread);
   // No request may be under way.
   ~HttpSender();
 
@@ -27,6 +30,8 @@ class HttpSender {
   using Answered = std::function<void(std::string)>;
   // Any status but 200 is an error.
   void Send(std::shared_ptr<const std::string> request, Answered answered, SentDone done);
+  // Of a polled one: sends, and ends requests that were answered.
+  void Poll();
 
  private:
   class Loop;

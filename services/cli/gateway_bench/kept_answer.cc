@@ -106,24 +106,30 @@ absl::StatusOr<KeptRig> KeptRig::Start(const RowContext& context) {
   return rig;
 }
 
-KeptClient::KeptClient(const KeptRig& rig, const KeptRig::Server& server, Shape shape)
+KeptClient::KeptClient(const KeptRig& rig, const KeptRig::Server& server, Shape shape,
+                       Serving serving)
     : shape_(shape),
       request_(Question(0, kAnswerTokens)),
       http_request_(std::make_shared<const std::string>(
           HttpRequest(kChatPath, rig.key, HttpQuestion(0, kAnswerTokens, shape == Shape::kSse)))) {
   if (shape == Shape::kHttp || shape == Shape::kSse) {
-    http_ = std::make_unique<HttpSender>(server.http_address, kHttpConnections);
+    http_ = std::make_unique<HttpSender>(server.http_address, kHttpConnections, serving);
     return;
   }
   if (shape == Shape::kUnary) {
-    unary_ = std::make_unique<H2Sender>(server.grpc_address, kGrpcConnections,
-                                        "/conclave.v1.InferenceService/Complete", rig.key,
-                                        request_.SerializeAsString());
+    unary_ = std::make_unique<H2Sender>(
+        server.grpc_address, serving == Serving::kPolled ? 1 : kGrpcConnections,
+        "/conclave.v1.InferenceService/Complete", rig.key, request_.SerializeAsString(), serving);
     return;
   }
   connections_ = std::make_unique<Connections>(server.grpc_address, 1);
   session_ =
       std::make_unique<SessionSender>(connections_->Next(), rig.key, shape == Shape::kGathered);
+}
+
+void KeptClient::Poll() {
+  if (unary_ != nullptr) unary_->Poll();
+  if (http_ != nullptr) http_->Poll();
 }
 
 Sender KeptClient::sender() {

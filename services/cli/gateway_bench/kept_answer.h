@@ -47,8 +47,11 @@ struct KeptRig {
 // Asks one server for the kept answer. Its sender is valid as long as it is.
 class KeptClient {
  public:
-  KeptClient(const KeptRig& rig, const KeptRig::Server& server, Shape shape);
+  // Sessions cannot be polled.
+  KeptClient(const KeptRig& rig, const KeptRig::Server& server, Shape shape,
+             Serving serving = Serving::kOwnThread);
   Sender sender();
+  void Poll();
 
  private:
   const Shape shape_;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "services/cli/gateway_bench/core_split.h"
 #include "services/cli/gateway_bench/kept_answer.h"
 #include "services/cli/gateway_bench/row.h"
 #include "services/cli/percentiles.h"
@@ -12,8 +13,9 @@
 namespace conclave::cli {
 namespace {
 
-// The median turn counts: one in which the machine did something else does not.
-constexpr int kTurns = 5;
+// The median turn counts: one in which the machine did something else does not. So a turn is short
+// beside the time between two such moments.
+constexpr int kTurns = 51;
 constexpr double kShareOfLoad = 0.5;
 // Of a measurement: for what the gateway can do.
 constexpr double kSearch = 0.2;
@@ -34,23 +36,34 @@ double Median(std::vector<double> values) { return Percentile(std::move(values),
 
 absl::StatusOr<std::vector<Figure>> MeasureLatency(const RowContext& context) {
   ASSIGN_OR_RETURN(const KeptRig rig, KeptRig::Start(context));
+  // The client alone: it polls.
+  CoreHalves halves;
+  for (const ProcessState& process : rig.cluster->processes()) halves.first.push_back(process.pid);
+  halves.first.push_back(rig.echo->pid());
+  const CoreSplit split(halves);
+  RETURN_IF_ERROR(split.status());
   std::vector<Figure> figures;
   for (const Measured& measured : kMeasured) {
     context.progress(measured.name);
-    KeptClient echo(rig, rig.servers[0], measured.shape);
-    KeptClient gateway(rig, rig.servers[1], measured.shape);
     LoadOptions load = {.in_flight = kInFlight,
                         .duration = FromSeconds(kSearch * context.seconds),
                         .interrupted = context.interrupted};
-    const LoadResult most = RunLoad(load, gateway.sender());
-    RETURN_IF_ERROR(most.first_error);
+    {
+      KeptClient busy(rig, rig.servers[1], measured.shape);
+      const LoadResult most = RunLoad(load, busy.sender());
+      RETURN_IF_ERROR(most.first_error);
+      load.rate = kShareOfLoad * most.rate();
+    }
     load.in_flight = 0;
-    load.rate = kShareOfLoad * most.rate();
     load.duration = FromSeconds(context.seconds / kTurns);
+    KeptClient echo(rig, rig.servers[0], measured.shape, Serving::kPolled);
+    KeptClient gateway(rig, rig.servers[1], measured.shape, Serving::kPolled);
     std::vector<double> p50[2], p99[2];  // us, of each turn
     for (int turn = 0; turn < kTurns; ++turn) {
       for (int i = 0; i < 2; ++i) {
-        const LoadResult result = RunLoad(load, (i == 0 ? echo : gateway).sender());
+        KeptClient& client = i == 0 ? echo : gateway;
+        load.poll = [&client] { client.Poll(); };
+        const LoadResult result = RunLoad(load, client.sender());
         RETURN_IF_ERROR(result.first_error);
         p50[i].push_back(1e6 * Percentile(result.latencies, 50));
         p99[i].push_back(1e6 * Percentile(result.latencies, 99));

@@ -70,14 +70,30 @@ class Loop : public std::enable_shared_from_this<Loop> {
       SetThreadName("bench-pace");
       prctl(PR_SET_TIMERSLACK, 1);
       const Duration period = FromSeconds(1 / std::max(options_.rate, 1e-3));
-      for (TimePoint next = start_; !Over(next); next += period) {
-        for (TimePoint now = steady_clock::now(); now < next; now = steady_clock::now()) {
-          if (Over(now)) return;
-          std::this_thread::sleep_for(std::min<Duration>(next - now, kPoll));
-        }
-        SendFrom(next);
+      for (TimePoint next = start_; !Over(next) && WaitUntil(next); next += period) SendFrom(next);
+      while (options_.poll && AnyRunning() && steady_clock::now() < end_ + options_.patience) {
+        options_.poll();
       }
     }).join();
+  }
+
+  // False when the load is over before.
+  bool WaitUntil(TimePoint due) {
+    if (options_.poll) options_.poll();
+    for (TimePoint now = steady_clock::now(); now < due; now = steady_clock::now()) {
+      if (Over(now)) return false;
+      if (options_.poll) {
+        options_.poll();
+      } else {
+        std::this_thread::sleep_for(std::min<Duration>(due - now, kPoll));
+      }
+    }
+    return true;
+  }
+
+  bool AnyRunning() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return running_ > 0;
   }
 
   void OnEnd(TimePoint intended, const absl::Status& status) EXCLUDES(mutex_) {

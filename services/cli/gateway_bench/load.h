@@ -29,6 +29,9 @@ struct LoadOptions {
   int32_t in_flight = 0;  // above 0: so many at once (closed loop)
   double rate = 0;        // else: requests a second, evenly spaced (open loop)
   Duration duration = std::chrono::seconds(1);
+  // Of the open loop: called without a pause while the next request is not due, on the thread that
+  // sends; for senders that are polled. Null: the thread sleeps.
+  std::function<void()> poll = {};
   // How long answers are waited for after that; those that come later count as failed.
   Duration patience = std::chrono::seconds(20);
   const std::atomic<bool>* interrupted = nullptr;  // ends it early

@@ -131,7 +131,7 @@ absl::StatusOr<std::vector<Figure>> MeasureOverload(const RowContext& context) {
                                   "--engine-threads", absl::StrCat(threads)},
                         .interrupted = context.interrupted}));
   // On machines of their own, too, refusing would take nothing of the engine's cores.
-  const CoreSplit split(cluster->processes());
+  const CoreSplit split(EnginesApart(cluster->processes()));
   RETURN_IF_ERROR(split.status());
   Mix mix(context, *cluster);
   const double seconds = context.seconds;

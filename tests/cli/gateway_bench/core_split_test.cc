@@ -74,7 +74,7 @@ TEST_F(CoreSplitTest, WhatComputesGetsAHalfAndEverythingElseTheOther) {
   });
   const pid_t thread = id.get_future().get();
   {
-    const CoreSplit split(processes_);
+    const CoreSplit split(EnginesApart(processes_));
     EXPECT_TRUE(split.status().ok()) << split.status();
     const Cores computing = CoresOf(engine), others = CoresOf(gateway);
     EXPECT_EQ(computing.size(), all_.size() / 2);
@@ -97,7 +97,7 @@ TEST_F(CoreSplitTest, OneCoreIsNotSplit) {
   const pid_t engine = Start("engine");
   const Cores one = {*all_.begin()};
   Use(one);
-  const CoreSplit split(processes_);
+  const CoreSplit split(EnginesApart(processes_));
   EXPECT_TRUE(split.status().ok()) << split.status();
   EXPECT_EQ(CoresOf(0), one);
   EXPECT_EQ(CoresOf(engine), all_);
@@ -108,7 +108,7 @@ TEST_F(CoreSplitTest, AProcessThatHasEndedIsNamedAndTheOthersAreSplit) {
   const pid_t ended = Start("gateway"), engine = Start("engine");
   kill(ended, SIGKILL);
   waitpid(ended, nullptr, 0);
-  const CoreSplit split(processes_);
+  const CoreSplit split(EnginesApart(processes_));
   EXPECT_EQ(split.status().code(), absl::StatusCode::kNotFound);
   EXPECT_NE(split.status().message().find(std::to_string(ended)), absl::string_view::npos)
       << split.status();
