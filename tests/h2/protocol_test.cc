@@ -166,11 +166,14 @@ TEST_F(ProtocolTest, AClientThatReadsNothingLosesItsCallsBeforeTheyHoldMuch) {
   request.mutable_sampling()->set_max_tokens(200);
   request.mutable_sampling()->set_seed(10'000);
   client->Send(kLargeWindows);
+  std::string messages;
   for (int32_t id = 1; id <= 21; id += 2) {  // more than the system's buffers take
-    client->Send(RawClient::HeadersFrame(id, RawClient::CallHeaders("Generate")) +
-                 RawClient::DataFrame(id, RawClient::Message(request.SerializeAsString()), true));
+    client->Send(RawClient::HeadersFrame(id, RawClient::CallHeaders("Generate")));
+    messages += RawClient::DataFrame(id, RawClient::Message(request.SerializeAsString()), true);
   }
+  // All begin before the first answer, as the connection may be closed before the last one.
   EXPECT_TRUE(Probe::WaitFor([this] { return probe_.begun == 11; }));
+  client->Send(messages);
   // Long before the write timeout; some by a reset, all of them once even that cannot be sent.
   EXPECT_TRUE(Probe::WaitFor([this] { return probe_.destroyed == 11; }));
 }

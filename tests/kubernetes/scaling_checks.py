@@ -127,21 +127,35 @@ def without_prometheus(kube, service):
     before = counts(kube)
     expect(before["gateway"] > 1 or before["expert"] > 2, f"{before}: nothing could be scaled down")
     kube.kubectl("scale", "-n", "monitoring", "deployment/prometheus", "--replicas=0")
-    with Load(service, "--clients", 4, *STREAM) as load:
-        # No load to speak of: with metrics the autoscalers would go down within seconds.
-        def blind():
-            now = counts(kube)
-            expect(all(now[name] >= before[name] for name in now), f"scaled from {before} to {now}")
-            found = [c for s in kube.objects("hpa", NAMESPACE) for c in s["status"]["conditions"] if c["type"] == "ScalingActive"]
-            return all(condition["status"] == "False" for condition in found)
+    try:
+        with Load(service, "--clients", 4, *STREAM) as load:
+            # No load to speak of: with metrics the autoscalers would go down within seconds.
+            def blind():
+                now = counts(kube)
+                expect(all(now[name] >= before[name] for name in now), f"scaled from {before} to {now}")
+                return not sighted(kube)
 
-        until("the autoscalers say that they see nothing", 60, blind, every=1)
-        for _ in range(12):
-            time.sleep(1)
-            expect(blind(), "an autoscaler sees something")
-    kube.kubectl("scale", "-n", "monitoring", "deployment/prometheus", "--replicas=1")
-    kube.wait_rollout("monitoring", "prometheus", 60)
+            try:
+                until("the autoscalers say that they see nothing", 90, blind, every=1)
+                for _ in range(12):
+                    time.sleep(1)
+                    expect(blind(), "an autoscaler sees again")
+            except Problem as problem:
+                raise Problem(f"{problem}; these see: {sighted(kube)}; Prometheus' pods: {monitoring_pods(kube)}") from None
+    finally:
+        kube.kubectl("scale", "-n", "monitoring", "deployment/prometheus", "--replicas=1")
+        kube.wait_rollout("monitoring", "prometheus", 60)
     return f"held {before}; {load.no_failures(10)}"
+
+
+def sighted(kube):
+    """The autoscalers that have a metric, and what they say of it."""
+    found = [(s["metadata"]["name"], c) for s in kube.objects("hpa", NAMESPACE) for c in s["status"]["conditions"] if c["type"] == "ScalingActive"]
+    return {name: condition["message"] for name, condition in found if condition["status"] != "False"}
+
+
+def monitoring_pods(kube):
+    return [pod["metadata"]["name"] + " " + pod["status"]["phase"] for pod in kube.objects("pods", "monitoring")]
 
 
 def down(kube, service):

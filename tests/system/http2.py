@@ -1,5 +1,6 @@
 """Frames of HTTP/2 and calls of gRPC as bytes, for clients that keep to no rules."""
 
+import select
 import socket
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -31,18 +32,24 @@ GREETING = PREFACE + frame(SETTINGS, 0, 0)
 
 def answers(address, data):
     """What a server says to them, after the greeting, until it ends the connection or has nothing to say for three
-    seconds: (kind, flags, stream, payload) of each frame."""
+    seconds: (kind, flags, stream, payload) of each frame. Reads while it sends, as a server may end it before."""
     host, port = address.rsplit(":", 1)
-    text, frames = b"", []
+    left, text, frames = GREETING + data, b"", []
     with socket.create_connection((host, int(port)), timeout=3) as connection:
+        connection.setblocking(False)
         try:
-            connection.sendall(GREETING + data)
-        except (ConnectionError, TimeoutError):
-            pass  # it has heard enough
-        try:
-            while part := connection.recv(65536):
-                text += part
-        except (ConnectionError, TimeoutError):
+            while True:
+                readable, writable, _ = select.select([connection], [connection] if left else [], [], 3)
+                if readable:
+                    part = connection.recv(65536)
+                    text += part
+                    if not part:
+                        break
+                elif writable:
+                    left = left[connection.send(left):]
+                else:
+                    break
+        except ConnectionError:
             pass
     while len(text) >= 9:
         size = int.from_bytes(text[:3], "big")
