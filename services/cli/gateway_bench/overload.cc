@@ -22,6 +22,8 @@ constexpr int32_t kTokens = 64;
 constexpr double kTimes = 5;
 // With the default of 5 s a minute.
 constexpr double kOverloadShare = 12;
+// Before and after it: at the rate of realtime requests fewer have no 99th percentile.
+constexpr double kAloneShare = 2;
 constexpr double kAfterSeconds = 8;
 constexpr std::chrono::milliseconds kPoll{50};
 // Of the requests that can be answered, what is sent of realtime ones.
@@ -135,7 +137,8 @@ absl::StatusOr<std::vector<Figure>> MeasureOverload(const RowContext& context) {
   RETURN_IF_ERROR(split.status());
   Mix mix(context, *cluster);
   const double seconds = context.seconds;
-  // Once without realtime requests to know their rate, then with them.
+  // Once without realtime requests to know their rate, then with them, before and after the
+  // overload.
   context.progress("what can be answered");
   Sent most = mix.Run(1, 0, seconds / 2, 0);
   const auto rate_of = [](const Sent& sent, double realtime_seconds) {
@@ -147,21 +150,29 @@ absl::StatusOr<std::vector<Figure>> MeasureOverload(const RowContext& context) {
   };
   const double realtime_rate = std::max(1.0, kRealtimeShare * rate_of(most, seconds / 2));
   most = mix.Run(realtime_rate, 0, seconds, 0);
-  const double capacity = rate_of(most, seconds);
+  const double capacity_before = rate_of(most, seconds);
   RETURN_IF_ERROR(most.realtime.first_error);
   context.progress("realtime requests alone");
-  const LoadResult alone = mix.Realtime(realtime_rate, seconds);
-  RETURN_IF_ERROR(alone.first_error);
+  const LoadResult alone_before = mix.Realtime(realtime_rate, kAloneShare * seconds);
+  RETURN_IF_ERROR(alone_before.first_error);
   context.progress("realtime and interactive requests before");
   const Sent before = mix.Run(realtime_rate, 1, 0, seconds);
   RETURN_IF_ERROR(before.realtime.first_error);
   RETURN_IF_ERROR(before.others.back().first_error);
   const double overload_seconds = kOverloadShare * seconds;
   context.progress(absl::StrCat("overload for ", overload_seconds, " s"));
-  const Sent sent =
-      mix.Run(realtime_rate, kTimes * capacity - realtime_rate, overload_seconds, kAfterSeconds);
+  const Sent sent = mix.Run(realtime_rate, kTimes * capacity_before - realtime_rate,
+                            overload_seconds, kAfterSeconds);
   const double goodput = rate_of(sent, overload_seconds);
-  const double alone_p99 = Percentile(alone.latencies, 99);
+  context.progress("realtime requests alone, and what can be answered, again");
+  const LoadResult alone_after = mix.Realtime(realtime_rate, kAloneShare * seconds);
+  RETURN_IF_ERROR(alone_after.first_error);
+  most = mix.Run(realtime_rate, 0, seconds, 0);
+  const double capacity_after = rate_of(most, seconds);
+  const double capacity = (capacity_before + capacity_after) / 2;
+  std::vector<double> alone = alone_before.latencies;
+  alone.insert(alone.end(), alone_after.latencies.begin(), alone_after.latencies.end());
+  const double alone_p99 = Percentile(alone, 99);
   const double overload_p99 = Percentile(Latencies(sent.realtime, 0, overload_seconds), 99);
   std::vector<double> refusals;
   int64_t failed = 0, asked = 0;
@@ -184,7 +195,8 @@ absl::StatusOr<std::vector<Figure>> MeasureOverload(const RowContext& context) {
        .most = 1.2},
       {.name = "refusal P99", .value = 1e3 * Percentile(refusals, 99), .unit = "ms", .most = 10},
       {.name = "normal again after", .value = normal, .unit = "s", .most = 5},
-      {.name = "capacity", .value = capacity, .unit = "answers / s"},
+      {.name = "capacity, before", .value = capacity_before, .unit = "answers / s"},
+      {.name = "capacity, after", .value = capacity_after, .unit = "answers / s"},
       {.name = "sent in overload",
        .value = static_cast<double>(asked) / overload_seconds + realtime_rate,
        .unit = "requests / s"},
