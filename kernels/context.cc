@@ -39,8 +39,9 @@ std::optional<CpuLevel> ParseCpuLevel(std::string_view name) {
 
 bool CpuSupports(CpuLevel level) {
   static const bool avx512 = HasAvx512();
-  static const bool avx512_bf16 =
-      avx512 && __builtin_cpu_supports("avx512bf16") && cpu::DotProductIsAsSpecified();
+  static const bool avx512_bf16 = avx512 && __builtin_cpu_supports("avx512bf16") &&
+                                  __builtin_cpu_supports("avx512vnni") &&
+                                  cpu::DotProductIsAsSpecified();
   switch (level) {
     case CpuLevel::kReference:
       return true;

@@ -14,7 +14,7 @@
 namespace conclave::kernels {
 
 // Levels give the same bits; a higher one is faster. kReference is the plain scalar code of
-// kernels/ref.
+// kernels/ref; kAvx512Bf16 also has AVX-512 VNNI, as all processors with AVX-512 BF16 do.
 enum class CpuLevel : uint8_t { kReference = 0, kAvx512 = 2, kAvx512Bf16 = 3 };
 
 std::string_view CpuLevelName(CpuLevel level);  // "reference", "avx512", "avx512_bf16"

@@ -7,17 +7,22 @@
 #include "kernels/cpu/rows_avx512.h"
 #include "kernels/grain.h"
 #include "kernels/panel.h"
+#include "kernels/quantize.h"
 #include "kernels/ref/matmul.h"
 
 namespace conclave::kernels {
 namespace {
 
-// Panels of `gate` and as many of `up` in a unit of work: together a full register tile.
-constexpr int64_t kHiddenPanels = cpu::kTilePanels / 2;
-constexpr int64_t kHiddenColumns = kHiddenPanels * kPanelOutputs;
+// Panels of `gate` and as many of `up` in a unit of work: together at least a full register tile,
+// and whole groups of the inputs of `down`, whose format is given.
+int64_t HiddenPanels(WeightFormat down) {
+  return std::max(cpu::kTilePanels / 2, down.group / kPanelOutputs);
+}
+constexpr int64_t kMaxHiddenPanels = kMaxGroup / kPanelOutputs;
 
-// Rows whose gate and up sums a thread holds before it multiplies them: 48 rows x 128 columns are
-// 24 KiB. More rows read the weights again, which by then costs less than the arithmetic.
+// Rows whose gate and up sums a thread holds before it multiplies them: of 48 rows 24 KiB, or twice
+// that with groups of 128. More rows read the weights again, which by then costs less than the
+// arithmetic.
 constexpr int64_t kHiddenRows = 48;
 
 // One unit: some panels of one expert.
@@ -57,8 +62,10 @@ class Units {
 
 // The chains of some rows over the panels [first, first + count) of a matrix; the caller adds
 // output.
-cpu::ChainBlock BlockOf(const cpu::RoundedRows& rows, int64_t first_row, int64_t num_rows) {
+cpu::ChainBlock BlockOf(WeightFormat format, const cpu::RoundedRows& rows, int64_t first_row,
+                        int64_t num_rows) {
   cpu::ChainBlock block;
+  block.format = format;
   block.input = rows.data + first_row * rows.stride;
   block.input_stride = rows.stride;
   block.num_rows = num_rows;
@@ -70,22 +77,45 @@ const std::byte* PanelOf(const PackedMatrix& matrix, int64_t panel) {
   return matrix.data + static_cast<size_t>(panel) * PanelBytes(matrix.format, matrix.num_inputs);
 }
 
-// silu(gate(x)) * up(x) of a unit's columns, rounded to the input type of `down`.
+// silu(gate) * up of `columns` columns from `column` on, as inputs of a matrix of format `down`,
+// into a row of them. `column` is a multiple of the group.
+void WriteHidden(WeightFormat down, const float* gate, const float* up, int64_t column,
+                 int64_t columns, std::byte* row) {
+  switch (down.type) {
+    case WeightType::kF32:
+      cpu::SiluMultiply(gate, up, columns, reinterpret_cast<float*>(row) + column);
+      return;
+    case WeightType::kBf16:
+      cpu::SiluMultiply(gate, up, columns, reinterpret_cast<bf16*>(row) + column);
+      return;
+    case WeightType::kInt8:
+    case WeightType::kInt4:
+      break;
+  }
+  float products[kMaxHiddenPanels * kPanelOutputs];
+  cpu::SiluMultiply(gate, up, columns, products);
+  cpu::RoundRowFor(down, products, columns, row + cpu::RoundedRowBytes(down, column));
+}
+
+// silu(gate(x)) * up(x) of a unit's columns, as inputs of `down`.
 void RunHidden(const FfnWeights& weights, cpu::ChainFunction chain, const cpu::RoundedRows& input,
                int64_t first_row, int64_t end_row, int64_t group, const cpu::RoundedRows& hidden) {
-  const int64_t first = group * kHiddenPanels;
-  const int64_t count = std::min(kHiddenPanels, NumPanels(weights.gate.num_outputs) - first);
+  const int64_t unit_panels = HiddenPanels(weights.down.format);
+  const int64_t first = group * unit_panels;
+  const int64_t count = std::min(unit_panels, NumPanels(weights.gate.num_outputs) - first);
   const int64_t column = first * kPanelOutputs;
   const int64_t columns = std::min(count * kPanelOutputs, weights.gate.num_outputs - column);
-  const std::byte* panels[cpu::kTilePanels];
+  const std::byte* panels[2 * kMaxHiddenPanels];
   for (int64_t p = 0; p < count; ++p) {
     panels[p] = PanelOf(weights.gate, first + p);
     panels[count + p] = PanelOf(weights.up, first + p);
   }
   const int64_t up_column = count * kPanelOutputs;
-  alignas(64) float sums[kHiddenRows * 2 * kHiddenColumns];  // [rows][gate columns, up columns]
+  // [rows][gate columns, up columns]
+  alignas(64) float sums[kHiddenRows * 2 * kMaxHiddenPanels * kPanelOutputs];
   for (int64_t row = first_row; row < end_row; row += kHiddenRows) {
-    cpu::ChainBlock block = BlockOf(input, row, std::min(kHiddenRows, end_row - row));
+    cpu::ChainBlock block =
+        BlockOf(weights.gate.format, input, row, std::min(kHiddenRows, end_row - row));
     block.panels = panels;
     block.num_panels = 2 * count;
     block.output = sums;
@@ -94,12 +124,8 @@ void RunHidden(const FfnWeights& weights, cpu::ChainFunction chain, const cpu::R
     cpu::RunChain(chain, block);
     for (int64_t r = 0; r < block.num_rows; ++r) {
       const float* gate = sums + r * block.output_stride;
-      std::byte* out = const_cast<std::byte*>(hidden.data) + (row + r) * hidden.stride;
-      if (weights.down.format == WeightFormat::kF32) {
-        cpu::SiluMultiply(gate, gate + up_column, columns, reinterpret_cast<float*>(out) + column);
-      } else {
-        cpu::SiluMultiply(gate, gate + up_column, columns, reinterpret_cast<bf16*>(out) + column);
-      }
+      WriteHidden(weights.down.format, gate, gate + up_column, column, columns,
+                  const_cast<std::byte*>(hidden.data) + (row + r) * hidden.stride);
     }
   }
 }
@@ -110,7 +136,7 @@ void RunDown(const PackedMatrix& down, cpu::ChainFunction chain, const cpu::Roun
   const int64_t count = std::min(cpu::kTilePanels, NumPanels(down.num_outputs) - first);
   const std::byte* panels[cpu::kTilePanels];
   for (int64_t p = 0; p < count; ++p) panels[p] = PanelOf(down, first + p);
-  cpu::ChainBlock block = BlockOf(hidden, first_row, end_row - first_row);
+  cpu::ChainBlock block = BlockOf(down.format, hidden, first_row, end_row - first_row);
   block.panels = panels;
   block.num_panels = count;
   block.output = output.Row(first_row) + first * kPanelOutputs;
@@ -128,23 +154,26 @@ void ExpertFfn(std::span<const FfnWeights> experts, const ExpertBatch& batch, Co
   }
   if (experts.empty() || batch.input.rows == 0) return;
   const WeightFormat format = experts[0].gate.format;
+  const WeightFormat down = experts[0].down.format;
   const int64_t intermediate = experts[0].gate.num_outputs;
-  const cpu::ChainFunction chain = cpu::ChainFor(context.level(), format);
   const cpu::RoundedRows input =
       cpu::RoundRowsFor(format, batch.input, ScratchSlot::kInput, context);
-  const int64_t hidden_steps = cpu::NumSteps(format, intermediate);
-  std::byte* hidden_data = context.Scratch(
-      ScratchSlot::kHidden, cpu::RoundedBytes(format, batch.input.rows, intermediate));
-  const cpu::RoundedRows hidden{hidden_data, hidden_steps * 4, hidden_steps};
-  if (format == WeightFormat::kBf16 && intermediate % 2 != 0) {
-    bf16* rows = reinterpret_cast<bf16*>(hidden_data);
-    for (int64_t r = 0; r < batch.input.rows; ++r) rows[(r + 1) * 2 * hidden_steps - 1] = bf16{};
+  const cpu::ChainFunction hidden_chain = cpu::ChainFor(context.level(), format);
+  const cpu::ChainFunction down_chain = cpu::ChainFor(context.level(), down);
+  const int64_t row_bytes = cpu::RoundedRowBytes(down, intermediate);
+  std::byte* hidden_data =
+      context.Scratch(ScratchSlot::kHidden, static_cast<size_t>(batch.input.rows * row_bytes));
+  const cpu::RoundedRows hidden{hidden_data, row_bytes, NumSteps(down, intermediate)};
+  if (down == WeightFormat::kBf16 && intermediate % 2 != 0) {
+    for (int64_t r = 1; r <= batch.input.rows; ++r) {
+      reinterpret_cast<bf16*>(hidden_data + r * row_bytes)[-1] = bf16{};
+    }
   }
   const std::span<int64_t> starts(reinterpret_cast<int64_t*>(context.Scratch(
                                       ScratchSlot::kMisc, (experts.size() + 1) * sizeof(int64_t))),
                                   experts.size() + 1);
 
-  const Units hidden_units(starts, batch, kHiddenPanels,
+  const Units hidden_units(starts, batch, HiddenPanels(down),
                            [&](size_t e) { return experts[e].gate.num_outputs; });
   const auto grain = [&](int64_t inputs) {
     const int64_t weights = inputs * cpu::kTilePanels * kPanelOutputs;
@@ -155,7 +184,7 @@ void ExpertFfn(std::span<const FfnWeights> experts, const ExpertBatch& batch, Co
                              [&](int64_t begin, int64_t end, int) {
                                for (int64_t u = begin; u < end; ++u) {
                                  const Unit unit = hidden_units.At(u);
-                                 RunHidden(experts[unit.expert], chain, input,
+                                 RunHidden(experts[unit.expert], hidden_chain, input,
                                            batch.first_row[unit.expert],
                                            batch.first_row[unit.expert + 1], unit.group, hidden);
                                }
@@ -167,7 +196,7 @@ void ExpertFfn(std::span<const FfnWeights> experts, const ExpertBatch& batch, Co
       down_units.count(), grain(intermediate), [&](int64_t begin, int64_t end, int) {
         for (int64_t u = begin; u < end; ++u) {
           const Unit unit = down_units.At(u);
-          RunDown(experts[unit.expert].down, chain, hidden, batch.first_row[unit.expert],
+          RunDown(experts[unit.expert].down, down_chain, hidden, batch.first_row[unit.expert],
                   batch.first_row[unit.expert + 1], unit.group, batch.output);
         }
       });

@@ -23,10 +23,11 @@ void RunHead(cpu::ChainFunction chain, const PackedMatrix& weight, const std::by
       panels[p] = weight.data + static_cast<size_t>(first + p) * panel_bytes;
     }
     cpu::ChainBlock block;
+    block.format = weight.format;
     block.input = input;
     block.input_stride = input_stride;
     block.num_rows = output.rows;
-    block.steps = cpu::NumSteps(weight.format, weight.num_inputs);
+    block.steps = NumSteps(weight.format, weight.num_inputs);
     block.panels = panels;
     block.num_panels = count;
     block.output = output.data + first * kPanelOutputs;
@@ -49,12 +50,12 @@ void HeadMatmul(std::span<const PackedMatrix> weights, MatrixView<const float> i
   // Every head has the shape and the format of the first.
   const WeightFormat format = weights[0].format;
   const int64_t num_inputs = weights[0].num_inputs;
-  const int64_t head_bytes = static_cast<int64_t>(cpu::RoundedBytes(format, 1, num_inputs));
+  const int64_t row_bytes = cpu::RoundedRowBytes(format, num_inputs);
   const cpu::ChainFunction chain = cpu::ChainFor(context.level(), format);
-  std::byte* rounded = nullptr;  // [heads][rows][num_inputs, to whole pairs]
-  if (format == WeightFormat::kBf16) {
+  std::byte* rounded = nullptr;  // [heads][rows][row_bytes]
+  if (format != WeightFormat::kF32) {
     rounded = context.Scratch(ScratchSlot::kInput,
-                              static_cast<size_t>(head_bytes * input.rows) * weights.size());
+                              static_cast<size_t>(row_bytes * input.rows) * weights.size());
   }
   const int64_t num_heads = static_cast<int64_t>(weights.size());
   const int64_t head_weights = weights[0].num_outputs * num_inputs;
@@ -64,13 +65,13 @@ void HeadMatmul(std::span<const PackedMatrix> weights, MatrixView<const float> i
       const float* first = input.data + head * input_head_stride;
       const std::byte* rows = reinterpret_cast<const std::byte*>(first);
       int64_t stride = input.stride * static_cast<int64_t>(sizeof(float));
-      if (format == WeightFormat::kBf16) {
-        std::byte* own = rounded + head * input.rows * head_bytes;
+      if (format != WeightFormat::kF32) {
+        std::byte* own = rounded + head * input.rows * row_bytes;
         for (int64_t r = 0; r < input.rows; ++r) {
-          cpu::RoundRow(first + r * input.stride, num_inputs, head_bytes / 2, own + r * head_bytes);
+          cpu::RoundRowFor(format, first + r * input.stride, num_inputs, own + r * row_bytes);
         }
         rows = own;
-        stride = head_bytes;
+        stride = row_bytes;
       }
       RunHead(chain, weights[static_cast<size_t>(head)], rows, stride,
               {output.data + head * output_head_stride, input.rows,

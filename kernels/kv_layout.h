@@ -21,7 +21,7 @@ inline constexpr int64_t kBlockKeyPanels = kBlockTokens / kPanelOutputs;
 
 struct KvLayout {
   explicit KvLayout(const KvShape& shape)
-      : format(WeightFormatOf(shape.numerics)),
+      : format(TableFormatOf(shape.numerics)),
         key_panel_bytes(PanelBytes(format, shape.key_dim)),
         value_panel_bytes(PanelBytes(format, kBlockTokens)),
         values_offset(kBlockKeyPanels * key_panel_bytes),

@@ -43,6 +43,7 @@ void Run(const PackedMatrix& weight, const float* bias, MatrixView<const float> 
             panels[p] = weight.data + static_cast<size_t>(first + p) * panel_bytes;
           }
           cpu::ChainBlock block;
+          block.format = weight.format;
           block.input = rows.data;
           block.input_stride = rows.stride;
           block.num_rows = input.rows;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/panel.h"
+#include "kernels/quantize.h"
 
 namespace conclave::kernels {
 namespace {
@@ -40,6 +41,24 @@ void PackBf16(MatrixView<const float> rows, uint32_t* lane) {
   }
 }
 
+// Rows of one panel, from the output `lane` on.
+void PackIntegers(WeightFormat format, MatrixView<const float> rows, int64_t lane,
+                  std::byte* panel) {
+  int8_t quantized[kMaxGroup];
+  for (int64_t first = 0; first < rows.cols; first += format.group) {
+    const GroupPanel step(format, panel + first / format.group * StepPanelBytes(format));
+    const int64_t count = std::min<int64_t>(format.group, rows.cols - first);
+    for (int64_t r = 0; r < rows.rows; ++r) {
+      step.SetScale(
+          lane + r,
+          QuantizeGroup(format.type, {rows.Row(r) + first, static_cast<size_t>(count)}, quantized));
+      for (int64_t k = 0; k < format.group; ++k) {
+        step.Set(k, lane + r, k < count ? quantized[k] : 0);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 std::string_view NumericsClassName(NumericsClass numerics) {
@@ -48,11 +67,36 @@ std::string_view NumericsClassName(NumericsClass numerics) {
       return "f32";
     case NumericsClass::kBf16:
       return "bf16";
+    case NumericsClass::kInt8:
+      return "int8";
+    case NumericsClass::kInt4:
+      return "int4";
   }
   return "unknown";
 }
 
+std::optional<NumericsClass> ParseNumericsClass(std::string_view name) {
+  for (NumericsClass numerics : kNumericsClasses) {
+    if (NumericsClassName(numerics) == name) return numerics;
+  }
+  return std::nullopt;
+}
+
 WeightFormat WeightFormatOf(NumericsClass numerics) {
+  switch (numerics) {
+    case NumericsClass::kF32:
+      return WeightFormat::kF32;
+    case NumericsClass::kBf16:
+      return WeightFormat::kBf16;
+    case NumericsClass::kInt8:
+      return WeightFormat::kInt8;
+    case NumericsClass::kInt4:
+      break;
+  }
+  return WeightFormat::kInt4;
+}
+
+WeightFormat TableFormatOf(NumericsClass numerics) {
   return numerics == NumericsClass::kF32 ? WeightFormat::kF32 : WeightFormat::kBf16;
 }
 
@@ -69,10 +113,17 @@ void PackRows(WeightFormat format, int64_t num_inputs, int64_t first_output,
     const int64_t count = std::min(kPanelOutputs - lane, rows.rows - row);
     const MatrixView<const float> of_panel{rows.Row(row), count, num_inputs, rows.stride};
     std::byte* to = packed + static_cast<size_t>(panel) * panel_bytes;
-    if (format == WeightFormat::kF32) {
-      PackF32(of_panel, reinterpret_cast<float*>(to) + lane);
-    } else {
-      PackBf16(of_panel, reinterpret_cast<uint32_t*>(to) + lane);
+    switch (format.type) {
+      case WeightType::kF32:
+        PackF32(of_panel, reinterpret_cast<float*>(to) + lane);
+        break;
+      case WeightType::kBf16:
+        PackBf16(of_panel, reinterpret_cast<uint32_t*>(to) + lane);
+        break;
+      case WeightType::kInt8:
+      case WeightType::kInt4:
+        PackIntegers(format, of_panel, lane, to);
+        break;
     }
     row += count;
   }

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #include "kernels/bf16.h"
@@ -11,17 +12,38 @@ namespace conclave::kernels {
 
 // A numerics class fixes every order of summation and every rounding point (docs/numerics.md).
 // Values are part of the wire format and of fingerprints.
-enum class NumericsClass : uint8_t { kF32 = 1, kBf16 = 2 };
+enum class NumericsClass : uint8_t { kF32 = 1, kBf16 = 2, kInt8 = 3, kInt4 = 4 };
 
-// "f32", "bf16": the name in flags, fingerprints and metrics.
+// "f32", "bf16", "int8", "int4": the name in flags, fingerprints and metrics.
 std::string_view NumericsClassName(NumericsClass numerics);
+inline constexpr NumericsClass kNumericsClasses[] = {  // the most precise first
+    NumericsClass::kF32, NumericsClass::kBf16, NumericsClass::kInt8, NumericsClass::kInt4};
+std::optional<NumericsClass> ParseNumericsClass(std::string_view name);
+
+enum class WeightType : uint8_t { kF32 = 1, kBf16 = 2, kInt8 = 3, kInt4 = 4 };
 
 // How a weight matrix is stored. It also fixes how Matmul rounds its input rows: not at all for
-// kF32, to bf16 for kBf16.
-enum class WeightFormat : uint8_t { kF32 = 1, kBf16 = 2 };
+// f32, to bf16 for bf16, to int8 in the same groups for integers.
+struct WeightFormat {
+  WeightType type = WeightType::kF32;
+  int32_t group = 0;  // inputs that share a scale: 32, 64 or 128 for integers, else 0
+
+  bool integers() const { return type == WeightType::kInt8 || type == WeightType::kInt4; }
+  friend bool operator==(WeightFormat, WeightFormat) = default;
+
+  static const WeightFormat kF32, kBf16;
+  static const WeightFormat kInt8, kInt4;  // in groups of 64
+};
+inline constexpr WeightFormat WeightFormat::kF32{WeightType::kF32};
+inline constexpr WeightFormat WeightFormat::kBf16{WeightType::kBf16};
+inline constexpr WeightFormat WeightFormat::kInt8{WeightType::kInt8, 64};
+inline constexpr WeightFormat WeightFormat::kInt4{WeightType::kInt4, 64};
 
 // The format in which a class stores its weight matrices.
 WeightFormat WeightFormatOf(NumericsClass numerics);
+
+// The format, f32 or bf16, of what integers would spoil: embedding table, LM head, KV cache.
+WeightFormat TableFormatOf(NumericsClass numerics);
 
 // A borrowed row-major view; `stride` is in elements and at least `cols`.
 template <typename T>
@@ -39,10 +61,8 @@ MatrixView<T> DenseView(T* data, int64_t rows, int64_t cols) {
   return {data, rows, cols, cols};
 }
 
-// A weight matrix [num_outputs, num_inputs] in the kernels' order: panels of 16 outputs (the last
-// one padded with zeros); in a panel f32 is [num_inputs][16], bf16 is [ceil(num_inputs / 2)][16][2]
-// (an odd last input is paired with a zero). Borrows `data` (64-byte aligned), which outlives every
-// use.
+// A weight matrix [num_outputs, num_inputs] in the kernels' order: panels of 16 outputs, the last
+// one padded (kernels/panel.h). Borrows `data` (64-byte aligned), which outlives every use.
 struct PackedMatrix {
   WeightFormat format = WeightFormat::kF32;
   int64_t num_outputs = 0;
@@ -59,7 +79,8 @@ size_t PackedBytes(WeightFormat format, int64_t num_outputs, int64_t num_inputs)
 
 // Packs rows [first_output, first_output + rows.rows) of a matrix of num_inputs columns into
 // `packed` (PackedBytes long, zeroed by the caller before the first call). Values are rounded to
-// the format, to nearest even. Rows may come in any order and in parts, from several threads too.
+// nearest even, or quantised (kernels/quantize.h). Rows may come in any order and in parts, from
+// several threads too.
 void PackRows(WeightFormat format, int64_t num_inputs, int64_t first_output,
               MatrixView<const float> rows, std::byte* packed);
 

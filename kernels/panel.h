@@ -1,35 +1,118 @@
 // Where an element lies in a panel: 16 outputs side by side, so that a SIMD lane owns one output.
 // Weight matrices and the blocks of the KV cache are made of panels. Internal to kernels/.
+//
+// A panel is a sequence of steps, the least that a chain of multiply-adds may be cut into:
+//
+//   f32    one input          16 floats
+//   bf16   two inputs         [16][2]; an odd last input is paired with a zero
+//   int8   a group of inputs  16 scales (f32), then [group / 4][16][4] bytes, each a weight + 128
+//   int4   a group of inputs  16 scales (f32), then [group / 8][16][4] bytes: in byte b of row i
+//   the
+//                             lower half is the weight of input 8 i + b, plus 8, the upper half
+//                             that of input 8 i + 4 + b
+//
+// The last group is padded with zero weights. Integers are stored with an offset because the
+// processors multiply unsigned bytes by signed ones.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/matrix.h"
 
 namespace conclave::kernels {
 
-// Bytes of one panel of `num_inputs` inputs; a multiple of 64.
-inline size_t PanelBytes(WeightFormat format, int64_t num_inputs) {
-  const int64_t rows = format == WeightFormat::kF32 ? num_inputs : (num_inputs + 1) / 2;
-  return static_cast<size_t>(rows) * kPanelOutputs * sizeof(float);
+inline int64_t StepInputs(WeightFormat format) {
+  switch (format.type) {
+    case WeightType::kF32:
+      return 1;
+    case WeightType::kBf16:
+      return 2;
+    case WeightType::kInt8:
+    case WeightType::kInt4:
+      break;
+  }
+  return format.group;
 }
 
-// Index, in elements of the format, of (input, output) in a panel: f32 [num_inputs][16]; bf16
-// [ceil(num_inputs / 2)][16][2].
-inline int64_t PanelIndex(WeightFormat format, int64_t input, int64_t output) {
-  return format == WeightFormat::kF32 ? input * kPanelOutputs + output
-                                      : (input / 2) * (2 * kPanelOutputs) + output * 2 + input % 2;
+inline int64_t NumSteps(WeightFormat format, int64_t num_inputs) {
+  const int64_t inputs = StepInputs(format);
+  return (num_inputs + inputs - 1) / inputs;
+}
+
+inline constexpr int64_t kScalesBytes = kPanelOutputs * static_cast<int64_t>(sizeof(float));
+
+// Bytes of a step of a panel; a multiple of 64.
+inline int64_t StepPanelBytes(WeightFormat format) {
+  if (!format.integers()) return kPanelOutputs * static_cast<int64_t>(sizeof(float));
+  const int64_t values = format.group * kPanelOutputs;
+  return kScalesBytes + (format.type == WeightType::kInt8 ? values : values / 2);
+}
+
+// Bytes of one panel of `num_inputs` inputs; a multiple of 64.
+inline size_t PanelBytes(WeightFormat format, int64_t num_inputs) {
+  return static_cast<size_t>(NumSteps(format, num_inputs) * StepPanelBytes(format));
 }
 
 inline int64_t NumPanels(int64_t num_outputs) {
   return (num_outputs + kPanelOutputs - 1) / kPanelOutputs;
 }
 
-// The element at an index, widened to f32.
+// Formats f32 and bf16: the index, in elements of the format, of (input, output) in a panel.
+inline int64_t PanelIndex(WeightFormat format, int64_t input, int64_t output) {
+  return format == WeightFormat::kF32 ? input * kPanelOutputs + output
+                                      : (input / 2) * (2 * kPanelOutputs) + output * 2 + input % 2;
+}
+
+// The element at such an index, widened to f32.
 inline float PanelValue(WeightFormat format, const std::byte* panel, int64_t index) {
   return format == WeightFormat::kF32 ? reinterpret_cast<const float*>(panel)[index]
                                       : ToFloat(reinterpret_cast<const bf16*>(panel)[index]);
 }
+
+// A step of an integer format. `Byte` is std::byte or const std::byte.
+template <typename Byte>
+class GroupPanel {
+ public:
+  GroupPanel(WeightFormat format, Byte* step) : type_(format.type), step_(step) {}
+
+  float scale(int64_t output) const {
+    float scale;
+    std::memcpy(&scale, step_ + output * 4, sizeof(scale));
+    return scale;
+  }
+  void SetScale(int64_t output, float scale) const {
+    std::memcpy(step_ + output * 4, &scale, sizeof(scale));
+  }
+
+  // Of an input of the group.
+  int32_t value(int64_t input, int64_t output) const {
+    if (type_ == WeightType::kInt8) return static_cast<int32_t>(*Int8At(input, output)) - 128;
+    const int32_t both = static_cast<int32_t>(*Int4At(input, output));
+    return (input % 8 < 4 ? both & 15 : both >> 4) - 8;
+  }
+  void Set(int64_t input, int64_t output, int32_t value) const {
+    if (type_ == WeightType::kInt8) {
+      *Int8At(input, output) = static_cast<std::byte>(value + 128);
+      return;
+    }
+    std::byte* both = Int4At(input, output);
+    const std::byte half = static_cast<std::byte>(value + 8);
+    *both =
+        input % 8 < 4 ? (*both & std::byte{0xf0}) | half : (*both & std::byte{0x0f}) | half << 4;
+  }
+
+ private:
+  Byte* Int8At(int64_t input, int64_t output) const {
+    return step_ + kScalesBytes + (input / 4 * kPanelOutputs + output) * 4 + input % 4;
+  }
+  Byte* Int4At(int64_t input, int64_t output) const {
+    return step_ + kScalesBytes + (input / 8 * kPanelOutputs + output) * 4 + input % 4;
+  }
+
+  WeightType type_;
+  Byte* step_;
+};
 
 }  // namespace conclave::kernels

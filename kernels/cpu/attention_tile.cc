@@ -20,7 +20,7 @@ int64_t RoundUp(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; 
 // The arrays of a tile, each row by row, 64-byte aligned.
 struct TileScratch {
   TileScratch(const KvShape& shape, std::byte* base)
-      : key_steps(NumSteps(WeightFormatOf(shape.numerics), shape.key_dim)),
+      : key_steps(NumSteps(TableFormatOf(shape.numerics), shape.key_dim)),
         columns(NumPanels(shape.value_dim) * kPanelOutputs) {
     std::byte* next = base;
     const auto take = [&](int64_t bytes) {
@@ -29,7 +29,7 @@ struct TileScratch {
       return part;
     };
     constexpr int64_t kFloat = sizeof(float);
-    queries = take(kTileQueries * key_steps * kStepInputBytes);
+    queries = take(kTileQueries * key_steps * kStepRowBytes);
     scores = reinterpret_cast<float*>(take(kTileQueries * kSegmentTokens * kFloat));
     probabilities = take(kTileQueries * kSegmentTokens * kFloat);
     segment_values = reinterpret_cast<float*>(take(kTileQueries * columns * kFloat));
@@ -113,7 +113,7 @@ class TileRun {
     const int64_t key_dim = parameters_.kv.key_dim;
     for (int64_t i = 0; i < tile_.num_queries; ++i) {
       const float* query = queries.Row(RowOf(i)) + HeadOf(i) * key_dim;
-      std::byte* row = scratch_.queries + i * scratch_.key_steps * kStepInputBytes;
+      std::byte* row = scratch_.queries + i * scratch_.key_steps * kStepRowBytes;
       if (layout_.format == WeightFormat::kF32) {
         std::memcpy(row, query, static_cast<size_t>(key_dim) * sizeof(float));
       } else {
@@ -133,8 +133,9 @@ class TileRun {
                                    p % kBlockKeyPanels);
     }
     ChainBlock block;
+    block.format = layout_.format;
     block.input = scratch_.queries;
-    block.input_stride = scratch_.key_steps * kStepInputBytes;
+    block.input_stride = scratch_.key_steps * kStepRowBytes;
     block.num_rows = tile_.num_queries;
     block.steps = scratch_.key_steps;
     block.panels = panels + first;
@@ -170,6 +171,7 @@ class TileRun {
     for (int64_t panel = 0; panel < num_panels; panel += kTilePanels) {
       const std::byte* panels[kSegmentBlocks * kTilePanels];
       ChainBlock block;
+      block.format = layout_.format;
       block.input = scratch_.probabilities + first * kBlockTokens * probability_bytes_;
       block.input_stride = kSegmentTokens * probability_bytes_;
       block.num_rows = tile_.num_queries;

@@ -2,22 +2,35 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/rounded_rows.h"
+
 namespace conclave::kernels::cpu {
 namespace {
 
-// 8 panels x 512 steps x 64 bytes are 256 KiB: half of the smallest second-level cache among
-// AVX-512 processors.
-constexpr int64_t kRunSteps = 512;
+// 8 panels of so many bytes are 256 KiB: half of the smallest second-level cache among AVX-512
+// processors.
+constexpr int64_t kRunPanelBytes = 32 << 10;
 
 }  // namespace
 
 ChainFunction ChainFor(CpuLevel level, WeightFormat format) {
-  if (format == WeightFormat::kF32) return ChainF32Avx512;
-  return level == CpuLevel::kAvx512Bf16 ? ChainBf16Avx512Bf16 : ChainBf16Avx512;
+  const bool best = level == CpuLevel::kAvx512Bf16;
+  switch (format.type) {
+    case WeightType::kF32:
+      return ChainF32Avx512;
+    case WeightType::kBf16:
+      return best ? ChainBf16Avx512Bf16 : ChainBf16Avx512;
+    case WeightType::kInt8:
+    case WeightType::kInt4:
+      break;
+  }
+  return best ? ChainIntegersAvx512Vnni : ChainIntegersAvx512;
 }
 
 void RunChain(ChainFunction chain, const ChainBlock& block) {
-  if (block.num_rows <= kTileRows || block.steps <= kRunSteps || block.num_runs > 1) {
+  const int64_t step_bytes = StepPanelBytes(block.format);
+  const int64_t run_steps = kRunPanelBytes / step_bytes;
+  if (block.num_rows <= kTileRows || block.steps <= run_steps || block.num_runs > 1) {
     chain(block);
     return;
   }
@@ -29,12 +42,12 @@ void RunChain(ChainFunction chain, const ChainBlock& block) {
     part.output = block.output + panel * kPanelOutputs;
     part.num_outputs =
         std::min(part.num_panels * kPanelOutputs, block.num_outputs - panel * kPanelOutputs);
-    for (int64_t step = 0; step < block.steps; step += kRunSteps) {
+    for (int64_t step = 0; step < block.steps; step += run_steps) {
       for (int64_t p = 0; p < part.num_panels; ++p) {
-        panels[p] = block.panels[panel + p] + step * kStepPanelBytes;
+        panels[p] = block.panels[panel + p] + step * step_bytes;
       }
-      part.input = block.input + step * kStepInputBytes;
-      part.steps = std::min(kRunSteps, block.steps - step);
+      part.input = block.input + step * StepRowBytes(block.format);
+      part.steps = std::min(run_steps, block.steps - step);
       part.resume = block.resume || step > 0;
       chain(part);
     }

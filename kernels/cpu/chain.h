@@ -7,21 +7,20 @@
 #include <cstdint>
 
 #include "kernels/context.h"
-#include "kernels/matrix.h"
+#include "kernels/panel.h"
 
 namespace conclave::kernels::cpu {
 
-// A step is one input in format f32, one pair of inputs in format bf16: 4 bytes of an input row, 64
-// bytes of a panel.
-inline constexpr int64_t kStepInputBytes = 4;
-inline constexpr int64_t kStepPanelBytes = 64;
+// Bytes of a step of an input row in the formats f32 and bf16.
+inline constexpr int64_t kStepRowBytes = 4;
 
 struct ChainBlock {
-  const std::byte* input = nullptr;  // [num_rows][num_runs * steps] of f32, or of pairs of bf16
+  WeightFormat format;               // of the panels; it fixes what the rows are
+  const std::byte* input = nullptr;  // [num_rows][num_runs * steps], see kernels/cpu/rounded_rows.h
   int64_t input_stride = 0;          // bytes from row to row
   int64_t num_rows = 0;
   int64_t steps = 0;                         // of a run
-  const std::byte* const* panels = nullptr;  // [num_runs][num_panels]; each [steps][64 bytes]
+  const std::byte* const* panels = nullptr;  // [num_runs][num_panels], each of `steps` steps
   int64_t num_panels = 0;
   int64_t num_runs = 1;  // a chain goes through the runs one after the other: blocks of the cache
   float* output = nullptr;    // [num_rows][num_outputs]; panel p gives columns 16 p ...
@@ -41,11 +40,13 @@ ChainFunction ChainFor(CpuLevel level, WeightFormat format);
 // resumed goes on where it was.
 void RunChain(ChainFunction chain, const ChainBlock& block);
 
-// The three functions, each in the file of its instruction set.
+// The functions, each in the file of its instruction set.
 void ChainF32Avx512(const ChainBlock& block);
 void ChainBf16Avx512(
     const ChainBlock& block);  // VDPBF16PS by fused multiply-adds under FTZ and DAZ
-void ChainBf16Avx512Bf16(const ChainBlock& block);  // VDPBF16PS
+void ChainBf16Avx512Bf16(const ChainBlock& block);      // VDPBF16PS
+void ChainIntegersAvx512(const ChainBlock& block);      // VPDPBUSD by products of words
+void ChainIntegersAvx512Vnni(const ChainBlock& block);  // VPDPBUSD
 
 // Rows in a register tile, and panels beside them: 6 x 4 or 3 x 8 accumulators leave room for the
 // operands in 32 registers, and cover the latency of the multiply-add several times over.

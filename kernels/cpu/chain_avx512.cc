@@ -1,4 +1,4 @@
-// The chains with AVX-512 alone: f32, and bf16 without VDPBF16PS.
+// The chains with AVX-512 alone: f32, bf16 without VDPBF16PS, and integers without VPDPBUSD.
 #include <immintrin.h>
 
 #include "kernels/cpu/chain.h"
@@ -41,6 +41,25 @@ struct StepBf16 {
   }
 };
 
+// Four products of bytes by four of words, the even and the odd ones.
+struct DotWords {
+  struct Input {
+    __m512i even, odd;
+  };
+  static Input LoadInput(const std::byte* p) {
+    int four;
+    __builtin_memcpy(&four, p, sizeof(four));
+    const __m512i x = _mm512_set1_epi32(four);
+    return {_mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8), _mm512_srai_epi16(x, 8)};
+  }
+  static __m512i Apply(const Input& x, __m512i bytes, __m512i sum) {
+    const __m512i even = _mm512_and_si512(bytes, _mm512_set1_epi16(0xff));
+    const __m512i odd = _mm512_srli_epi16(bytes, 8);
+    sum = _mm512_add_epi32(sum, _mm512_madd_epi16(even, x.even));
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(odd, x.odd));
+  }
+};
+
 // Turns FTZ and DAZ on for this thread while it lives.
 class FlushSubnormals {
  public:
@@ -55,11 +74,19 @@ class FlushSubnormals {
 
 }  // namespace
 
-void ChainF32Avx512(const ChainBlock& block) { RunChainBlock<StepF32>(block); }
+void ChainF32Avx512(const ChainBlock& block) { RunChainBlock<FloatTile<StepF32>>(block); }
 
 void ChainBf16Avx512(const ChainBlock& block) {
   const FlushSubnormals flush;
-  RunChainBlock<StepBf16>(block);
+  RunChainBlock<FloatTile<StepBf16>>(block);
+}
+
+void ChainIntegersAvx512(const ChainBlock& block) {
+  if (block.format.type == WeightType::kInt8) {
+    RunChainBlock<IntegerTile<DotWords, false>>(block);
+  } else {
+    RunChainBlock<IntegerTile<DotWords, true>>(block);
+  }
 }
 
 }  // namespace conclave::kernels::cpu

@@ -23,6 +23,8 @@ struct StepDotProduct {
 
 }  // namespace
 
-void ChainBf16Avx512Bf16(const ChainBlock& block) { RunChainBlock<StepDotProduct>(block); }
+void ChainBf16Avx512Bf16(const ChainBlock& block) {
+  RunChainBlock<FloatTile<StepDotProduct>>(block);
+}
 
 }  // namespace conclave::kernels::cpu

@@ -1,6 +1,6 @@
-// The register tile that the three chain functions share. Included only by files compiled for
-// AVX-512, into their anonymous namespace's types, so that no function of one instruction set is
-// taken for that of another.
+// The register tiles that the chain functions share. Included only by files compiled for AVX-512,
+// with types of their anonymous namespaces, so that no function of one instruction set is taken for
+// that of another.
 #pragma once
 
 #include <immintrin.h>
@@ -11,86 +11,189 @@
 
 namespace conclave::kernels::cpu {
 
-// `Step` is the arithmetic of one step:
+// The running sums of kRows rows and kPanels panels from (row, panel) on, for a tile of type
+// `Tile`.
+template <typename Tile, int kRows, int kPanels>
+class TileSums {
+ public:
+  TileSums(const ChainBlock& block, int64_t row, int64_t panel)
+      : output_(block.output + row * block.output_stride + panel * kPanelOutputs),
+        stride_(block.output_stride),
+        columns_(block.num_outputs - panel * kPanelOutputs) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) {
+        at[r][p] = block.resume ? _mm512_maskz_loadu_ps(Mask(p), At(r, p)) : _mm512_setzero_ps();
+      }
+    }
+  }
+
+  void Store() const {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) {
+        // Masked stores are slow on some processors.
+        if (Mask(p) == 0xffff) {
+          _mm512_storeu_ps(At(r, p), at[r][p]);
+        } else {
+          _mm512_mask_storeu_ps(At(r, p), Mask(p), at[r][p]);
+        }
+      }
+    }
+  }
+
+  __m512 at[kRows][kPanels];
+
+ private:
+  float* At(int r, int p) const { return output_ + r * stride_ + p * kPanelOutputs; }
+  __mmask16 Mask(int p) const {
+    const int64_t lanes = columns_ - p * kPanelOutputs;
+    return lanes >= kPanelOutputs ? 0xffff : static_cast<__mmask16>((1u << lanes) - 1);
+  }
+
+  float* output_;
+  int64_t stride_, columns_;
+};
+
+// Formats f32 and bf16. `Step` is the arithmetic of one step:
 //   Weight Step::LoadWeight(const std::byte*)            64 bytes of a panel
 //   Input Step::LoadInput(const std::byte*)              4 bytes of a row, in every lane
 //   __m512 Step::Apply(Input, Weight, __m512 sum)
-template <typename Step, int kRows, int kPanels>
-[[gnu::noinline]] void RunTile(const ChainBlock& block, int64_t row, int64_t panel) {
-  __m512 sums[kRows][kPanels];
-  float* output = block.output + row * block.output_stride + panel * kPanelOutputs;
-  const int64_t columns = block.num_outputs - panel * kPanelOutputs;
-  const auto mask = [&](int p) -> __mmask16 {
-    const int64_t lanes = columns - p * kPanelOutputs;
-    return lanes >= kPanelOutputs ? 0xffff : static_cast<__mmask16>((1u << lanes) - 1);
-  };
+template <typename Step>
+struct FloatTile {
+  template <int kRows, int kPanels>
+  [[gnu::noinline]] static void Run(const ChainBlock& block, int64_t row, int64_t panel) {
+    constexpr int64_t kRowBytes = 4, kPanelBytes = 64;  // of a step
+    TileSums<FloatTile, kRows, kPanels> sums(block, row, panel);
+    const std::byte* rows[kRows];
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) {
-      sums[r][p] = block.resume ? _mm512_maskz_loadu_ps(
-                                      mask(p), output + r * block.output_stride + p * kPanelOutputs)
-                                : _mm512_setzero_ps();
-    }
-  }
-  const std::byte* rows[kRows];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) rows[r] = block.input + (row + r) * block.input_stride;
+    for (int r = 0; r < kRows; ++r) rows[r] = block.input + (row + r) * block.input_stride;
 
-  for (int64_t run = 0; run < block.num_runs; ++run) {
+    for (int64_t run = 0; run < block.num_runs; ++run) {
+      const std::byte* panels[kPanels];
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p)
+        panels[p] = block.panels[run * block.num_panels + panel + p];
+      for (int64_t s = 0; s < block.steps; ++s) {
+        typename Step::Input inputs[kRows];
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) inputs[r] = Step::LoadInput(rows[r] + s * kRowBytes);
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) {
+          const typename Step::Weight weight = Step::LoadWeight(panels[p] + s * kPanelBytes);
+#pragma GCC unroll 8
+          for (int r = 0; r < kRows; ++r) {
+            sums.at[r][p] = Step::Apply(inputs[r], weight, sums.at[r][p]);
+          }
+        }
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) rows[r] += block.steps * kRowBytes;
+    }
+    sums.Store();
+  }
+};
+
+// Format int8 or int4, whose chains have one run. `Dot` is the arithmetic of four inputs:
+//   Input Dot::LoadInput(const std::byte*)               4 bytes of a row, in every lane
+//   __m512i Dot::Apply(Input, __m512i bytes, __m512i sum)
+// adds to each lane of `sum` the products of its four unsigned `bytes` and the four signed inputs.
+template <typename Dot, bool kInt4>
+struct IntegerTile {
+  template <int kRows, int kPanels>
+  [[gnu::noinline]] static void Run(const ChainBlock& block, int64_t row, int64_t panel) {
+    const int64_t group = block.format.group;
+    const int64_t words = group / (kInt4 ? 8 : 4);  // of 64 bytes
+    const int64_t row_bytes = group + 8, panel_bytes = kScalesBytes + words * 64;
+    TileSums<IntegerTile, kRows, kPanels> sums(block, row, panel);
+    const std::byte* rows[kRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) rows[r] = block.input + (row + r) * block.input_stride;
     const std::byte* panels[kPanels];
 #pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) panels[p] = block.panels[run * block.num_panels + panel + p];
+    for (int p = 0; p < kPanels; ++p) panels[p] = block.panels[panel + p];
+
     for (int64_t s = 0; s < block.steps; ++s) {
-      typename Step::Input inputs[kRows];
+      __m512i dots[kRows][kPanels];
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) inputs[r] = Step::LoadInput(rows[r] + s * kStepInputBytes);
+      for (int r = 0; r < kRows; ++r) {
+        int start;
+        __builtin_memcpy(&start, rows[r] + group + 4, sizeof(start));
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) dots[r][p] = _mm512_set1_epi32(start);
+      }
+      for (int64_t w = 0; w < words; ++w) {
+        const auto bytes = [&](int p) {
+          return _mm512_loadu_si512(panels[p] + kScalesBytes + w * 64);
+        };
+        if constexpr (kInt4) {
+          const __m512i half = _mm512_set1_epi8(15);
+          Multiply(dots, rows, w * 8, [&](int p) { return _mm512_and_si512(bytes(p), half); });
+          Multiply(dots, rows, w * 8 + 4,
+                   [&](int p) { return _mm512_and_si512(_mm512_srli_epi16(bytes(p), 4), half); });
+        } else {
+          Multiply(dots, rows, w * 4, bytes);
+        }
+      }
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) {
-        const typename Step::Weight weight = Step::LoadWeight(panels[p] + s * kStepPanelBytes);
+        const __m512 scale = _mm512_loadu_ps(panels[p]);
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) sums[r][p] = Step::Apply(inputs[r], weight, sums[r][p]);
+        for (int r = 0; r < kRows; ++r) {
+          const __m512 row_scale = _mm512_set1_ps(*reinterpret_cast<const float*>(rows[r] + group));
+          sums.at[r][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r][p]),
+                                          _mm512_mul_ps(row_scale, scale), sums.at[r][p]);
+        }
+        panels[p] += panel_bytes;
       }
-    }
+      // The sums stay in memory, the registers belong to the dots.
+      asm volatile("" : : "r"(&sums) : "memory");
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) rows[r] += block.steps * kStepInputBytes;
+      for (int r = 0; r < kRows; ++r) rows[r] += row_bytes;
+    }
+    sums.Store();
   }
 
+ private:
+  // Adds the products of the inputs at an offset of each row and `bytes` of each panel.
+  template <int kRows, int kPanels, typename Bytes>
+  [[gnu::always_inline]] static void Multiply(__m512i (&dots)[kRows][kPanels],
+                                              const std::byte* const (&rows)[kRows], int64_t offset,
+                                              Bytes bytes) {
+    typename Dot::Input inputs[kRows];
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kRows; ++r) inputs[r] = Dot::LoadInput(rows[r] + offset);
 #pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) {
-      float* sum = output + r * block.output_stride + p * kPanelOutputs;
-      // Masked stores are slow on some processors.
-      if (mask(p) == 0xffff) {
-        _mm512_storeu_ps(sum, sums[r][p]);
-      } else {
-        _mm512_mask_storeu_ps(sum, mask(p), sums[r][p]);
-      }
+      const __m512i weights = bytes(p);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) dots[r][p] = Dot::Apply(inputs[r], weights, dots[r][p]);
     }
   }
-}
+};
 
 // All panels for the rows [row, row + kRows).
-template <typename Step, int kRows>
+template <typename Tile, int kRows>
 void RunRows(const ChainBlock& block, int64_t row, int64_t first_panel, int64_t end_panel) {
   constexpr int kWide = kRows <= 3 ? 8 : 4;
   int64_t p = first_panel;
-  for (; p + kWide <= end_panel; p += kWide) RunTile<Step, kRows, kWide>(block, row, p);
+  for (; p + kWide <= end_panel; p += kWide) Tile::template Run<kRows, kWide>(block, row, p);
   if constexpr (kWide == 8) {
     if (p + 4 <= end_panel) {
-      RunTile<Step, kRows, 4>(block, row, p);
+      Tile::template Run<kRows, 4>(block, row, p);
       p += 4;
     }
   }
   if (p + 2 <= end_panel) {
-    RunTile<Step, kRows, 2>(block, row, p);
+    Tile::template Run<kRows, 2>(block, row, p);
     p += 2;
   }
-  if (p < end_panel) RunTile<Step, kRows, 1>(block, row, p);
+  if (p < end_panel) Tile::template Run<kRows, 1>(block, row, p);
 }
 
-template <typename Step>
+template <typename Tile>
 void RunChainBlock(const ChainBlock& block) {
   const int64_t tiles = (block.num_rows + kTileRows - 1) / kTileRows;
   // Panels outside, rows inside: a group of panels stays in the cache while all rows use it.
@@ -102,22 +205,22 @@ void RunChainBlock(const ChainBlock& block) {
       const int64_t rows = (block.num_rows - row + tiles - tile - 1) / (tiles - tile);
       switch (rows) {
         case 1:
-          RunRows<Step, 1>(block, row, panel, end);
+          RunRows<Tile, 1>(block, row, panel, end);
           break;
         case 2:
-          RunRows<Step, 2>(block, row, panel, end);
+          RunRows<Tile, 2>(block, row, panel, end);
           break;
         case 3:
-          RunRows<Step, 3>(block, row, panel, end);
+          RunRows<Tile, 3>(block, row, panel, end);
           break;
         case 4:
-          RunRows<Step, 4>(block, row, panel, end);
+          RunRows<Tile, 4>(block, row, panel, end);
           break;
         case 5:
-          RunRows<Step, 5>(block, row, panel, end);
+          RunRows<Tile, 5>(block, row, panel, end);
           break;
         default:
-          RunRows<Step, 6>(block, row, panel, end);
+          RunRows<Tile, 6>(block, row, panel, end);
           break;
       }
       row += rows;

@@ -1,11 +1,22 @@
 #include "kernels/cpu/rounded_rows.h"
 
+#include <algorithm>
+
 #include "kernels/cpu/rows_avx512.h"
 #include "kernels/grain.h"
 
 namespace conclave::kernels::cpu {
-size_t RoundedBytes(WeightFormat format, int64_t num_rows, int64_t num_inputs) {
-  return static_cast<size_t>(num_rows * NumSteps(format, num_inputs)) * sizeof(float);
+
+void RoundRowFor(WeightFormat format, const float* row, int64_t num_inputs, std::byte* output) {
+  if (!format.integers()) {
+    RoundRow(row, num_inputs, 2 * NumSteps(format, num_inputs), output);
+    return;
+  }
+  for (int64_t first = 0; first < num_inputs; first += format.group) {
+    QuantizeInputs(format, row + first, std::min<int64_t>(format.group, num_inputs - first),
+                   output);
+    output += StepRowBytes(format);
+  }
 }
 
 RoundedRows RoundRowsFor(WeightFormat format, MatrixView<const float> input, ScratchSlot slot,
@@ -15,14 +26,15 @@ RoundedRows RoundRowsFor(WeightFormat format, MatrixView<const float> input, Scr
     return {reinterpret_cast<const std::byte*>(input.data),
             input.stride * static_cast<int64_t>(sizeof(float)), steps};
   }
-  std::byte* rounded = context.Scratch(slot, RoundedBytes(format, input.rows, input.cols));
+  const int64_t row_bytes = RoundedRowBytes(format, input.cols);
+  std::byte* rounded = context.Scratch(slot, static_cast<size_t>(input.rows * row_bytes));
   context.pool().ParallelFor(
       input.rows, RowGrain(input.cols), [&](int64_t begin, int64_t end, int) {
         for (int64_t r = begin; r < end; ++r) {
-          RoundRow(input.Row(r), input.cols, 2 * steps, rounded + r * 4 * steps);
+          RoundRowFor(format, input.Row(r), input.cols, rounded + r * row_bytes);
         }
       });
-  return {rounded, steps * 4, steps};
+  return {rounded, row_bytes, steps};
 }
 
 }  // namespace conclave::kernels::cpu

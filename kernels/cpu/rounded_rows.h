@@ -1,25 +1,35 @@
-// The input rows of a matmul as its chain wants them: f32 as they are, or rounded to bf16 and
-// padded to whole pairs.
+// The input rows of a matmul as its chain wants them, padded to whole steps (kernels/panel.h):
+//
+//   f32         as they are
+//   bf16        rounded, in pairs
+//   int8, int4  of each group [group] int8, the scale (f32), and what the integer sums of the group
+//               begin with (int32): what the offset of the weights adds to them, negated
 #pragma once
 
 #include "kernels/context.h"
-#include "kernels/matrix.h"
+#include "kernels/cpu/chain.h"
+#include "kernels/panel.h"
 
 namespace conclave::kernels::cpu {
 
 struct RoundedRows {
   const std::byte* data = nullptr;
   int64_t stride = 0;  // bytes from row to row
-  int64_t steps = 0;   // of 4 bytes
+  int64_t steps = 0;
 };
 
-// Steps of a chain over `num_inputs` inputs.
-inline int64_t NumSteps(WeightFormat format, int64_t num_inputs) {
-  return format == WeightFormat::kF32 ? num_inputs : (num_inputs + 1) / 2;
+// Bytes of a step of a row: a multiple of 4.
+inline int64_t StepRowBytes(WeightFormat format) {
+  return format.integers() ? format.group + 8 : kStepRowBytes;
 }
 
-// Bytes that RoundRowsFor writes for `num_rows` rows of `num_inputs`.
-size_t RoundedBytes(WeightFormat format, int64_t num_rows, int64_t num_inputs);
+// Bytes of a row of `num_inputs`.
+inline int64_t RoundedRowBytes(WeightFormat format, int64_t num_inputs) {
+  return NumSteps(format, num_inputs) * StepRowBytes(format);
+}
+
+// One row, to `output` (RoundedRowBytes long). Not for format f32.
+void RoundRowFor(WeightFormat format, const float* row, int64_t num_inputs, std::byte* output);
 
 // Borrows `input` in format f32; else rounds into `slot` of `context`'s scratch, on its threads.
 // Valid until the slot's next use.

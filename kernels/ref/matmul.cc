@@ -1,9 +1,12 @@
 #include "kernels/ref/matmul.h"
 
+#include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "kernels/panel.h"
+#include "kernels/quantize.h"
 #include "kernels/ref/functions.h"
 
 namespace conclave::kernels::ref {
@@ -36,6 +39,38 @@ float ChainBf16(const PackedMatrix& weight, int64_t output, const float* row) {
   return sum;
 }
 
+// A row's inputs as an integer matrix takes them.
+struct QuantizedRow {
+  QuantizedRow(WeightFormat format, const float* row, int64_t num_inputs)
+      : integers(static_cast<size_t>(NumSteps(format, num_inputs) * format.group)) {
+    for (int64_t first = 0; first < num_inputs; first += format.group) {
+      const int64_t count = std::min<int64_t>(format.group, num_inputs - first);
+      scales.push_back(QuantizeGroup(WeightType::kInt8, {row + first, static_cast<size_t>(count)},
+                                     integers.data() + first));
+    }
+  }
+  std::vector<int8_t> integers;  // zeros beyond num_inputs
+  std::vector<float> scales;     // of the groups
+};
+
+float ChainIntegers(const PackedMatrix& weight, int64_t output, const QuantizedRow& row) {
+  const WeightFormat format = weight.format;
+  const std::byte* panel =
+      weight.data + (output / kPanelOutputs) * PanelBytes(format, weight.num_inputs);
+  const int64_t lane = output % kPanelOutputs;
+  float sum = 0.0f;
+  for (size_t g = 0; g < row.scales.size(); ++g) {
+    const int64_t step = static_cast<int64_t>(g);
+    const GroupPanel group(format, panel + step * StepPanelBytes(format));
+    int32_t dot = 0;
+    for (int64_t k = 0; k < format.group; ++k) {
+      dot += row.integers[static_cast<size_t>(step * format.group + k)] * group.value(k, lane);
+    }
+    sum = std::fma(static_cast<float>(dot), row.scales[g] * group.scale(lane), sum);
+  }
+  return sum;
+}
+
 MatrixView<const float> ReadOnly(MatrixView<float> view) {
   return {view.data, view.rows, view.cols, view.stride};
 }
@@ -45,9 +80,13 @@ MatrixView<const float> ReadOnly(MatrixView<float> view) {
 void Matmul(const PackedMatrix& weight, const float* bias, MatrixView<const float> input,
             MatrixView<float> output) {
   for (int64_t m = 0; m < input.rows; ++m) {
+    const float* row = input.Row(m);
+    std::optional<QuantizedRow> quantized;
+    if (weight.format.integers()) quantized.emplace(weight.format, row, weight.num_inputs);
     for (int64_t n = 0; n < weight.num_outputs; ++n) {
-      float sum = weight.format == WeightFormat::kF32 ? ChainF32(weight, n, input.Row(m))
-                                                      : ChainBf16(weight, n, input.Row(m));
+      float sum = quantized.has_value()                 ? ChainIntegers(weight, n, *quantized)
+                  : weight.format == WeightFormat::kF32 ? ChainF32(weight, n, row)
+                                                        : ChainBf16(weight, n, row);
       if (bias != nullptr) sum = sum + bias[n];
       output.Row(m)[n] = sum;
     }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "services/cli/table.h"
 #include "shared/base/address.h"
 #include "shared/base/byte_size.h"
@@ -27,7 +28,20 @@ kernels::NumericsClass NumericsOf(const AllOptions& options) {
   return model::ParseNumerics(options.common.numerics).value_or(kernels::NumericsClass::kBf16);
 }
 
+// The most precise one that is smaller than what is set; null if none fits.
+const ClassBytes* ClassThatFits(const MemoryDemand& demand, int64_t available_bytes) {
+  auto each = std::ranges::find(demand.classes, demand.numerics, &ClassBytes::numerics);
+  each = std::find_if(each, demand.classes.end(), [&](const ClassBytes& other) {
+    return other.numerics != demand.numerics && other.bytes + kOtherBytes <= available_bytes;
+  });
+  return each == demand.classes.end() ? nullptr : &*each;
+}
+
 }  // namespace
+
+std::string ClassBytes::text() const {
+  return absl::StrCat(std::string(kernels::NumericsClassName(numerics)), " ", FormatBytes(bytes));
+}
 
 MemoryDemand DemandOf(const weights::ModelConfig& config, const AllOptions& options) {
   const auto engine_bytes = [&](kernels::NumericsClass numerics) {
@@ -40,10 +54,10 @@ MemoryDemand DemandOf(const weights::ModelConfig& config, const AllOptions& opti
   const kernels::NumericsClass numerics = NumericsOf(options);
   const bool local = options.up.workers == 0 || options.engine.experts == "local";
   MemoryDemand demand;
-  demand.bf16_bytes =
-      engine_bytes(kernels::NumericsClass::kBf16) + expert_bytes(kernels::NumericsClass::kBf16);
-  demand.f32_bytes =
-      engine_bytes(kernels::NumericsClass::kF32) + expert_bytes(kernels::NumericsClass::kF32);
+  demand.numerics = numerics;
+  for (const kernels::NumericsClass each : kernels::kNumericsClasses) {
+    demand.classes.push_back({each, engine_bytes(each) + expert_bytes(each)});
+  }
   demand.expert_bytes = expert_bytes(numerics) * (local ? options.up.engines : 1);
   demand.weight_bytes = engine_bytes(numerics) * options.up.engines + demand.expert_bytes;
   demand.kv_block_bytes = model::KvBlockBytesOf(config, numerics);
@@ -99,15 +113,16 @@ absl::Status CheckKvFits(const weights::ModelConfig& config, const AllOptions& o
   return absl::OkStatus();
 }
 
-Check CheckFits(const MemoryDemand& demand, int64_t available_bytes, int64_t total_bytes,
-                const std::string& numerics) {
+Check CheckFits(const MemoryDemand& demand, int64_t available_bytes, int64_t total_bytes) {
   const int64_t kv = model::BlocksFor(demand.context_tokens) * demand.kv_block_bytes;
   const int64_t needed = demand.weight_bytes + kv + kOtherBytes;
   Check check{.name = "memory"};
-  check.found =
-      absl::StrCat("bf16 ", FormatBytes(demand.bf16_bytes), ", f32 ", FormatBytes(demand.f32_bytes),
-                   " (+ KV ", FormatBytes(kv), " at ", demand.context_tokens, " tokens); free ",
-                   FormatBytes(available_bytes), " of ", FormatBytes(total_bytes));
+  check.found = absl::StrCat(
+      absl::StrJoin(
+          demand.classes, ", ",
+          [](std::string* out, const ClassBytes& each) { absl::StrAppend(out, each.text()); }),
+      " (+ KV ", FormatBytes(kv), " at ", demand.context_tokens, " tokens); free ",
+      FormatBytes(available_bytes), " of ", FormatBytes(total_bytes));
   if (needed <= available_bytes) return check;
   // Engines and workers start as long as the weights fit, with as much KV cache as is left.
   const bool starts = demand.weight_bytes <= available_bytes;
@@ -116,8 +131,8 @@ Check CheckFits(const MemoryDemand& demand, int64_t available_bytes, int64_t tot
   if (left >= demand.kv_block_bytes && demand.kv_block_bytes > 0) {
     check.remedy = absl::StrCat("--engine-context ", model::TokensIn(left / demand.kv_block_bytes),
                                 " fits, or free ", FormatBytes(needed - available_bytes));
-  } else if (numerics == "f32" && demand.bf16_bytes + kOtherBytes <= available_bytes) {
-    check.remedy = "--numerics bf16 takes half of it";
+  } else if (const ClassBytes* other = ClassThatFits(demand, available_bytes)) {
+    check.remedy = absl::StrCat("another --numerics fits: ", other->text());
   } else if (starts) {
     check.remedy =
         absl::StrCat("free ", FormatBytes(needed - available_bytes),

@@ -4,17 +4,29 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/matrix.h"
 #include "services/cli/checks.h"
 #include "shared/options/options.h"
 #include "shared/weights/model_config.h"
 
 namespace conclave::cli {
 
+// One copy of all weights in a numerics class.
+struct ClassBytes {
+  kernels::NumericsClass numerics = kernels::NumericsClass::kBf16;
+  int64_t bytes = 0;
+
+  std::string text() const;  // "int8 31 GiB"
+};
+
 // What `up` puts on this machine.
 struct MemoryDemand {
-  int64_t bf16_bytes = 0, f32_bytes = 0;  // one copy of all weights in each numerics class
+  kernels::NumericsClass numerics = kernels::NumericsClass::kBf16;  // the one that is set
+  std::vector<ClassBytes> classes;                                  // the most precise first
   int64_t weight_bytes = 0;  // of all engines and workers together, in the class that is set
   int64_t expert_bytes = 0;  // of these, routed experts
   int64_t kv_block_bytes = 0;
@@ -33,7 +45,6 @@ absl::Status CheckKvFits(const weights::ModelConfig& config, const AllOptions& o
                          int64_t available_bytes);
 
 // The memory check of `doctor`, of one full context at least.
-Check CheckFits(const MemoryDemand& demand, int64_t available_bytes, int64_t total_bytes,
-                const std::string& numerics);
+Check CheckFits(const MemoryDemand& demand, int64_t available_bytes, int64_t total_bytes);
 
 }  // namespace conclave::cli

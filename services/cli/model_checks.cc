@@ -122,8 +122,8 @@ std::vector<Check> CheckModel(const Context& context) {
     model.remedy = "--strict-config refuses such a checkpoint";
   }
   const MemoryLimit limit = ReadMemoryLimit();
-  Check memory = CheckFits(DemandOf(config, context.options), limit.available_bytes,
-                           limit.total_bytes, common.numerics);
+  Check memory =
+      CheckFits(DemandOf(config, context.options), limit.available_bytes, limit.total_bytes);
   if (memory.verdict != Verdict::kFail) {
     absl::Status fits = CheckExpertsFit(config, context.options);
     fits.Update(CheckKvFits(config, context.options, limit.available_bytes));

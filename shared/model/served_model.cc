@@ -22,10 +22,10 @@ placement::ModelIdentity IdentityOf(const weights::Checkpoint& checkpoint,
 }  // namespace
 
 absl::StatusOr<kernels::NumericsClass> ParseNumerics(const std::string& name) {
-  if (name == "auto" || name == "bf16") return kernels::NumericsClass::kBf16;
-  if (name == "f32") return kernels::NumericsClass::kF32;
+  if (name == "auto") return kernels::NumericsClass::kBf16;
+  if (const auto numerics = kernels::ParseNumericsClass(name)) return *numerics;
   return absl::InvalidArgumentError(
-      absl::StrCat("numerics is \"", name, "\"; it may be auto, f32 or bf16"));
+      absl::StrCat("numerics is \"", name, "\"; it may be auto, f32, bf16, int8 or int4"));
 }
 
 placement::ModelIdentity ShapeOf(const weights::ModelConfig& config,

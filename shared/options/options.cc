@@ -243,7 +243,7 @@ std::string StateDir(const CommonOptions& common) {
 void AllOptions::Bind(Settings& s) {
   s.Add("", "model", &common.model, "checkpoint folder, or org/name in the Hugging Face cache");
   s.Add("", "served_name", &common.served_name, "model name in the API; empty: the folder's name");
-  s.Add("", "numerics", &common.numerics, "numerics class: f32, bf16 or auto (bf16)");
+  s.Add("", "numerics", &common.numerics, "numerics class: f32, bf16, int8, int4 or auto (bf16)");
   s.Add("", "controller_address", &common.controller, "host:port of the controller's gRPC");
   s.Add("", "state_dir", &common.state_dir,
         "folder of state and logs; empty: ~/.local/state/conclave");

@@ -18,7 +18,7 @@ struct CommonOptions {
   std::string
       model;  // checkpoint folder, or org/name in the local Hugging Face cache; empty: none given
   std::string served_name;        // name in the API; empty: the folder's name
-  std::string numerics = "auto";  // f32, bf16, or auto: bf16
+  std::string numerics = "auto";  // f32, bf16, int8, int4, or auto: bf16
   // gRPC address of the controller; the setting is called controller_address, because controller:
   // is a section of the file
   std::string controller = "127.0.0.1:8010";

@@ -59,8 +59,8 @@ absl::Status CheckFlags(const Header& header, uint8_t known) {
 absl::StatusOr<kernels::NumericsClass> ReadNumerics(const Header& header, size_t offset) {
   const uint8_t value = header.Get<uint8_t>(offset);
   const auto numerics = static_cast<kernels::NumericsClass>(value);
-  if (numerics != kernels::NumericsClass::kF32 && numerics != kernels::NumericsClass::kBf16) {
-    return Malformed("numerics class", int{value}, "1 (f32) or 2 (bf16)");
+  if (numerics < kernels::NumericsClass::kF32 || numerics > kernels::NumericsClass::kInt4) {
+    return Malformed("numerics class", int{value}, "1 (f32), 2 (bf16), 3 (int8) or 4 (int4)");
   }
   return numerics;
 }

@@ -25,7 +25,9 @@ size_t EmbeddingBytes(const ModelConfig& config, WeightFormat format) {
 class EngineLoader {
  public:
   EngineLoader(const ModelConfig& config, kernels::NumericsClass numerics)
-      : config_(config), format_(kernels::WeightFormatOf(numerics)) {}
+      : config_(config),
+        format_(kernels::WeightFormatOf(numerics)),
+        table_format_(kernels::TableFormatOf(numerics)) {}
 
   size_t MeasureBytes() {
     EngineWeights nothing;
@@ -54,17 +56,18 @@ class EngineLoader {
     }
     weights.final_norm = Vector(std::string(kFinalNormName), config_.hidden);
     weights.lm_head =
-        Matrix(format_, std::string(config_.tied_embeddings ? kEmbeddingName : kLmHeadName),
+        Matrix(table_format_, std::string(config_.tied_embeddings ? kEmbeddingName : kLmHeadName),
                config_.vocab_size, config_.hidden);
     Fill();
   }
 
   void Embedding(EngineWeights& weights) {
-    const size_t bytes = EmbeddingBytes(config_, format_);
+    const size_t bytes = EmbeddingBytes(config_, table_format_);
     if (loader_ != nullptr) {
       std::byte* embedding = weights.buffer.Take(bytes);
       weights.embedding = {embedding, bytes};
-      loader_->AddRowMajor(format_, kEmbeddingName, config_.vocab_size, config_.hidden, embedding);
+      loader_->AddRowMajor(table_format_, kEmbeddingName, config_.vocab_size, config_.hidden,
+                           embedding);
     }
     queued_bytes_ += static_cast<int64_t>(PackedBuffer::RoundUp(bytes));
     Fill();
@@ -193,7 +196,7 @@ class EngineLoader {
   }
 
   const ModelConfig& config_;
-  const WeightFormat format_;
+  const WeightFormat format_, table_format_;
   MatrixLoader* loader_ = nullptr;  // null while measuring
   const LoadProgress* progress_ = nullptr;
   int64_t total_bytes_ = 0;
@@ -212,7 +215,7 @@ void EngineWeights::Embed(std::span<const int32_t> ids, kernels::MatrixView<floa
   CONCLAVE_CHECK(output.rows == static_cast<int64_t>(ids.size()) && output.cols == config.hidden);
   const size_t hidden = static_cast<size_t>(config.hidden);
   const DType dtype =
-      kernels::WeightFormatOf(numerics) == WeightFormat::kF32 ? DType::kF32 : DType::kBf16;
+      kernels::TableFormatOf(numerics) == WeightFormat::kF32 ? DType::kF32 : DType::kBf16;
   const size_t row_bytes = hidden * static_cast<size_t>(DTypeBits(dtype) / 8);
   for (size_t i = 0; i < ids.size(); ++i) {
     CONCLAVE_CHECK(ids[i] >= 0 && ids[i] < config.vocab_size);

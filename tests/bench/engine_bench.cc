@@ -123,7 +123,7 @@ int Main(int argc, char** argv) {
   EngineOptions options;
   Load load;
   app.add_option("--model", common.model, "checkpoint folder")->required();
-  app.add_option("--numerics", common.numerics, "f32 or bf16");
+  app.add_option("--numerics", common.numerics, "f32, bf16, int8 or int4");
   app.add_option("--threads", options.threads, "compute threads; 0: all cores");
   app.add_option("--batch", load.batch, "requests in flight");
   app.add_option("--requests", load.requests, "requests in all");

@@ -74,7 +74,8 @@ int Main(int argc, char** argv) {
   Options options;
   CLI::App app("Tokens per second of the forward pass");
   app.add_option("--model", options.model, "checkpoint folder");
-  app.add_option("--class", options.numerics, "numerics class: f32, bf16");
+  app.add_option("--class", options.numerics, "numerics class: f32, bf16, int8 or int4")
+      ->check(CLI::IsMember({"f32", "bf16", "int8", "int4"}));
   app.add_option("--level", options.level, "instruction level");
   app.add_option("--threads", options.threads, "compute threads");
   app.add_option("--prompt", options.prompt, "tokens of a prompt");
@@ -87,8 +88,7 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "level %s is unknown or not supported here\n", options.level.c_str());
     return 1;
   }
-  const auto numerics =
-      options.numerics == "f32" ? kernels::NumericsClass::kF32 : kernels::NumericsClass::kBf16;
+  const kernels::NumericsClass numerics = *kernels::ParseNumericsClass(options.numerics);
   auto model = LoadModel(options.model, numerics);
   if (!model.ok()) {
     std::fprintf(stderr, "%s\n", std::string(model.status().message()).c_str());

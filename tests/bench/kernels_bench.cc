@@ -3,6 +3,7 @@
 // with --benchmark_filter=REGEX for a part.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <deque>
 #include <iostream>
@@ -16,6 +17,7 @@
 #include "kernels/gate.h"
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
+#include "kernels/panel.h"
 #include "kernels/sample.h"
 
 namespace conclave::kernels {
@@ -30,14 +32,19 @@ using Bytes = std::unique_ptr<std::byte, FreeBytes>;
 Bytes RandomBytes(WeightFormat format, size_t bytes) {
   Bytes data(static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)));
   std::minstd_rand random(1);
+  const auto small = [&] { return static_cast<float>(random() % 64) / 640 - 0.05f; };
   if (format == WeightFormat::kF32) {
     float* values = reinterpret_cast<float*>(data.get());
-    for (size_t i = 0; i < bytes / 4; ++i)
-      values[i] = static_cast<float>(random() % 64) / 640 - 0.05f;
-  } else {
+    std::generate_n(values, bytes / sizeof(float), small);
+  } else if (format == WeightFormat::kBf16) {
     bf16* values = reinterpret_cast<bf16*>(data.get());
-    for (size_t i = 0; i < bytes / 2; ++i) {
-      values[i] = ToBf16(static_cast<float>(random() % 64) / 640 - 0.05f);
+    std::generate_n(values, bytes / sizeof(bf16), [&] { return ToBf16(small()); });
+  } else {
+    std::generate_n(data.get(), bytes, [&] { return static_cast<std::byte>(random() >> 8); });
+    const auto step_bytes = static_cast<size_t>(StepPanelBytes(format));
+    for (size_t step = 0; step < bytes; step += step_bytes) {
+      const GroupPanel group(format, data.get() + step);
+      for (int64_t output = 0; output < kPanelOutputs; ++output) group.SetScale(output, 0.001f);
     }
   }
   return data;
@@ -71,7 +78,16 @@ void Report(benchmark::State& state, double bytes, double operations) {
 }
 
 WeightFormat FormatOf(int64_t bits) {
-  return bits == 32 ? WeightFormat::kF32 : WeightFormat::kBf16;
+  switch (bits) {
+    case 32:
+      return WeightFormat::kF32;
+    case 16:
+      return WeightFormat::kBf16;
+    case 8:
+      return WeightFormat::kInt8;
+    default:
+      return WeightFormat::kInt4;
+  }
 }
 
 // Arguments: bits of the class, outputs, inputs, rows. Several copies are used in turn, so that
@@ -102,6 +118,9 @@ BENCHMARK(BM_Matmul)
     ->Args({16, 10944, 2048, 256})
     ->Args({16, 2048, 10944, 256})
     ->Args({16, 102400, 2048, 1})  // its LM head
+    ->ArgsProduct({{8, 4}, {10944}, {2048}, {1, 8, 32, 256}})
+    ->Args({8, 2048, 2048, 1})
+    ->Args({4, 2048, 2048, 1})
     ->Args({32, 10944, 2048, 1})
     ->Args({32, 10944, 2048, 256})
     ->Args({16, 640, 256, 1})  // Tales
@@ -143,6 +162,10 @@ BENCHMARK(BM_ExpertFfn)
     ->Args({16, 6, 1408, 2048, 1})  // DeepSeek-V2-Lite: one token
     ->Args({16, 16, 1408, 2048, 4})
     ->Args({16, 16, 1408, 2048, 24})
+    ->Args({8, 24, 1408, 2048, 1})
+    ->Args({4, 48, 1408, 2048, 1})
+    ->Args({8, 16, 1408, 2048, 24})
+    ->Args({4, 16, 1408, 2048, 24})
     ->Args({16, 2, 128, 256, 1})  // Tales
     ->Args({16, 16, 128, 256, 8})
     ->UseRealTime();
@@ -163,7 +186,7 @@ void BM_Attention(benchmark::State& state) {
   const int64_t blocks = (before + rows + kBlockTokens - 1) / kBlockTokens;
   const size_t block_bytes = KvBlockBytes(kv);
   const Bytes pool =
-      RandomBytes(WeightFormatOf(kv.numerics), block_bytes * static_cast<size_t>(blocks));
+      RandomBytes(TableFormatOf(kv.numerics), block_bytes * static_cast<size_t>(blocks));
   std::vector<int32_t> ids(static_cast<size_t>(blocks));
   std::iota(ids.begin(), ids.end(), 0);
   const SequenceRows sequence{0, rows, before, ids};

@@ -37,8 +37,7 @@ int Fail(const absl::Status& status) {
 }
 
 int Run(const Options& options) {
-  const auto numerics =
-      options.numerics == "f32" ? kernels::NumericsClass::kF32 : kernels::NumericsClass::kBf16;
+  const kernels::NumericsClass numerics = *kernels::ParseNumericsClass(options.numerics);
   auto opened = Checkpoint::Open(options.model, {});
   if (!opened.ok()) return Fail(opened.status());
   const std::shared_ptr<const Checkpoint> checkpoint = *std::move(opened);
@@ -70,8 +69,8 @@ int main(int argc, char** argv) {
   conclave::weights::Options options;
   CLI::App app("Measures how fast weights are loaded");
   app.add_option("--model", options.model, "checkpoint folder")->check(CLI::ExistingDirectory);
-  app.add_option("--class", options.numerics, "numerics class: f32 or bf16")
-      ->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--class", options.numerics, "numerics class: f32, bf16, int8 or int4")
+      ->check(CLI::IsMember({"f32", "bf16", "int8", "int4"}));
   app.add_option("--threads", options.threads, "loading threads")->check(CLI::Range(1, 1024));
   CLI11_PARSE(app, argc, argv);
   return conclave::weights::Run(options);

@@ -3,19 +3,24 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "kernels/attention.h"
 #include "shared/weights/checkpoint.h"
 
 namespace conclave::cli {
 namespace {
 
+using kernels::NumericsClass;
 using ::testing::HasSubstr;
 
 constexpr int64_t kGiB = int64_t{1} << 30;
 
 MemoryDemand TwoGiB() {
-  return {.bf16_bytes = 2 * kGiB,
-          .f32_bytes = 4 * kGiB,
+  return {.numerics = NumericsClass::kBf16,
+          .classes = {{NumericsClass::kF32, 4 * kGiB},
+                      {NumericsClass::kBf16, 2 * kGiB},
+                      {NumericsClass::kInt8, kGiB}},
           .weight_bytes = 2 * kGiB,
           .expert_bytes = kGiB,
           .kv_block_bytes = kernels::kBlockTokens << 21,
@@ -23,10 +28,10 @@ MemoryDemand TwoGiB() {
 }
 
 TEST(CheckFitsTest, WarnsWhenOnlyAShorterContextFits) {
-  EXPECT_EQ(CheckFits(TwoGiB(), 4 * kGiB, 8 * kGiB, "bf16").verdict, Verdict::kOk);
+  EXPECT_EQ(CheckFits(TwoGiB(), 4 * kGiB, 8 * kGiB).verdict, Verdict::kOk);
   MemoryDemand demand = TwoGiB();
   demand.context_tokens = 8192;
-  const Check shorter = CheckFits(demand, 4 * kGiB, 8 * kGiB, "bf16");
+  const Check shorter = CheckFits(demand, 4 * kGiB, 8 * kGiB);
   EXPECT_EQ(shorter.verdict, Verdict::kWarn);
   EXPECT_THAT(shorter.remedy, HasSubstr("--engine-context 768"));
 }
@@ -34,14 +39,18 @@ TEST(CheckFitsTest, WarnsWhenOnlyAShorterContextFits) {
 TEST(CheckFitsTest, FailsWithARemedyWhenTheWeightsDoNotFit) {
   MemoryDemand demand = TwoGiB();
   demand.context_tokens = 1;
-  const Check more = CheckFits(demand, kGiB, 8 * kGiB, "bf16");
+  const Check more = CheckFits(demand, kGiB, 8 * kGiB);
   EXPECT_EQ(more.verdict, Verdict::kFail);
   EXPECT_THAT(more.remedy, HasSubstr("docs/two-machines.md"));
-  EXPECT_THAT(more.found, HasSubstr("bf16 2.0 GiB, f32 4.0 GiB"));
-  demand.weight_bytes = demand.f32_bytes;
-  const Check half = CheckFits(demand, 3 * kGiB, 8 * kGiB, "f32");
+  EXPECT_THAT(more.found, HasSubstr("f32 4.0 GiB, bf16 2.0 GiB, int8 1.0 GiB"));
+  const Check smaller = CheckFits(demand, 3 * kGiB / 2, 8 * kGiB);
+  EXPECT_EQ(smaller.verdict, Verdict::kFail);
+  EXPECT_THAT(smaller.remedy, HasSubstr("another --numerics fits: int8 1.0 GiB"));
+  demand.weight_bytes = 4 * kGiB;
+  demand.numerics = NumericsClass::kF32;
+  const Check half = CheckFits(demand, 3 * kGiB, 8 * kGiB);
   EXPECT_EQ(half.verdict, Verdict::kFail);
-  EXPECT_THAT(half.remedy, HasSubstr("--numerics bf16"));
+  EXPECT_THAT(half.remedy, HasSubstr("another --numerics fits: bf16 2.0 GiB"));
 }
 
 // A small reference checkpoint and the settings' defaults.
@@ -97,11 +106,16 @@ TEST_F(FitTest, KvMemoryIsRefusedAsTheEngineRefusesIt) {
 
 TEST_F(FitTest, EnginesThatHoldExpertsTakeThemEach) {
   const MemoryDemand shared = DemandOf(config_, options_);
-  EXPECT_EQ(shared.weight_bytes, shared.bf16_bytes);
+  const auto bytes = [&](NumericsClass numerics) {
+    return std::ranges::find(shared.classes, numerics, &ClassBytes::numerics)->bytes;
+  };
+  EXPECT_EQ(shared.weight_bytes, bytes(NumericsClass::kBf16));
   options_.up.workers = 0;
   options_.up.engines = 3;
-  EXPECT_EQ(DemandOf(config_, options_).weight_bytes, 3 * shared.bf16_bytes);
-  EXPECT_GT(shared.f32_bytes, shared.bf16_bytes);
+  EXPECT_EQ(DemandOf(config_, options_).weight_bytes, 3 * bytes(NumericsClass::kBf16));
+  EXPECT_GT(bytes(NumericsClass::kF32), bytes(NumericsClass::kBf16));
+  EXPECT_GT(bytes(NumericsClass::kBf16), bytes(NumericsClass::kInt8));
+  EXPECT_GT(bytes(NumericsClass::kInt8), bytes(NumericsClass::kInt4));
 }
 
 }  // namespace

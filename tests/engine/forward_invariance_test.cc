@@ -65,7 +65,7 @@ INSTANTIATE_TEST_SUITE_P(
     Families, ForwardInvarianceTest,
     ::testing::Combine(::testing::Values("deepseek_v2_lite", "deepseek_v2_full", "deepseek_v3",
                                          "mixtral", "qwen2_moe", "qwen3_moe", "olmoe"),
-                       ::testing::Values(NumericsClass::kF32, NumericsClass::kBf16)),
+                       ::testing::ValuesIn(kernels::kNumericsClasses)),
     [](const auto& info) {
       return std::string(std::get<0>(info.param)) + "_" + ClassName(std::get<1>(info.param));
     });
@@ -78,7 +78,7 @@ TEST_P(OddDimensionsTest, EveryWayGivesTheSameBits) {
   const auto& [family, seed] = GetParam();
   const TempDir dir;
   WriteTinyCheckpoint(family, seed, dir.path());
-  for (const NumericsClass numerics : {NumericsClass::kF32, NumericsClass::kBf16}) {
+  for (const NumericsClass numerics : kernels::kNumericsClasses) {
     SCOPED_TRACE(ClassName(numerics));
     auto model = LoadModel(dir.path(), numerics);
     ASSERT_TRUE(model.ok()) << model.status();

@@ -286,6 +286,26 @@ TEST_P(GoldenTest, Bf16IsAsCloseToTheReferenceAsTheYardstick) {
             kYardsticks * yardstick.max_error_before_routing_differs);
 }
 
+// Beside the reference's own rounding to bf16. These models are tiny and their weights random, so
+// that quantising spoils them more than trained ones.
+TEST_P(GoldenTest, IntegersAreNearTheReference) {
+  for (const auto& [numerics, times] :
+       {std::pair{NumericsClass::kInt8, 4.0}, {NumericsClass::kInt4, 40.0}}) {
+    const auto model = Load(numerics);
+    ASSERT_NE(model, nullptr);
+    ForwardRig rig(model, Options());
+    Comparison result;
+    for (size_t prompt = 0; prompt < golden_->prompts().size(); ++prompt) {
+      Recorder seen;
+      const std::vector<float> logits = rig.LogitsOf(golden_->prompts()[prompt].ids, 0, &seen);
+      Compare(prompt, logits, seen, result);
+    }
+    Print(numerics, result);
+    EXPECT_LE(result.mean_error(), times * golden_->yardstick().mean_error)
+        << kernels::NumericsClassName(numerics);
+  }
+}
+
 TEST_P(GoldenTest, TheConfigOfTransformers5GivesTheSameModel) {
   if (!std::filesystem::exists(GetParam() / "transformers5/config.json")) {
     GTEST_SKIP() << GetParam() << " has no config.json of transformers 5";

@@ -28,7 +28,7 @@ struct Experts {
 
 TEST(ExpertFfnTest, LevelsAndThreadsGiveTheReferencesBits) {
   Rng rng(1);
-  for (WeightFormat format : {WeightFormat::kF32, WeightFormat::kBf16}) {
+  for (WeightFormat format : kAllFormats) {
     for (auto [intermediate, hidden] :
          {std::pair<int64_t, int64_t>{1, 1}, {17, 33}, {130, 64}, {300, 256}}) {
       // Experts without rows, with one, with more than a block of 48.

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <deque>
 #include <limits>
@@ -9,13 +10,12 @@
 
 #include "kernels/attention.h"
 #include "kernels/panel.h"
+#include "kernels/quantize.h"
 #include "kernels/ref/matmul.h"
 #include "tests/kernels/random_rows.h"
 
 namespace conclave::kernels {
 namespace {
-
-constexpr WeightFormat kFormats[] = {WeightFormat::kF32, WeightFormat::kBf16};
 
 // An input view with a stride beyond its columns, filled with values that must not be read.
 struct StridedRows {
@@ -51,9 +51,25 @@ std::vector<float> Reference(const PackedMatrix& weight, const float* bias,
   return output;
 }
 
+// Of the sum of all magnitudes: 257 sums of 24 bits; two operands rounded to 8 bits each; an
+// operand off by at most a 254th or a 16th of the largest of its group, of random sign.
+double Tolerance(WeightType type) {
+  switch (type) {
+    case WeightType::kF32:
+      return 0x1p-18;
+    case WeightType::kBf16:
+      return 0x1p-8;
+    case WeightType::kInt8:
+      return 0x1p-7;
+    case WeightType::kInt4:
+      break;
+  }
+  return 0x1p-4;
+}
+
 TEST(MatmulTest, ReferenceIsNearTheExactProduct) {
   Rng rng(1);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kAllFormats) {
     const int64_t inputs = 257;
     const std::vector<float> values = rng.Normals(5 * inputs);
     const OwnedMatrix weight(format, 5, inputs, values);
@@ -67,8 +83,7 @@ TEST(MatmulTest, ReferenceIsNearTheExactProduct) {
           sum += term;
           magnitude += std::fabs(term);
         }
-        // Two operands rounded to 8 bits each, or 257 sums of 24 bits.
-        const double tolerance = magnitude * (format == WeightFormat::kBf16 ? 0x1p-8 : 0x1p-18);
+        const double tolerance = magnitude * Tolerance(format.type);
         EXPECT_NEAR(output[m * 5 + n], sum, tolerance);
       }
     }
@@ -79,7 +94,7 @@ TEST(MatmulTest, LevelsAndThreadsGiveTheReferencesBits) {
   Rng rng(2);
   const int64_t rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 25, 40};
   size_t next = 0;
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kAllFormats) {
     for (int64_t inputs : {1, 2, 3, 15, 16, 17, 31, 33, 96, 257}) {
       for (int64_t outputs : {1, 15, 16, 17, 100, 513}) {
         const OwnedMatrix weight = RandomMatrix(rng, format, outputs, inputs);
@@ -106,7 +121,7 @@ TEST(MatmulTest, LevelsAndThreadsGiveTheReferencesBits) {
 
 TEST(MatmulTest, EveryNumberOfRowsGivesARowTheSameBits) {
   Rng rng(3);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kAllFormats) {
     const OwnedMatrix weight = RandomMatrix(rng, format, 150, 61);
     const StridedRows input(rng, 40, 61);
     const std::vector<float> all = Reference(weight.view(), nullptr, input.view);
@@ -124,7 +139,7 @@ TEST(MatmulTest, EveryNumberOfRowsGivesARowTheSameBits) {
 // Enough work for every thread to get parts: smaller products run on the caller alone.
 TEST(MatmulTest, ThreadsShareALargeProduct) {
   Rng rng(8);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kAllFormats) {
     const OwnedMatrix weight = RandomMatrix(rng, format, 2500, 300);
     const StridedRows input(rng, 5, 300);
     const std::vector<float> bias = rng.Normals(2500);
@@ -142,7 +157,7 @@ TEST(MatmulTest, ThreadsShareALargeProduct) {
 // More steps than one run of RunChain, with enough rows for it to be cut: chains resume.
 TEST(MatmulTest, LongChainsResumeWithTheSameBits) {
   Rng rng(4);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kAllFormats) {
     const OwnedMatrix weight = RandomMatrix(rng, format, 33, 2309);
     const StridedRows input(rng, 9, 2309);
     const std::vector<float> expected = Reference(weight.view(), nullptr, input.view);
@@ -168,7 +183,7 @@ TEST(MatmulTest, TinyHugeAndSpecialValuesGiveTheReferencesBits) {
                             std::numeric_limits<float>::max(),
                             std::numeric_limits<float>::infinity(),
                             std::numeric_limits<float>::quiet_NaN()};
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kAllFormats) {
     for (int64_t kinds : {10, 11, 13}) {  // without overflow, with it, with infinities and NaN
       std::vector<float> values(40 * 24);
       for (float& value : values) value = specials[rng.Below(kinds)];
@@ -187,7 +202,7 @@ TEST(MatmulTest, TinyHugeAndSpecialValuesGiveTheReferencesBits) {
 
 TEST(MatmulTest, PacksEveryValueWhereThePanelHasIt) {
   Rng rng(7);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kFloatFormats) {
     for (const auto& [outputs, inputs] : {std::pair<int64_t, int64_t>{37, 75}, {16, 32}, {1, 1}}) {
       const std::vector<float> values = rng.Normals(outputs * inputs);
       const OwnedMatrix matrix(format, outputs, inputs, values);
@@ -213,9 +228,36 @@ TEST(MatmulTest, PacksEveryValueWhereThePanelHasIt) {
   }
 }
 
+TEST(MatmulTest, PacksEveryGroupWhereThePanelHasIt) {
+  Rng rng(9);
+  for (WeightFormat format : kIntegerFormats) {
+    for (const auto& [outputs, inputs] : {std::pair<int64_t, int64_t>{37, 75}, {16, 256}, {1, 1}}) {
+      const std::vector<float> values = rng.Normals(outputs * inputs);
+      const OwnedMatrix matrix(format, outputs, inputs, values);
+      for (int64_t output = 0; output < outputs; ++output) {
+        const std::byte* panel = matrix.view().data + static_cast<size_t>(output / kPanelOutputs) *
+                                                          PanelBytes(format, inputs);
+        for (int64_t first = 0; first < inputs; first += format.group) {
+          const int64_t count = std::min<int64_t>(format.group, inputs - first);
+          std::vector<int8_t> quantized(static_cast<size_t>(format.group));
+          const float scale = QuantizeGroup(
+              format.type, {values.data() + output * inputs + first, static_cast<size_t>(count)},
+              quantized.data());
+          const GroupPanel group(format, panel + first / format.group * StepPanelBytes(format));
+          ASSERT_EQ(group.scale(output % kPanelOutputs), scale) << NameOf(format);
+          for (int64_t k = 0; k < format.group; ++k) {  // zeros beyond the inputs
+            ASSERT_EQ(group.value(k, output % kPanelOutputs), quantized[static_cast<size_t>(k)])
+                << NameOf(format) << " " << output << " " << first + k;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(MatmulTest, PanelsPackedInPartsAreThoseOfTheWhole) {
   Rng rng(6);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kAllFormats) {
     const std::vector<float> values = rng.Normals(37 * 11);
     const OwnedMatrix whole(format, 37, 11, values);
     std::vector<std::byte> parts(PackedBytes(format, 37, 11));
@@ -228,7 +270,7 @@ TEST(MatmulTest, PanelsPackedInPartsAreThoseOfTheWhole) {
 
 TEST(HeadMatmulTest, LevelsGiveTheReferencesBits) {
   Rng rng(7);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kAllFormats) {
     for (int64_t num_heads : {1, 3, 4}) {
       std::deque<OwnedMatrix> owned;
       std::vector<PackedMatrix> weights;

@@ -17,6 +17,15 @@
 
 namespace conclave::kernels {
 
+inline constexpr WeightFormat kFloatFormats[] = {WeightFormat::kF32, WeightFormat::kBf16};
+inline constexpr WeightFormat kIntegerFormats[] = {
+    {WeightType::kInt8, 32}, {WeightType::kInt8, 64}, {WeightType::kInt8, 128},
+    {WeightType::kInt4, 32}, {WeightType::kInt4, 64}, {WeightType::kInt4, 128}};
+inline constexpr WeightFormat kAllFormats[] = {WeightFormat::kF32,       WeightFormat::kBf16,
+                                               {WeightType::kInt8, 32},  WeightFormat::kInt8,
+                                               {WeightType::kInt8, 128}, {WeightType::kInt4, 32},
+                                               WeightFormat::kInt4,      {WeightType::kInt4, 128}};
+
 // Every level that this processor has.
 inline std::vector<CpuLevel> SupportedLevels() {
   std::vector<CpuLevel> levels;
@@ -105,7 +114,17 @@ inline ::testing::AssertionResult SameBits(const std::vector<float>& actual,
 }
 
 inline std::string NameOf(WeightFormat format) {
-  return format == WeightFormat::kF32 ? "f32" : "bf16";
+  switch (format.type) {
+    case WeightType::kF32:
+      return "f32";
+    case WeightType::kBf16:
+      return "bf16";
+    case WeightType::kInt8:
+      return "int8/" + std::to_string(format.group);
+    case WeightType::kInt4:
+      break;
+  }
+  return "int4/" + std::to_string(format.group);
 }
 
 }  // namespace conclave::kernels
