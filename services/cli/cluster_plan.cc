@@ -195,6 +195,10 @@ absl::StatusOr<ClusterPlan> Planner::Plan() {
       if (!IsSet(kind + ".threads")) {
         process.flags.push_back(absl::StrCat("--threads=", std::max(1, cores_ / count)));
       }
+      if (kind == "engine" && count > 1) {
+        const double share = context_.options.engine.kv_memory_share / count;
+        process.flags.push_back(absl::StrCat("--kv-memory-share=", share));
+      }
       if (kind == "engine" && up.workers == 0 && !IsSet("engine.experts")) {
         process.flags.push_back("--experts=local");
       }

@@ -230,6 +230,7 @@ absl::Status Engine::State::LoadModel() {
                  .numerics_class = model.identity.numerics_class,
                  .system_fingerprint = system_fingerprint,
                  .max_running = options.max_batch,
+                 .prefix_cache = options.prefix_cache,
                  .kv_tokens = loaded_model->kv_tokens()},
                 {.vocab_size = model.checkpoint->config().vocab_size,
                  .context_tokens = loaded_model->context_tokens()},

@@ -21,7 +21,12 @@ EngineMetrics::EngineMetrics(metrics::Registry* registry)
       step_seconds(registry->GetHistogram("conclave_step_seconds", {{"phase", "total"}})),
       kv_used_ratio(registry->GetGauge("conclave_kv_used_ratio")),
       kv_blocks_used(registry->GetGauge("conclave_kv_blocks", {{"state", "used"}})),
-      kv_blocks_free(registry->GetGauge("conclave_kv_blocks", {{"state", "free"}})),
+      kv_blocks_cached(registry->GetGauge("conclave_kv_blocks", {{"state", "cached"}})),
+      kv_blocks_empty(registry->GetGauge("conclave_kv_blocks", {{"state", "empty"}})),
+      prefix_hit_tokens(
+          registry->GetCounter("conclave_prefix_cache_tokens_total", {{"result", "hit"}})),
+      prefix_miss_tokens(
+          registry->GetCounter("conclave_prefix_cache_tokens_total", {{"result", "miss"}})),
       preemptions(registry->GetCounter("conclave_preemptions_total")),
       registry_(*registry) {}
 

@@ -30,7 +30,10 @@ class EngineMetrics {
   metrics::Histogram& step_seconds;
   metrics::Gauge& kv_used_ratio;
   metrics::Gauge& kv_blocks_used;
-  metrics::Gauge& kv_blocks_free;
+  metrics::Gauge& kv_blocks_cached;
+  metrics::Gauge& kv_blocks_empty;
+  metrics::Counter& prefix_hit_tokens;
+  metrics::Counter& prefix_miss_tokens;
   metrics::Counter& preemptions;
 
  private:

@@ -35,6 +35,7 @@ class EngineService::GatewayStream final
     message->set_system_fingerprint(serving_->identity.system_fingerprint);
     message->set_max_running(serving_->identity.max_running);
     message->set_kv_tokens(serving_->identity.kv_tokens);
+    message->set_prefix_cache(serving_->identity.prefix_cache);
   }
 
   void Open() {

@@ -31,7 +31,8 @@ struct EngineIdentity {
   std::string numerics_class;
   std::string system_fingerprint;
   int32_t max_running = 0;  // sequences at once
-  int64_t kv_tokens = 0;    // that the KV cache holds
+  bool prefix_cache = false;
+  int64_t kv_tokens = 0;  // that the KV cache holds
 };
 
 class EngineService final : public v1::EngineService::CallbackService, public EventSink {

@@ -59,11 +59,12 @@ absl::Status LoadedModel::MakeCache() {
                                   .block_bytes = block_bytes,
                                   .context = parts_.options->context,
                                   .kv_bytes = parts_.options->kv_memory.bytes,
+                                  .share = parts_.options->kv_memory_share,
                                   .max_batch = parts_.options->max_batch,
                                   .available_bytes = available_bytes}));
   context_tokens_ = plan.context_tokens;
   ASSIGN_OR_RETURN(std::unique_ptr<KvMemory> memory, MapKvMemory(plan.num_blocks, block_bytes));
-  cache_ = std::make_unique<KvCache>(std::move(memory));
+  cache_ = std::make_unique<KvCache>(std::move(memory), parts_.options->prefix_cache);
   LogInfo("memory", {{"weights", FormatBytes(static_cast<int64_t>(weights_->bytes()))},
                      {"context", plan.context_tokens},
                      {"kv_memory", FormatBytes(plan.num_blocks * block_bytes)},

@@ -1,7 +1,11 @@
 #include "services/engine/scheduler.h"
 
 #include <algorithm>
+#include <ranges>
+#include <span>
 #include <tuple>
+#include <unordered_map>
+#include <unordered_set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -107,7 +111,6 @@ absl::Status Scheduler::Add(SequenceRequest request) {
     sequence->order_time = std::min(sequence->order_time, sequence->deadline);
   }
   sequence->last_step = step_;
-  sequence->last_address = RootAddress(options_.fingerprint, request.tenant_salt);
   sequence->request = std::move(request);
   waiting_.insert(sequence.get());
   sequences_.emplace(sequence->request.key, std::move(sequence));
@@ -263,11 +266,15 @@ std::vector<Sequence*> Scheduler::PrefillCandidates(QosClass qos, bool may_admit
 bool Scheduler::PlanPrefills(QosClass qos, bool may_admit, StepPlan* plan) {
   for (Sequence* sequence : PrefillCandidates(qos, may_admit)) {
     if (!sequence->running && !may_admit) continue;  // those that hold blocks already go on
-    const int64_t chunk = ChunkOf(*sequence, *plan);
+    int64_t chunk = ChunkOf(*sequence, *plan);
     if (chunk == 0) break;
-    if (!sequence->running && !Admit(sequence)) {
-      may_admit = false;
-      continue;
+    if (!sequence->running) {
+      if (!Admit(sequence)) {
+        may_admit = false;
+        continue;
+      }
+      chunk = ChunkOf(*sequence, *plan);  // from where its cached prefix ends
+      if (chunk == 0) break;
     }
     plan->shape = WithPrefill(plan->shape, *sequence, chunk);
     plan->sequences.push_back({.sequence = sequence,
@@ -300,25 +307,73 @@ int64_t Scheduler::ChunkOf(const Sequence& sequence, const StepPlan& plan) const
   return fits;
 }
 
-// Gives a waiting sequence all its blocks, if need be those of lower classes. One block a running
-// sequence stays free, so that an admission is not undone by the next few tokens of the others.
+// The address of a full block of the sequence's ids.
+const BlockAddress& Scheduler::AddressOf(Sequence* sequence, int64_t block) const {
+  std::vector<BlockAddress>& addresses = sequence->addresses;
+  while (std::ssize(addresses) <= block) {
+    const std::span<const int32_t> ids(
+        sequence->ids.data() + std::ssize(addresses) * kernels::kBlockTokens,
+        kernels::kBlockTokens);
+    addresses.push_back(NextAddress(
+        addresses.empty() ? RootAddress(options_.fingerprint, sequence->request.tenant_salt)
+                          : addresses.back(),
+        ids));
+  }
+  return addresses[static_cast<size_t>(block)];
+}
+
+// The blocks of the longest prefix that the cache has. The last id is left over: what follows it is
+// yet to be computed.
+std::vector<int32_t> Scheduler::FindPrefix(Sequence* sequence) const {
+  std::vector<int32_t> found;
+  const int64_t most = (std::ssize(sequence->ids) - 1) / kernels::kBlockTokens;
+  while (std::ssize(found) < most) {
+    const auto block = cache_->Find(AddressOf(sequence, std::ssize(found)));
+    if (!block.has_value()) break;
+    found.push_back(*block);
+  }
+  return found;
+}
+
+// Gives a waiting sequence all its blocks, shared ones where the cache has its prefix, if need be
+// those of lower classes. One block a running sequence stays free, so that an admission is not
+// undone by the next few tokens of the others.
 bool Scheduler::Admit(Sequence* sequence) {
-  const int32_t needed = BlocksFor(static_cast<int64_t>(sequence->ids.size()));
+  const std::vector<int32_t> prefix = FindPrefix(sequence);
+  const int32_t missing =
+      BlocksFor(std::ssize(sequence->ids)) - static_cast<int32_t>(prefix.size());
+  const std::unordered_set<int32_t> shared(prefix.begin(), prefix.end());
+  // What it takes of the free blocks: those to be computed, and of its prefix those without holder.
+  const auto taken = missing + std::ranges::count_if(prefix, [this](int32_t block) {
+                       return cache_->references(block) == 0;
+                     });
   int32_t free = cache_->free_blocks();
   int32_t running = num_running();
   std::vector<Sequence*> victims;
-  for (auto at = running_.rbegin(); at != running_.rend(); ++at) {
-    if (free >= needed + running && running < options_.max_batch) break;
+  std::unordered_map<int32_t, int32_t> given_up;  // references, by block
+  const auto fits = [&] { return free >= taken + running && running < options_.max_batch; };
+  for (auto at = running_.rbegin(); at != running_.rend() && !fits(); ++at) {
     if ((*at)->request.qos <= sequence->request.qos) break;
     victims.push_back(*at);
-    free += static_cast<int32_t>((*at)->blocks.size());
+    for (const int32_t block : (*at)->blocks) {
+      // One of the prefix goes from its last holder to this sequence.
+      if (shared.contains(block)) continue;
+      if (++given_up[block] == cache_->references(block)) ++free;
+    }
     --running;
   }
-  if (running >= options_.max_batch || free < needed + running) return false;
+  if (!fits()) return false;
   for (Sequence* victim : victims) Preempt(victim);
   waiting_.erase(sequence);
   CountBlocks(sequence);
-  CONCLAVE_CHECK(cache_->Allocate(needed, &sequence->blocks));
+  for (const int32_t block : prefix) cache_->AddReference(block);  // before others are taken
+  sequence->blocks = prefix;
+  CONCLAVE_CHECK(cache_->Allocate(missing, &sequence->blocks));
+  sequence->num_sealed = std::ssize(prefix);
+  sequence->num_computed = sequence->num_sealed * kernels::kBlockTokens;
+  if (!sequence->started) {
+    sequence->cached_tokens = std::min(sequence->num_computed, sequence->num_prompt());
+  }
   sequence->running = true;
   running_.insert(sequence);
   return true;
@@ -336,12 +391,12 @@ void Scheduler::Preempt(Sequence* sequence) {
 
 void Scheduler::FreeBlocks(Sequence* sequence) {
   CountBlocks(sequence);
-  for (int32_t block : sequence->blocks) cache_->Release(block);
+  // The last one first: of a prefix that is kept, its end goes before its beginning.
+  for (const int32_t block : sequence->blocks | std::views::reverse) cache_->Release(block);
   sequence->blocks.clear();
   sequence->running = false;
   sequence->num_computed = 0;
   sequence->num_sealed = 0;
-  sequence->last_address = RootAddress(options_.fingerprint, sequence->request.tenant_salt);
 }
 
 // Adds up what the blocks held until now; called before their number changes.
@@ -358,10 +413,7 @@ void Scheduler::Computed(Sequence* sequence, int64_t num_tokens) {
   sequence->missing_since.reset();
   CONCLAVE_CHECK(sequence->num_computed <= static_cast<int64_t>(sequence->ids.size()));
   while ((sequence->num_sealed + 1) * kernels::kBlockTokens <= sequence->num_computed) {
-    const std::span<const int32_t> ids(
-        sequence->ids.data() + sequence->num_sealed * kernels::kBlockTokens, kernels::kBlockTokens);
-    sequence->last_address = NextAddress(sequence->last_address, ids);
-    cache_->Seal(sequence->blocks[sequence->num_sealed], sequence->last_address);
+    cache_->Seal(sequence->blocks[sequence->num_sealed], AddressOf(sequence, sequence->num_sealed));
     ++sequence->num_sealed;
   }
 }

@@ -16,9 +16,11 @@
 // while, perhaps on the same cores. Every 512th urgent step may be four times as long, so that the
 // others go on however long that lasts.
 //
-// Blocks are given for all known ids at admission, and one by one afterwards. When none is free,
-// the last running sequence in the order of service loses its blocks and waits again: its ids are
-// computed anew later, to the same bits and the same tokens.
+// Blocks are given for all known ids at admission, and one by one afterwards. Full ones that the
+// cache has already, held by others or kept from those that have ended, are shared: their ids are
+// computed. When none is free, the last running sequence in the order of service loses its blocks
+// and waits again: its ids are computed anew later, to the same bits and the same tokens, as far as
+// they are not kept.
 #pragma once
 
 #include <cstdint>
@@ -127,6 +129,8 @@ class Scheduler {
   void FreeBlocks(Sequence* sequence);
   void Preempt(Sequence* sequence);
   void GiveDecodeBlocks();
+  const BlockAddress& AddressOf(Sequence* sequence, int64_t block) const;
+  std::vector<int32_t> FindPrefix(Sequence* sequence) const;
   bool Admit(Sequence* sequence);
   void PlanDecodes(QosClass qos, bool all, StepPlan* plan);
   std::vector<Sequence*> PrefillCandidates(QosClass qos, bool may_admit) const;

@@ -76,8 +76,9 @@ struct Sequence {
   int64_t num_computed = 0;  // leading ids whose keys and values are in the cache
   int64_t length_limit = 0;  // ids at which it ends: max_tokens, clipped to the context
   std::vector<int32_t> blocks;
-  int64_t num_sealed = 0;     // leading blocks that are full and addressed
-  BlockAddress last_address;  // of the last sealed block, or the chain's root
+  int64_t num_sealed = 0;  // leading blocks that are full and addressed
+  // Of the leading full blocks of `ids`, as far as they were asked for.
+  std::vector<BlockAddress> addresses;
   PenaltyCounts penalties;
 
   // The place in the order of service, fixed on arrival (Scheduler).
@@ -93,7 +94,8 @@ struct Sequence {
   absl::Status missing;                    // which one
 
   // Usage.
-  double engine_us = 0;  // its rows' share of each step
+  int64_t cached_tokens = 0;  // of the prompt, found in the cache when it was first admitted
+  double engine_us = 0;       // its rows' share of each step
   double expert_us = 0;
   double kv_block_seconds = 0;
   TimePoint blocks_changed;  // kv_block_seconds is summed up to here

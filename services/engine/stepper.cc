@@ -113,8 +113,12 @@ void Stepper::RunForward(const StepPlan& plan) {
   inputs_.clear();
   for (const PlannedSequence& planned : plan.sequences) {
     const Sequence& sequence = *planned.sequence;
-    if (planned.first)
+    if (planned.first) {
       parts_.metrics->queue_wait_seconds.Observe(Seconds(begin - sequence.request.arrived));
+      const int64_t missed = sequence.num_prompt() - sequence.cached_tokens;
+      parts_.metrics->prefix_hit_tokens.Increment(static_cast<double>(sequence.cached_tokens));
+      parts_.metrics->prefix_miss_tokens.Increment(static_cast<double>(missed));
+    }
     inputs_.push_back(
         {.ids = std::span(sequence.ids).subspan(sequence.num_computed, planned.num_tokens),
          .first_position = sequence.num_computed,
@@ -185,6 +189,7 @@ void Stepper::Finish(const SequenceKey& key, EndReason reason, std::optional<int
   FinishedEvent finished;
   finished.reason = reason;
   finished.stop_id = stop_id;
+  finished.cached_tokens = sequence->cached_tokens;
   finished.engine_us = std::llround(sequence->engine_us);
   finished.expert_us = std::llround(sequence->expert_us);
   finished.kv_byte_seconds = static_cast<int64_t>(sequence->kv_block_seconds *
@@ -226,7 +231,8 @@ void Stepper::SetGauges() {
   metrics.kv_used_ratio.Set(static_cast<double>(parts_.cache->used_blocks()) /
                             parts_.cache->num_blocks());
   metrics.kv_blocks_used.Set(parts_.cache->used_blocks());
-  metrics.kv_blocks_free.Set(parts_.cache->free_blocks());
+  metrics.kv_blocks_cached.Set(parts_.cache->cached_blocks());
+  metrics.kv_blocks_empty.Set(parts_.cache->free_blocks() - parts_.cache->cached_blocks());
   metrics.preemptions.Increment(
       static_cast<double>(scheduler_.num_preemptions() - preemptions_counted_));
   preemptions_counted_ = scheduler_.num_preemptions();

@@ -29,6 +29,7 @@ struct EngineIdentity {
   int32_t vocab_size = 0;
   int32_t max_running = 0;  // sequences at once; 0: it does not say
   int64_t kv_tokens = 0;    // that its KV cache holds; 0: it does not say
+  bool prefix_cache = false;
 };
 
 // One choice of one request. `generated_ids` are those that another engine has already produced.

@@ -88,7 +88,8 @@ EngineIdentity FromProto(const v1::EngineHello& hello) {
           .context_tokens = hello.context_tokens(),
           .vocab_size = hello.vocab_size(),
           .max_running = hello.max_running(),
-          .kv_tokens = hello.kv_tokens()};
+          .kv_tokens = hello.kv_tokens(),
+          .prefix_cache = hello.prefix_cache()};
 }
 
 std::vector<SequenceEvent> FromProto(const v1::EngineEvents& events) {

@@ -11,7 +11,13 @@ namespace conclave::gateway {
 
 namespace {
 constexpr size_t kShownDigits = 12;  // of a fingerprint's 64
-}
+// To compute so many of a prompt is taken to delay a request as much as one more that runs beside
+// it.
+constexpr int64_t kTokensPerSequence = 256;
+// A cached prefix counts as so many sequences at most: new engines get their part of what all begin
+// with.
+constexpr int64_t kMostSequences = 4;
+}  // namespace
 
 absl::Status NoEngine() {
   return rpc::WithDetails(
@@ -85,15 +91,18 @@ EngineSet::Binding EngineSet::Bind(TimePoint now, Duration hold) {
   return binding;
 }
 
-EngineSet::Engine* EngineSet::LeastLoaded(const Demand& demand, const Engine* set_aside) {
+EngineSet::Engine* EngineSet::Choose(const Demand& demand, const Engine* set_aside) {
   const auto sequences_on = [](const Engine& engine) {
     const int32_t others =
         std::max(0, engine.load.running + engine.load.waiting - engine.own_at_report);
     return others + engine.own_sequences;
   };
   const auto rank = [&](const Engine& engine) {
-    return std::make_tuple(engine.load.draining, engine.silent, !engine.missing.empty(),
-                           sequences_on(engine), engine.load.kv_used_ratio);
+    const int64_t cached = engine.prefixes.LongestPrefix(demand.prefix_hashes);
+    const int64_t delay = sequences_on(engine) * kTokensPerSequence -
+                          std::min(cached, kMostSequences * kTokensPerSequence);
+    return std::make_tuple(engine.load.draining, engine.silent, !engine.missing.empty(), delay,
+                           engine.load.kv_used_ratio);
   };
   const auto has_room = [&](const Engine& engine) {
     const int32_t sequences = sequences_on(engine);
@@ -106,9 +115,13 @@ EngineSet::Engine* EngineSet::LeastLoaded(const Demand& demand, const Engine* se
                   static_cast<double>(engine.identity->kv_tokens));
   };
   Engine* best = nullptr;
+  std::optional<decltype(rank(*best))> best_rank;
   for (auto& [name, engine] : engines_) {
     if (&engine == set_aside || !engine.identity || engine.leaving || !has_room(engine)) continue;
-    if (!best || rank(engine) < rank(*best)) best = &engine;
+    const auto own_rank = rank(engine);
+    if (best_rank && !(own_rank < *best_rank)) continue;
+    best = &engine;
+    best_rank = own_rank;
   }
   return best;
 }

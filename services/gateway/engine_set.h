@@ -8,11 +8,13 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "services/gateway/engine_link.h"
+#include "services/gateway/prefix_map.h"
 
 namespace conclave::gateway {
 
@@ -45,6 +47,7 @@ class EngineSet {
     int32_t own_sequences = 0;  // of this gateway, running now
     int32_t own_at_report = 0;  // the same when `load` was reported
     int64_t own_tokens = 0;     // that those will hold in the KV cache, as far as can be told
+    PrefixMap prefixes;         // of prompts that this process got from this gateway
   };
 
   Engine* Find(const std::string& name);
@@ -74,14 +77,16 @@ class EngineSet {
   struct Demand {
     int32_t sequences = 1;
     int64_t kv_tokens = 0;
-    double share = 1;  // of an engine's room that requests of its class may fill
+    double share = 1;                           // of an engine's room that its class may fill
+    std::span<const uint64_t> prefix_hashes{};  // of its prompt
   };
-  // The connected engine with the fewest sequences (other gateways' by the last report, plus our
-  // own now) among those that have room. Ties: less KV in use, then name. Engines that miss experts
-  // come after all others, then silent ones, and draining ones last. An engine without any sequence
-  // has room for everything. nullptr: none is connected that is not leaving, or none but
-  // `set_aside` has room.
-  Engine* LeastLoaded(const Demand& demand, const Engine* set_aside = nullptr);
+  // The engine for a request, among the connected ones that have room: that with the fewest
+  // sequences (other gateways' by the last report, plus our own now), where 256 tokens of the
+  // prompt that its KV cache has already count as one less, up to four less. Ties: less KV in use,
+  // then name. Engines that miss experts come after all others, then silent ones, and draining ones
+  // last. An engine without any sequence has room for everything. nullptr: none is connected that
+  // is not leaving, or none but `set_aside` has room.
+  Engine* Choose(const Demand& demand, const Engine* set_aside = nullptr);
   // The one that takes requests and will be empty first, as far as can be told: with the fewest
   // tokens of our own. nullptr: none takes requests.
   Engine* Emptiest();

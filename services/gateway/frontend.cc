@@ -236,6 +236,7 @@ void Frontend::OnEngineConnected(const std::string& engine, const EngineIdentity
     known->refusal.clear();
     known->offered.reset();
     known->identity.reset();
+    known->prefixes = {};
     known->last_event = options_.clock->Now();
     known->silent = false;
     if (identity.served_name != model_->name()) {

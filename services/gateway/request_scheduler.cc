@@ -83,6 +83,7 @@ void RequestScheduler::Submit(uint64_t key, Generation generation, Admission adm
   Run fresh;
   fresh.answer = std::make_shared<SharedAnswer>(generation.num_choices, std::move(keep));
   fresh.request = std::make_unique<RunningRequest>(generation, model_.tokenizer(), fresh.answer);
+  fresh.prefix_hashes = PrefixHashes(generation.tenant.cache_scope(), generation.prompt_ids);
   queue_.Push({.key = key,
                .qos = generation.qos,
                .tenant = generation.tenant.name,
@@ -223,13 +224,12 @@ bool RequestScheduler::TenantMayRun(const WaitingRequest& waiting) const {
 // All by the class that a request has come to count as: one that has moved up must not stop those
 // there.
 MayStart RequestScheduler::LookForEngine(const WaitingRequest& waiting, Search* search) {
-  const Generation& generation = runs_.at(waiting.key).request->generation();
+  const Run& run = runs_.at(waiting.key);
   const QosClass qos = waiting.counts_as;
   const QosClass room_of = std::min(qos, search->room_of);
   if (!TenantMayRun(waiting) || !running_.HasPlace(room_of)) return MayStart::kNo;
   const bool behind = search->set_aside && qos >= search->set_aside_for;
-  search->engine =
-      engines_.LeastLoaded(DemandOf(generation, room_of), behind ? search->set_aside : nullptr);
+  search->engine = engines_.Choose(DemandOf(run, room_of), behind ? search->set_aside : nullptr);
   if (search->engine) return MayStart::kYes;
   if (waiting.overdue && !search->set_aside) {
     search->set_aside = engines_.Emptiest();
@@ -250,11 +250,14 @@ void RequestScheduler::Start(uint64_t key, Run& run, EngineSet::Engine& engine) 
   const Generation& generation = run.request->generation();
   run.engine = engine.name;
   run.first_sequence = next_sequence_;
-  run.kv_tokens = DemandOf(generation, run.place->counts_as).kv_tokens;
+  run.kv_tokens = DemandOf(run, run.place->counts_as).kv_tokens;
   run.started = clock_.Now();
   next_sequence_ += static_cast<uint64_t>(generation.num_choices);
   engine.own_sequences += generation.num_choices;
   engine.own_tokens += run.kv_tokens;
+  if (engine.identity->prefix_cache) {
+    engine.prefixes.Remember(run.prefix_hashes, engine.identity->kv_tokens);
+  }
   running_.Take(generation.tenant.name);
   SequenceStart start{.sequence_id = 0,
                       .prompt_ids = generation.prompt_ids,
@@ -349,11 +352,13 @@ void RequestScheduler::Tick() {
   metrics_.Show(queue_, now);
 }
 
-EngineSet::Demand RequestScheduler::DemandOf(const Generation& generation, QosClass qos) const {
+EngineSet::Demand RequestScheduler::DemandOf(const Run& run, QosClass qos) const {
+  const Generation& generation = run.request->generation();
   return {.sequences = generation.num_choices,
           .kv_tokens = generation.num_choices * static_cast<int64_t>(generation.prompt_ids.size()) +
                        ExpectedAnswer(generation),
-          .share = options_.class_shares[IndexOf(qos)]};
+          .share = options_.class_shares[IndexOf(qos)],
+          .prefix_hashes = run.prefix_hashes};
 }
 
 // Of all choices together.

@@ -87,6 +87,7 @@ class RequestScheduler {
   struct Run {
     std::unique_ptr<RunningRequest> request;
     std::shared_ptr<SharedAnswer> answer;
+    std::vector<uint64_t> prefix_hashes;  // of the prompt
     std::vector<uint64_t> listeners;      // keys of their requests
     std::string engine;                   // empty: it waits
     uint64_t first_sequence = 0;          // choice i runs as sequence first_sequence + i
@@ -142,7 +143,7 @@ class RequestScheduler {
   MayStart LookForEngine(const WaitingRequest& waiting, Search* search);
   // Whether the request's tenant may have another one run.
   bool TenantMayRun(const WaitingRequest& waiting) const;
-  EngineSet::Demand DemandOf(const Generation& generation, QosClass qos) const;
+  EngineSet::Demand DemandOf(const Run& run, QosClass qos) const;
   int64_t ExpectedAnswer(const Generation& generation) const;
   // Tokens that it is expected to take: the prompt once, and all choices' answers.
   double CostOf(const Generation& generation) const {

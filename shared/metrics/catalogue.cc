@@ -119,7 +119,10 @@ constexpr MetricInfo kCatalogue[] = {
     {"conclave_kv_used_ratio", kGauge, "ratio", "engine", kNoLabels, kNoBuckets,
      "Share of the KV blocks in use by sequences."},
     {"conclave_kv_blocks", kGauge, "1", "engine", kState, kNoBuckets,
-     "KV blocks by state (used, free)."},
+     "KV blocks by state: used by sequences, cached (free, but with the contents of a prefix), "
+     "empty."},
+    {"conclave_prefix_cache_tokens_total", kCounter, "1", "engine", kResult, kNoBuckets,
+     "Prompt tokens by whether their keys and values were in the KV cache (hit, miss)."},
     {"conclave_preemptions_total", kCounter, "1", "engine", kNoLabels, kNoBuckets,
      "Sequences put back to be computed again for want of KV blocks."},
     {"conclave_parked_sequences", kGauge, "1", "engine", kNoLabels, kNoBuckets,

@@ -62,9 +62,11 @@ absl::StatusOr<KvPlan> PlanKv(const KvDemand& demand) {
     blocks = std::min(demand.kv_bytes / demand.block_bytes, kMostBlocks);
     plan.reason = "kv_memory";
   } else {
-    const int64_t fits = demand.available_bytes / 5 * 2 / demand.block_bytes;
+    const int64_t fits =
+        static_cast<int64_t>(demand.share * static_cast<double>(demand.available_bytes)) /
+        demand.block_bytes;
     plan.reason =
-        fits < useful ? "two fifths of the free memory" : "max_batch sequences of full length";
+        fits < useful ? "kv_memory_share of the free memory" : "max_batch sequences of full length";
     blocks = std::min(useful, fits);
   }
   const int64_t capacity = TokensIn(blocks);
@@ -79,8 +81,9 @@ absl::StatusOr<KvPlan> PlanKv(const KvDemand& demand) {
                        ", room for ", capacity, " tokens: raise kv_memory or lower context"));
     }
     return absl::ResourceExhaustedError(
-        absl::StrCat(need, " and two fifths of the ", FormatBytes(demand.available_bytes),
-                     " that are free hold ", capacity, " tokens: lower context, or set kv_memory"));
+        absl::StrCat(need, " and ", demand.share, " of the ", FormatBytes(demand.available_bytes),
+                     " that are free (engine.kv_memory_share) hold ", capacity,
+                     " tokens: lower context, or set kv_memory"));
   }
   plan.num_blocks = static_cast<int32_t>(blocks);
   plan.context_tokens = std::min(wanted, capacity);

@@ -27,6 +27,7 @@ struct KvDemand {
   int64_t block_bytes = 0;      // of one block over all layers
   int64_t context = 0;          // setting; 0: what the model allows and memory fits
   int64_t kv_bytes = 0;         // setting kv_memory; 0: what fits
+  double share = 0.4;           // then of the free memory at most, setting kv_memory_share
   int32_t max_batch = 1;        // setting
   int64_t available_bytes = 0;  // memory that is free now
 };
@@ -37,8 +38,8 @@ struct KvPlan {
   std::string reason;  // what decided, for the log
 };
 
-// By default the cache holds max_batch sequences of full length, but takes at most two fifths of
-// the free memory: other processes of the cluster may be loading on the same machine. Errors name
+// By default the cache holds max_batch sequences of full length, but takes at most a share of the
+// free memory: other processes of the cluster may be loading on the same machine. Errors name
 // both numbers and what to change: INVALID_ARGUMENT (settings that contradict the model or each
 // other), RESOURCE_EXHAUSTED (not enough memory).
 absl::StatusOr<KvPlan> PlanKv(const KvDemand& demand);

@@ -97,7 +97,8 @@ void BindMember(std::string_view section, MemberOptions& member, Settings& s) {
   s.Add(section, "advertise", &member.advertise,
         "host by which others reach it; empty: the listen address");
   s.Add(section, "threads", &member.threads, "compute threads; 0: the usable cores");
-  s.Add(section, "cpu_level", &member.cpu_level, "kernels: auto, reference, avx512, avx512_bf16");
+  s.Add(section, "cpu_level", &member.cpu_level,
+        "kernels: auto, reference, avx512, avx512_vnni, avx512_bf16");
 }
 
 constexpr char kSetKeys[] = "gateway.keys_file (`conclave key create` makes one)";
@@ -119,7 +120,7 @@ absl::Status CheckApiListen(const char* setting, const std::string& address,
 }  // namespace
 
 absl::Status CommonOptions::Validate() const {
-  RETURN_IF_ERROR(NotOneOf("numerics", numerics, {"auto", "f32", "bf16"}));
+  RETURN_IF_ERROR(NotOneOf("numerics", numerics, {"auto", "f32", "bf16", "int8", "int4"}));
   RETURN_IF_ERROR(BadAddress("controller_address", controller));
   if (!cluster_id.empty()) RETURN_IF_ERROR(BadName("cluster_id", cluster_id));
   RETURN_IF_ERROR(NotOneOf("log_level", log_level, {"debug", "info", "warning", "error"}));
@@ -154,7 +155,8 @@ absl::Status MemberOptions::Validate(std::string_view section) const {
   RETURN_IF_ERROR(BadAddress(key(".ops_listen"), ops_listen));
   RETURN_IF_ERROR(BadHost(key(".advertise"), advertise));
   RETURN_IF_ERROR(OutOfRange(key(".threads"), threads, 0, 1024));
-  return NotOneOf(key(".cpu_level"), cpu_level, {"auto", "reference", "avx512", "avx512_bf16"});
+  return NotOneOf(key(".cpu_level"), cpu_level,
+                  {"auto", "reference", "avx512", "avx512_vnni", "avx512_bf16"});
 }
 
 EngineOptions::EngineOptions() {
@@ -168,6 +170,7 @@ absl::Status EngineOptions::Validate() const {
   RETURN_IF_ERROR(NotOneOf("engine.experts", experts, {"remote", "local"}));
   RETURN_IF_ERROR(OutOfRange<int64_t>("engine.context", context, 0, 16'777'216));
   RETURN_IF_ERROR(OutOfRange("engine.step_budget_ms", step_budget_ms, 0.1, 60'000.0));
+  RETURN_IF_ERROR(OutOfRange("engine.kv_memory_share", kv_memory_share, 0.001, 0.95));
   RETURN_IF_ERROR(OutOfRange("engine.max_batch", max_batch, 1, 65'536));
   RETURN_IF_ERROR(OutOfRange("engine.max_waiting", max_waiting, 1, 1'000'000));
   return OutOfRange("engine.missing_expert_wait_ms", missing_expert_wait_ms, 0, kLongestMs);
@@ -308,6 +311,10 @@ void AllOptions::Bind(Settings& s) {
   s.Add("engine", "context", &engine.context,
         "longest prompt and output together, tokens; 0: what the model allows and memory fits");
   s.Add("engine", "kv_memory", &engine.kv_memory, "KV cache, bytes; auto: what fits");
+  s.Add("engine", "kv_memory_share", &engine.kv_memory_share,
+        "if kv_memory is auto: most that KV caches take of the memory that is free at the start");
+  s.Add("engine", "prefix_cache", &engine.prefix_cache,
+        "keep keys and values of what has ended, for prompts that begin equally");
   s.Add("engine", "step_budget_ms", &engine.step_budget_ms,
         "predicted length of a step without realtime rows, into which prefill is cut, ms");
   s.Add("engine", "max_batch", &engine.max_batch, "sequences running at once");

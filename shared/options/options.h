@@ -79,7 +79,7 @@ struct MemberOptions {
   std::string ops_listen;  // /livez /readyz /metrics
   std::string advertise;   // host other processes reach this one by; empty: the listen address
   int32_t threads = 0;     // compute threads; 0: the cores this process may use
-  std::string cpu_level = "auto";  // auto, reference, avx512, avx512_bf16
+  std::string cpu_level = "auto";  // auto, or a level of kernels/context.h
 
   // `section`: "engine" or "expert".
   absl::Status Validate(std::string_view section) const;
@@ -90,9 +90,11 @@ struct EngineOptions : MemberOptions {
 
   std::string experts = "remote";  // remote: expert workers; local: in this process
   int64_t context = 0;  // longest prompt + output, tokens; 0: what the model allows and memory fits
-  ByteSize kv_memory{0};  // KV cache; 0: what fits
+  ByteSize kv_memory{0};         // KV cache; 0: what fits
+  double kv_memory_share = 0.4;  // then of the free memory at most, by all engines of a machine
+  bool prefix_cache = true;      // keep what prompts and answers left in the KV cache
   // Predicted length of a step into which prefill is cut. A step with realtime rows is cut by what
-  // these take alone instead: others stretch it by a tenth, one in 256 to four times that.
+  // these take alone instead: others stretch it by a twentieth, one in 512 to four times that.
   double step_budget_ms = 50;
   int32_t max_batch = 256;     // sequences running at once
   int32_t max_waiting = 1024;  // sequences queued before new ones are refused

@@ -63,6 +63,17 @@ TEST(PlanClusterTest, SharesOutTheCores) {
   EXPECT_THAT(given->processes[3].flags, Not(Contains("--threads=8")));
 }
 
+TEST(PlanClusterTest, SharesOutTheMemoryOfKvCaches) {
+  const auto plan =
+      PlanCluster(MakeContext({"--up-auto-ports", "--up-workers=1", "--up-engines=4"}), 8);
+  ASSERT_TRUE(plan.ok());
+  for (const PlannedProcess& process : plan->processes) {
+    if (process.kind == "engine") {
+      EXPECT_THAT(process.flags, Contains("--kv-memory-share=0.1"));
+    }
+  }
+}
+
 TEST(PlanClusterTest, HandsOnFlagsToThoseTheyAreFor) {
   const auto plan = PlanCluster(
       MakeContext({"--up-auto-ports", "--model=m", "--engine-kv-memory=1GiB", "--insecure"}), 2);

@@ -104,6 +104,7 @@ struct GoldenEngineOptions {
   int64_t max_step_tokens = 1024;
   int32_t max_batch = 64;
   int threads = 1;
+  bool prefix_cache = true;
 };
 
 class GoldenEngine {
@@ -114,7 +115,8 @@ class GoldenEngine {
         experts(LoadAllExperts(model)),
         dispatch(experts.get(), &clock, &context),
         cache(*MapKvMemory(options.num_blocks,
-                           KvBlockBytesOf(model.checkpoint->config(), model.weights->numerics))),
+                           KvBlockBytesOf(model.checkpoint->config(), model.weights->numerics)),
+              options.prefix_cache),
         forward(model.weights, cache.storage(), options.context_tokens, &dispatch, &context),
         metrics(&registry),
         stepper(StepperOptions(model, options), {.forward = &forward,

@@ -29,7 +29,11 @@ inline constexpr StepCosts kTestCosts{
 class SchedulerFixture {
  public:
   explicit SchedulerFixture(int32_t num_blocks, SchedulerOptions options = {})
-      : cache(*MapKvMemory(num_blocks, kTestBlockBytes)),
+      : SchedulerFixture(num_blocks, std::move(options), /*reuse=*/false) {}
+
+  // `reuse`: sequences with a common prefix share its blocks.
+  SchedulerFixture(int32_t num_blocks, SchedulerOptions options, bool reuse)
+      : cache(*MapKvMemory(num_blocks, kTestBlockBytes), reuse),
         step_times(kTestCosts),
         scheduler(Filled(std::move(options), cache), &cache, &step_times, &clock) {}
 

@@ -3,10 +3,13 @@
 #include <chrono>
 #include <map>
 #include <set>
+#include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/attention.h"
 #include "rapidcheck/gtest.h"
 #include "services/engine/scheduler.h"
 #include "tests/engine/scheduler_fixture.h"
@@ -34,15 +37,19 @@ std::vector<int32_t> Undisturbed(std::vector<int32_t> ids, size_t count) {
 class RandomRun {
  public:
   RandomRun()
-      : f_(kBlocks, {.step_budget_ms = *rc::gen::element(0.01, 3.0, 20.0, 1e6),
-                     .max_batch = kMaxBatch,
-                     .max_waiting = 1000,
-                     .max_step_tokens = *rc::gen::element<int64_t>(16, 64, 1024)}) {}
+      : f_(kBlocks,
+           {.step_budget_ms = *rc::gen::element(0.01, 3.0, 20.0, 1e6),
+            .max_batch = kMaxBatch,
+            .max_waiting = 1000,
+            .max_step_tokens = *rc::gen::element<int64_t>(16, 64, 1024)},
+           /*reuse=*/*rc::gen::arbitrary<bool>()) {}
 
   void Arrive() {
     SequenceRequest request;
     request.key = {static_cast<uint64_t>(*rc::gen::inRange(1, 4)), next_id_++};
+    // All of one length or more begin equally, unless a few of them are another tenant's.
     request.prompt_ids = SomeIds(*rc::gen::inRange(1, 150));
+    request.tenant_salt = *rc::gen::element<std::string>("", "", "", "other");
     request.max_tokens = *rc::gen::inRange(1, 120);
     request.qos = *rc::gen::element(QosClass::kRealtime, QosClass::kInteractive, QosClass::kBatch,
                                     QosClass::kSheddable);
@@ -122,19 +129,35 @@ class RandomRun {
   }
 
  private:
-  // Every held block has one holder, and every holder is alive.
+  // Every held block has as many references as holders, and every holder is alive.
   void CheckBlocks() {
-    std::set<int32_t> held;
+    std::map<int32_t, int32_t> held;
     for (const SequenceKey& key : live_) {
       const Sequence* sequence = f_.scheduler.Find(key);
       RC_ASSERT(sequence != nullptr);
       RC_ASSERT(sequence->running != sequence->blocks.empty());
       for (int32_t block : sequence->blocks) {
-        RC_ASSERT(held.insert(block).second);
-        RC_ASSERT(f_.cache.references(block) == 1);
+        ++held[block];
       }
+      CheckContents(*sequence);
+    }
+    for (const auto& [block, holders] : held) {
+      RC_ASSERT(f_.cache.references(block) == holders);
     }
     RC_ASSERT(f_.cache.used_blocks() == static_cast<int32_t>(held.size()));
+  }
+
+  // Its full blocks, shared or its own, are those of its ids.
+  void CheckContents(const Sequence& sequence) {
+    BlockAddress address = RootAddress("test", sequence.request.tenant_salt);
+    for (int64_t i = 0; i < sequence.num_sealed; ++i) {
+      address = NextAddress(
+          address,
+          std::span(sequence.ids).subspan(i * kernels::kBlockTokens, kernels::kBlockTokens));
+      const BlockAddress* found = f_.cache.AddressOf(sequence.blocks[static_cast<size_t>(i)]);
+      RC_ASSERT(found != nullptr);
+      RC_ASSERT(*found == address);
+    }
   }
 
   SchedulerFixture f_;

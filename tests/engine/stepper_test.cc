@@ -25,9 +25,18 @@ class StepperOfFamily : public testing::TestWithParam<const char*> {
   const GoldenModel& f32() { return LoadGolden(GetParam(), NumericsClass::kF32); }
   const GoldenModel& bf16() { return LoadGolden(GetParam(), NumericsClass::kBf16); }
 
+  // A hundred ids or more.
+  std::vector<int32_t> LongPrompt() {
+    std::vector<int32_t> prompt;
+    while (prompt.size() < 100) {
+      for (int32_t id : bf16().Prompt(2)) prompt.push_back(id);
+    }
+    return prompt;
+  }
+
   // Each of the mixture by itself, in an engine with room.
   std::vector<Outcome> Alone(int count, int64_t max_tokens) {
-    GoldenEngine engine(bf16(), {});
+    GoldenEngine engine(bf16(), {.prefix_cache = false});
     std::vector<Outcome> outcomes;
     for (SequenceRequest& request : Mixture(engine, bf16(), count, max_tokens))
       outcomes.push_back(engine.Run(std::move(request)));
@@ -93,11 +102,9 @@ TEST_P(StepperOfFamily, ContinuedElsewhereEqualsUndisturbed) {
 }
 
 TEST_P(StepperOfFamily, EqualAddressesMeanEqualBytes) {
-  GoldenEngine engine(bf16(), {.step_budget_ms = 1e-6, .max_step_tokens = 40});
-  std::vector<int32_t> prompt;
-  while (prompt.size() < 100) {
-    for (int32_t id : bf16().Prompt(2)) prompt.push_back(id);
-  }
+  GoldenEngine engine(bf16(),
+                      {.step_budget_ms = 1e-6, .max_step_tokens = 40, .prefix_cache = false});
+  const std::vector<int32_t> prompt = LongPrompt();
   engine.Start(engine.Request(1, prompt, 50));
   std::vector<int32_t> other = prompt;
   other.back() ^= 1;
@@ -116,6 +123,36 @@ TEST_P(StepperOfFamily, EqualAddressesMeanEqualBytes) {
               0);
   }
   engine.stepper.CancelStream(1);
+}
+
+// Turns of a chat, each with all that was said before: from a cache that has it, and from none.
+TEST_P(StepperOfFamily, AWarmPrefixGivesTheBitsOfAColdOne) {
+  GoldenEngine warm(bf16(), {});
+  std::vector<int32_t> prompt = LongPrompt();
+  int64_t computed = 0;  // positions that the turns before have left
+  for (uint64_t turn = 1; turn <= 4; ++turn) {
+    SequenceRequest request = warm.Request(turn, prompt, 30);
+    request.sampling.top_logprobs = 3;
+    GoldenEngine cold(bf16(), {});
+    const Outcome expected = cold.Run(request);
+    const Outcome outcome = warm.Run(request);
+    ExpectSame(outcome, expected);
+    EXPECT_EQ(expected.finished->cached_tokens, 0);
+    EXPECT_EQ(outcome.finished->cached_tokens, computed / 32 * 32) << turn;
+    prompt.insert(prompt.end(), outcome.ids.begin(), outcome.ids.end());
+    computed = std::ssize(prompt) - 1;
+    prompt.insert(prompt.end(), {5, static_cast<int32_t>(turn), 9});
+  }
+  // The same again, in company of one that shares only its beginning, in chunks.
+  GoldenEngine small(bf16(), {.step_budget_ms = 1e-6, .max_step_tokens = 7});
+  prompt.resize(150);
+  const Outcome expected = GoldenEngine(bf16(), {}).Run(small.Request(1, prompt, 20));
+  for (uint64_t id = 1; id <= 3; ++id) {
+    std::vector<int32_t> other = prompt;
+    other[75] ^= 1;
+    small.Start(small.Request(10 + id, other, 20));
+    ExpectSame(small.Run(small.Request(id, prompt, 20)), expected);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, StepperOfFamily,
@@ -366,7 +403,8 @@ TEST_F(StepperTest, CountsItsMetrics) {
   EXPECT_THAT(text, HasSubstr("conclave_step_tokens_total{kind=\"prefill\"} 33"));
   EXPECT_THAT(text, HasSubstr("conclave_step_tokens_total{kind=\"decode\"} 3"));
   EXPECT_THAT(text, HasSubstr("conclave_queue_wait_seconds_count 1"));
-  EXPECT_THAT(text, HasSubstr("conclave_kv_blocks{state=\"free\"} 64"));
+  EXPECT_THAT(text, HasSubstr("conclave_kv_blocks{state=\"empty\"} 63"));
+  EXPECT_THAT(text, HasSubstr("conclave_kv_blocks{state=\"cached\"} 1"));
 }
 
 }  // namespace

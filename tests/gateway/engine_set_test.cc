@@ -36,11 +36,11 @@ EngineSet::Engine& AddConnected(EngineSet* set, const std::string& name, int64_t
 
 TEST(EngineSetTest, ChoosesTheConnectedEngineWithTheLeastLoad) {
   EngineSet set;
-  EXPECT_EQ(set.LeastLoaded({}), nullptr);
+  EXPECT_EQ(set.Choose({}), nullptr);
   AddConnected(&set, "a").load = {.running = 3, .waiting = 1};
   AddConnected(&set, "b").load = {.running = 2, .waiting = 0};
   set.Add("c", "c:1", std::make_unique<NoLink>());  // not connected
-  EXPECT_EQ(set.LeastLoaded({})->name, "b");
+  EXPECT_EQ(set.Choose({})->name, "b");
 }
 
 TEST(EngineSetTest, CountsItsOwnSequencesAtOnceAndOnlyOnce) {
@@ -48,26 +48,49 @@ TEST(EngineSetTest, CountsItsOwnSequencesAtOnceAndOnlyOnce) {
   EngineSet::Engine& a = AddConnected(&set, "a");
   EngineSet::Engine& b = AddConnected(&set, "b");
   a.own_sequences = 2;  // since the last report
-  EXPECT_EQ(set.LeastLoaded({})->name, "b");
+  EXPECT_EQ(set.Choose({})->name, "b");
   b.own_sequences = 3;
-  EXPECT_EQ(set.LeastLoaded({})->name, "a");
+  EXPECT_EQ(set.Choose({})->name, "a");
   // The next report includes our own.
   a.load.running = 2;
   a.own_at_report = 2;
   b.load.running = 3;
   b.own_at_report = 3;
-  EXPECT_EQ(set.LeastLoaded({})->name, "a");
+  EXPECT_EQ(set.Choose({})->name, "a");
   a.load.running = 6;  // four of them another gateway's
-  EXPECT_EQ(set.LeastLoaded({})->name, "b");
+  EXPECT_EQ(set.Choose({})->name, "b");
 }
 
 TEST(EngineSetTest, BreaksTiesByCacheAndAvoidsDrainingEngines) {
   EngineSet set;
   AddConnected(&set, "a").load = {.running = 1, .waiting = 0, .kv_used_ratio = 0.9};
   AddConnected(&set, "b").load = {.running = 1, .waiting = 0, .kv_used_ratio = 0.1};
-  EXPECT_EQ(set.LeastLoaded({})->name, "b");
+  EXPECT_EQ(set.Choose({})->name, "b");
   set.Find("b")->load.draining = true;
-  EXPECT_EQ(set.LeastLoaded({})->name, "a");
+  EXPECT_EQ(set.Choose({})->name, "a");
+}
+
+TEST(EngineSetTest, WeighsACachedPrefixAgainstLoad) {
+  EngineSet set;
+  EngineSet::Engine& a = AddConnected(&set, "a");
+  EngineSet::Engine& b = AddConnected(&set, "b");
+  const std::vector<uint64_t> hashes = PrefixHashes("", std::vector<int32_t>(800, 5));
+  b.prefixes.Remember(hashes, 10'000);
+  EXPECT_EQ(set.Choose({})->name, "a");
+  EXPECT_EQ(set.Choose({.prefix_hashes = hashes})->name, "b");
+  b.own_sequences = 3;  // 800 tokens are worth a little more
+  EXPECT_EQ(set.Choose({.prefix_hashes = hashes})->name, "b");
+  b.own_sequences = 4;
+  EXPECT_EQ(set.Choose({.prefix_hashes = hashes})->name, "a");
+  const std::vector<uint64_t> longer = PrefixHashes("", std::vector<int32_t>(8000, 5));
+  b.prefixes.Remember(longer, 10'000);
+  b.own_sequences = 5;  // four are the most that a prefix is worth
+  EXPECT_EQ(set.Choose({.prefix_hashes = longer})->name, "a");
+  b.own_sequences = 0;
+  b.load.draining = true;
+  EXPECT_EQ(set.Choose({.prefix_hashes = hashes})->name, "a");
+  b.load.draining = false;
+  EXPECT_EQ(set.Choose({.prefix_hashes = hashes}, &b), &a) << "set aside for another one";
 }
 
 TEST(EngineSetTest, FinishesTheLinkOfOneThatLeavesOnceItsSequencesHaveEnded) {
@@ -84,7 +107,7 @@ TEST(EngineSetTest, FinishesTheLinkOfOneThatLeavesOnceItsSequencesHaveEnded) {
   EngineSet::FinishIdle(&a);
   EngineSet::FinishIdle(&a);
   EXPECT_EQ(link.finishes, 1);
-  EXPECT_EQ(set.LeastLoaded({}), nullptr);
+  EXPECT_EQ(set.Choose({}), nullptr);
 }
 
 TEST(EngineSetTest, RequestsMustFitEveryEngine) {
@@ -125,7 +148,7 @@ TEST(EngineSetTest, UsesOnlyEnginesOfTheFingerprintThatCameFirst) {
   EXPECT_TRUE(set.Bind(clock.Now(), kHold).refused.empty()) << "said twice";
   set.Find("b")->own_sequences = 5;
   set.Find("d")->own_sequences = 6;
-  EXPECT_EQ(set.LeastLoaded({})->name, "b");  // and not an idle one of the other fingerprint
+  EXPECT_EQ(set.Choose({})->name, "b");  // and not an idle one of the other fingerprint
 }
 
 TEST(EngineSetTest, HoldsTheFingerprintWhileItsEnginesRestart) {
@@ -138,11 +161,11 @@ TEST(EngineSetTest, HoldsTheFingerprintWhileItsEnginesRestart) {
   set.Find("a")->identity.reset();
   clock.Advance(kHold - Duration(1));
   set.Bind(clock.Now(), kHold);
-  EXPECT_EQ(set.LeastLoaded({}), nullptr) << "another model answers under the same name";
+  EXPECT_EQ(set.Choose({}), nullptr) << "another model answers under the same name";
   set.Find("a")->offered = set.Find("b")->offered;
   set.Find("a")->offered->fingerprint = "old";
   set.Bind(clock.Now(), kHold);
-  EXPECT_EQ(set.LeastLoaded({})->name, "a");
+  EXPECT_EQ(set.Choose({})->name, "a");
 }
 
 TEST(EngineSetTest, BindsWhatMostEnginesHaveWhenTheOldFingerprintIsGone) {

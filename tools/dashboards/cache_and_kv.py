@@ -31,7 +31,10 @@ def kv():
         graph("KV use", "Share of an engine's KV blocks that sequences hold. Alert: 95 %. Engines are scaled by their pool's mean.",
               "percentunit", {f"max by (pod) (conclave_kv_used_ratio{{{NS}}})": "{{pod}}",
                               f"conclave:engine_pool_kv_ratio:mean1m{{{NS}}}": "pool {{pool}}"}, max=1),
-        graph("KV blocks", "By state, over all engines.", "short", {f"sum by (state) (conclave_kv_blocks{{{NS}}})": "{{state}}"}, stacked=True),
+        graph("KV blocks", "By state, over all engines. Cached ones are free, but have the contents of a prefix that ended sequences have left.", "short", {f"sum by (state) (conclave_kv_blocks{{{NS}}})": "{{state}}"}, stacked=True),
+        graph("Prefix cache", "Share of the prompts' tokens whose keys and values were in the KV cache.", "percentunit",
+              {f'sum(rate(conclave_prefix_cache_tokens_total{{{NS},result="hit"}}{RATE})) / '
+               f"clamp_min(sum(rate(conclave_prefix_cache_tokens_total{{{NS}}}{RATE})), 1)": "found"}, max=1),
         graph("Preemptions", "Sequences put back for want of KV blocks.", "ops",
               {f"sum by (pod) (rate(conclave_preemptions_total{{{NS}}}{RATE}))": "{{pod}}"}),
         graph("Sequences", "Sequences that hold KV blocks.", "none", {f"sum by (pod) (conclave_sequences_running{{{NS}}})": "{{pod}}"}),
