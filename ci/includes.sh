@@ -42,7 +42,7 @@ for service in services/*/; do
   service=${service%/}
   only "$service" "$service" shared kernels conclave/v1
 done
-for service in services/gateway services/controller services/cli; do
+for service in services/gateway services/controller; do
   only "$service" "$service" shared conclave/v1
 done
 

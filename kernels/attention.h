@@ -21,7 +21,7 @@ inline constexpr int64_t kSegmentTokens = 256;  // of a context segment; a multi
 
 // What the cache holds of one layer.
 struct KvShape {
-  NumericsClass numerics = NumericsClass::kBf16;  // f32: cache in f32; bf16: cache in bf16
+  NumericsClass numerics = NumericsClass::kBf16;  // TableFormatOf it: bf16, or f32
   int32_t num_kv_heads = 1;                       // MLA: 1
   int32_t key_dim = 0;                            // MLA: kv_lora_rank + qk_rope_head_dim
   int32_t value_dim = 0;                          // MLA: kv_lora_rank

@@ -24,6 +24,8 @@ std::string_view CpuLevelName(CpuLevel level) {
       return "reference";
     case CpuLevel::kAvx512:
       return "avx512";
+    case CpuLevel::kAvx512Vnni:
+      return "avx512_vnni";
     case CpuLevel::kAvx512Bf16:
       return "avx512_bf16";
   }
@@ -31,7 +33,7 @@ std::string_view CpuLevelName(CpuLevel level) {
 }
 
 std::optional<CpuLevel> ParseCpuLevel(std::string_view name) {
-  for (CpuLevel level : {CpuLevel::kReference, CpuLevel::kAvx512, CpuLevel::kAvx512Bf16}) {
+  for (const CpuLevel level : kCpuLevels) {
     if (CpuLevelName(level) == name) return level;
   }
   return std::nullopt;
@@ -39,24 +41,28 @@ std::optional<CpuLevel> ParseCpuLevel(std::string_view name) {
 
 bool CpuSupports(CpuLevel level) {
   static const bool avx512 = HasAvx512();
-  static const bool avx512_bf16 = avx512 && __builtin_cpu_supports("avx512bf16") &&
-                                  __builtin_cpu_supports("avx512vnni") &&
-                                  cpu::DotProductIsAsSpecified();
+  static const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+  static const bool bf16 =
+      vnni && __builtin_cpu_supports("avx512bf16") && cpu::DotProductIsAsSpecified();
   switch (level) {
     case CpuLevel::kReference:
       return true;
     case CpuLevel::kAvx512:
       return avx512;
+    case CpuLevel::kAvx512Vnni:
+      return vnni;
     case CpuLevel::kAvx512Bf16:
-      return avx512_bf16;
+      return bf16;
   }
   return false;
 }
 
 CpuLevel BestCpuLevel() {
-  if (CpuSupports(CpuLevel::kAvx512Bf16)) return CpuLevel::kAvx512Bf16;
-  if (CpuSupports(CpuLevel::kAvx512)) return CpuLevel::kAvx512;
-  return CpuLevel::kReference;
+  CpuLevel best = CpuLevel::kReference;
+  for (const CpuLevel level : kCpuLevels) {
+    if (CpuSupports(level)) best = level;
+  }
+  return best;
 }
 
 Context::Context(CpuLevel level, int num_threads)

@@ -13,11 +13,14 @@
 
 namespace conclave::kernels {
 
-// Levels give the same bits; a higher one is faster. kReference is the plain scalar code of
-// kernels/ref; kAvx512Bf16 also has AVX-512 VNNI, as all processors with AVX-512 BF16 do.
-enum class CpuLevel : uint8_t { kReference = 0, kAvx512 = 2, kAvx512Bf16 = 3 };
+// Levels give the same bits; a higher one is faster, and has all instructions of those below.
+// kReference is the plain scalar code of kernels/ref.
+enum class CpuLevel : uint8_t { kReference = 0, kAvx512 = 2, kAvx512Vnni = 3, kAvx512Bf16 = 4 };
+inline constexpr CpuLevel kCpuLevels[] = {  // ascending
+    CpuLevel::kReference, CpuLevel::kAvx512, CpuLevel::kAvx512Vnni, CpuLevel::kAvx512Bf16};
 
-std::string_view CpuLevelName(CpuLevel level);  // "reference", "avx512", "avx512_bf16"
+// "reference", "avx512", "avx512_vnni", "avx512_bf16".
+std::string_view CpuLevelName(CpuLevel level);
 std::optional<CpuLevel> ParseCpuLevel(std::string_view name);
 bool CpuSupports(CpuLevel level);  // by CPUID and the operating system's state
 CpuLevel BestCpuLevel();           // the highest supported one

@@ -47,14 +47,11 @@ void PackIntegers(WeightFormat format, MatrixView<const float> rows, int64_t lan
   int8_t quantized[kMaxGroup];
   for (int64_t first = 0; first < rows.cols; first += format.group) {
     const GroupPanel step(format, panel + first / format.group * StepPanelBytes(format));
-    const int64_t count = std::min<int64_t>(format.group, rows.cols - first);
+    const auto count = static_cast<size_t>(std::min<int64_t>(format.group, rows.cols - first));
+    std::fill(quantized + count, quantized + format.group, int8_t{0});
     for (int64_t r = 0; r < rows.rows; ++r) {
-      step.SetScale(
-          lane + r,
-          QuantizeGroup(format.type, {rows.Row(r) + first, static_cast<size_t>(count)}, quantized));
-      for (int64_t k = 0; k < format.group; ++k) {
-        step.Set(k, lane + r, k < count ? quantized[k] : 0);
-      }
+      step.SetScale(lane + r, QuantizeGroup(format.type, {rows.Row(r) + first, count}, quantized));
+      step.SetValues(lane + r, quantized, format.group);
     }
   }
 }

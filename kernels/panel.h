@@ -3,13 +3,11 @@
 //
 // A panel is a sequence of steps, the least that a chain of multiply-adds may be cut into:
 //
-//   f32    one input          16 floats
-//   bf16   two inputs         [16][2]; an odd last input is paired with a zero
-//   int8   a group of inputs  16 scales (f32), then [group / 4][16][4] bytes, each a weight + 128
-//   int4   a group of inputs  16 scales (f32), then [group / 8][16][4] bytes: in byte b of row i
-//   the
-//                             lower half is the weight of input 8 i + b, plus 8, the upper half
-//                             that of input 8 i + 4 + b
+//   f32   an input: 16 floats
+//   bf16  two inputs: [16][2]; an odd last input is paired with a zero
+//   int8  a group: 16 scales (f32), then [group / 4][16][4] bytes, each a weight + 128
+//   int4  a group: 16 scales (f32), then [group / 8][16][4] bytes. In byte b of row i the lower
+//         half is the weight of input 8 i + b, plus 8, the upper half that of 8 i + 4 + b.
 //
 // The last group is padded with zero weights. Integers are stored with an offset because the
 // processors multiply unsigned bytes by signed ones.
@@ -92,15 +90,23 @@ class GroupPanel {
     const int32_t both = static_cast<int32_t>(*Int4At(input, output));
     return (input % 8 < 4 ? both & 15 : both >> 4) - 8;
   }
-  void Set(int64_t input, int64_t output, int32_t value) const {
-    if (type_ == WeightType::kInt8) {
-      *Int8At(input, output) = static_cast<std::byte>(value + 128);
-      return;
+  // All `group` values of an output.
+  void SetValues(int64_t output, const int8_t* values, int64_t group) const {
+    const auto word = [values](int64_t input) {  // of four values
+      uint32_t word;
+      std::memcpy(&word, values + input, sizeof(word));
+      return word;
+    };
+    const auto half = [word](int64_t input) {  // adding 8 to half a byte is turning over its bit 3
+      return (word(input) ^ 0x08080808u) & 0x0f0f0f0fu;
+    };
+    const int64_t inputs = type_ == WeightType::kInt8 ? 4 : 8;  // of a word of the panel
+    for (int64_t input = 0; input < group; input += inputs) {
+      const uint32_t packed = type_ == WeightType::kInt8 ? word(input) ^ 0x80808080u
+                                                         : half(input) | half(input + 4) << 4;
+      std::memcpy(type_ == WeightType::kInt8 ? Int8At(input, output) : Int4At(input, output),
+                  &packed, sizeof(packed));
     }
-    std::byte* both = Int4At(input, output);
-    const std::byte half = static_cast<std::byte>(value + 8);
-    *both =
-        input % 8 < 4 ? (*both & std::byte{0xf0}) | half : (*both & std::byte{0x0f}) | half << 4;
   }
 
  private:

@@ -14,17 +14,16 @@ constexpr int64_t kRunPanelBytes = 32 << 10;
 }  // namespace
 
 ChainFunction ChainFor(CpuLevel level, WeightFormat format) {
-  const bool best = level == CpuLevel::kAvx512Bf16;
   switch (format.type) {
     case WeightType::kF32:
       return ChainF32Avx512;
     case WeightType::kBf16:
-      return best ? ChainBf16Avx512Bf16 : ChainBf16Avx512;
+      return level >= CpuLevel::kAvx512Bf16 ? ChainBf16Avx512Bf16 : ChainBf16Avx512;
     case WeightType::kInt8:
     case WeightType::kInt4:
       break;
   }
-  return best ? ChainIntegersAvx512Vnni : ChainIntegersAvx512;
+  return level >= CpuLevel::kAvx512Vnni ? ChainIntegersAvx512Vnni : ChainIntegersAvx512;
 }
 
 void RunChain(ChainFunction chain, const ChainBlock& block) {

@@ -1,7 +1,9 @@
 #include "kernels/cpu/rounded_rows.h"
 
 #include <algorithm>
+#include <cstring>
 
+#include "kernels/cpu/quantize_avx512.h"
 #include "kernels/cpu/rows_avx512.h"
 #include "kernels/grain.h"
 
@@ -12,9 +14,15 @@ void RoundRowFor(WeightFormat format, const float* row, int64_t num_inputs, std:
     RoundRow(row, num_inputs, 2 * NumSteps(format, num_inputs), output);
     return;
   }
+  const int32_t offset = format.type == WeightType::kInt8 ? 128 : 8;
   for (int64_t first = 0; first < num_inputs; first += format.group) {
-    QuantizeInputs(format, row + first, std::min<int64_t>(format.group, num_inputs - first),
-                   output);
+    const auto count = std::min<int64_t>(format.group, num_inputs - first);
+    int32_t sum;
+    const float scale = QuantizeInt8({row + first, static_cast<size_t>(count)}, format.group,
+                                     reinterpret_cast<int8_t*>(output), &sum);
+    const int32_t start = -offset * sum;
+    std::memcpy(output + format.group, &scale, sizeof(scale));
+    std::memcpy(output + format.group + sizeof(scale), &start, sizeof(start));
     output += StepRowBytes(format);
   }
 }

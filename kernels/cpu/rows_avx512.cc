@@ -2,13 +2,7 @@
 
 #include <immintrin.h>
 
-#include <bit>
-#include <cmath>
-#include <cstring>
-#include <limits>
-
 #include "kernels/cpu/functions_avx512.h"
-#include "kernels/quantize.h"
 
 namespace conclave::kernels::cpu {
 namespace {
@@ -32,35 +26,6 @@ void RoundRow(const float* input, int64_t count, int64_t padded, std::byte* outp
         i < count ? _mm512_maskz_loadu_ps(FirstLanes(count - i), input + i) : _mm512_setzero_ps();
     StoreBf16(output + 2 * i, FirstLanes(padded - i), ToBf16(x));
   }
-}
-
-void QuantizeInputs(WeightFormat format, const float* input, int64_t count, std::byte* output) {
-  __m512i magnitudes = _mm512_setzero_si512();
-  for (int64_t i = 0; i < count; i += 16) {
-    const __m512i bits = _mm512_maskz_loadu_epi32(FirstLanes(count - i), input + i);
-    const __m512i magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff));
-    magnitudes = _mm512_max_epu32(magnitudes, magnitude);
-  }
-  // As integers magnitudes have the order of floats, and infinity and NaN are above all others.
-  const float largest = std::bit_cast<float>(_mm512_reduce_max_epu32(magnitudes));
-  const bool finite = std::isfinite(largest);
-  const bool any = finite && largest >= kZeroBelow;
-  const __m512 inverse = _mm512_set1_ps(any ? 127.0f / largest : 0.0f);
-  __m512i sums = _mm512_setzero_si512();
-  for (int64_t i = 0; i < format.group; i += 16) {
-    const __mmask16 lanes = any && i < count ? FirstLanes(count - i) : __mmask16{0};
-    const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, input + i), inverse);
-    const __m512i integers = _mm512_cvtps_epi32(x);
-    sums = _mm512_add_epi32(sums, integers);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(output + i), _mm512_cvtepi32_epi8(integers));
-  }
-  const float scale = any      ? largest / 127.0f
-                      : finite ? 0.0f
-                               : std::numeric_limits<float>::quiet_NaN();
-  const int32_t offset = format.type == WeightType::kInt8 ? 128 : 8;
-  const int32_t start = -offset * _mm512_reduce_add_epi32(sums);
-  std::memcpy(output + format.group, &scale, sizeof(scale));
-  std::memcpy(output + format.group + sizeof(scale), &start, sizeof(start));
 }
 
 void SiluMultiply(const float* gate, const float* up, int64_t count, float* output) {

@@ -5,17 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/matrix.h"
+#include "kernels/bf16.h"
 
 namespace conclave::kernels::cpu {
 
 // output[i] = bf16(input[i]) for i < count, and zeros up to `padded`. `output` may lie at an odd
 // address.
 void RoundRow(const float* input, int64_t count, int64_t padded, std::byte* output);
-
-// A group of `count` inputs, at most format.group, of a matmul in an integer format: quantised as
-// QuantizeGroup does to int8, in the layout of kernels/cpu/rounded_rows.h.
-void QuantizeInputs(WeightFormat format, const float* input, int64_t count, std::byte* output);
 
 // output[i] = silu(gate[i]) * up[i].
 void SiluMultiply(const float* gate, const float* up, int64_t count, float* output);

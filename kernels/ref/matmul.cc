@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "kernels/panel.h"
-#include "kernels/quantize.h"
 #include "kernels/ref/functions.h"
+#include "kernels/ref/quantize.h"
 
 namespace conclave::kernels::ref {
 namespace {

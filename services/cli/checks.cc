@@ -49,10 +49,12 @@ Check CheckCpu(const std::string& flags) {
     return true;
   };
   Check check{.name = "cpu"};
-  if (has({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16"})) {
-    check.found = absl::StrCat("AVX-512 with BF16", has({"avx512_vnni"}) ? " and VNNI" : "");
-  } else if (has({"avx512f", "avx512bw", "avx512vl", "avx512dq"})) {
-    check.found = "AVX-512 without BF16: bf16 is computed with more instructions, to the same bits";
+  const bool avx512 = has({"avx512f", "avx512bw", "avx512vl", "avx512dq"});
+  if (avx512 && has({"avx512_vnni", "avx512_bf16"})) {
+    check.found = "AVX-512 with BF16 and VNNI";
+  } else if (avx512) {
+    check.found = absl::StrCat("AVX-512 without BF16", has({"avx512_vnni"}) ? "" : " and VNNI",
+                               ": more instructions are taken, to the same bits");
   } else {
     check.verdict = Verdict::kWarn;
     check.found =

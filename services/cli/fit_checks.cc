@@ -32,7 +32,7 @@ kernels::NumericsClass NumericsOf(const AllOptions& options) {
 const ClassBytes* ClassThatFits(const MemoryDemand& demand, int64_t available_bytes) {
   auto each = std::ranges::find(demand.classes, demand.numerics, &ClassBytes::numerics);
   each = std::find_if(each, demand.classes.end(), [&](const ClassBytes& other) {
-    return other.numerics != demand.numerics && other.bytes + kOtherBytes <= available_bytes;
+    return other.numerics != demand.numerics && other.in_all + kOtherBytes <= available_bytes;
   });
   return each == demand.classes.end() ? nullptr : &*each;
 }
@@ -51,16 +51,18 @@ MemoryDemand DemandOf(const weights::ModelConfig& config, const AllOptions& opti
     const placement::ModelIdentity shape = model::ShapeOf(config, numerics);
     return ExpertsInAll(shape) * shape.expert_bytes;
   };
-  const kernels::NumericsClass numerics = NumericsOf(options);
   const bool local = options.up.workers == 0 || options.engine.experts == "local";
   MemoryDemand demand;
-  demand.numerics = numerics;
+  demand.numerics = NumericsOf(options);
   for (const kernels::NumericsClass each : kernels::kNumericsClasses) {
-    demand.classes.push_back({each, engine_bytes(each) + expert_bytes(each)});
+    const int64_t experts = expert_bytes(each) * (local ? options.up.engines : 1);
+    const int64_t in_all = engine_bytes(each) * options.up.engines + experts;
+    demand.classes.push_back({each, engine_bytes(each) + expert_bytes(each), in_all});
+    if (each != demand.numerics) continue;
+    demand.expert_bytes = experts;
+    demand.weight_bytes = in_all;
   }
-  demand.expert_bytes = expert_bytes(numerics) * (local ? options.up.engines : 1);
-  demand.weight_bytes = engine_bytes(numerics) * options.up.engines + demand.expert_bytes;
-  demand.kv_block_bytes = model::KvBlockBytesOf(config, numerics);
+  demand.kv_block_bytes = model::KvBlockBytesOf(config, demand.numerics);
   demand.context_tokens =
       options.engine.context > 0 ? options.engine.context : config.max_positions;
   return demand;
@@ -104,10 +106,11 @@ absl::Status CheckKvFits(const weights::ModelConfig& config, const AllOptions& o
                                      .block_bytes = demand.kv_block_bytes,
                                      .context = options.engine.context,
                                      .kv_bytes = options.engine.kv_memory.bytes,
+                                     .share = options.engine.kv_memory_share / options.up.engines,
                                      .max_batch = options.engine.max_batch,
                                      .available_bytes = std::max<int64_t>(available, 0)});
     if (!plan.ok()) return plan.status();
-    // What is taken by size is taken; what is planned from what is free leaves room.
+    // What is taken by size is taken; shares of what is free leave room for one another.
     if (options.engine.kv_memory.bytes > 0) available -= plan->num_blocks * demand.kv_block_bytes;
   }
   return absl::OkStatus();

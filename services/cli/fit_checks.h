@@ -15,10 +15,11 @@
 
 namespace conclave::cli {
 
-// One copy of all weights in a numerics class.
+// All weights in a numerics class.
 struct ClassBytes {
   kernels::NumericsClass numerics = kernels::NumericsClass::kBf16;
-  int64_t bytes = 0;
+  int64_t bytes = 0;   // one copy
+  int64_t in_all = 0;  // of all engines and workers together
 
   std::string text() const;  // "int8 31 GiB"
 };

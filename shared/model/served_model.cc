@@ -63,7 +63,7 @@ absl::StatusOr<kernels::CpuLevel> ChooseCpuLevel(std::string_view setting,
   if (!level.has_value()) {
     return absl::InvalidArgumentError(
         absl::StrCat(std::string(setting), " is \"", name,
-                     "\"; it may be auto, reference, avx512 or avx512_bf16"));
+                     "\"; it may be auto, reference, avx512, avx512_vnni or avx512_bf16"));
   }
   if (!kernels::CpuSupports(*level)) {
     return absl::FailedPreconditionError(absl::StrCat(

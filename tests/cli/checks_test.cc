@@ -13,7 +13,10 @@ using ::testing::HasSubstr;
 TEST(CheckCpuTest, KnowsTheLevels) {
   EXPECT_EQ(CheckCpu("avx2 fma avx512f avx512bw avx512vl avx512dq avx512_bf16 avx512_vnni").verdict,
             Verdict::kOk);
-  EXPECT_THAT(CheckCpu("avx512f avx512bw avx512vl avx512dq").found, HasSubstr("without BF16"));
+  EXPECT_THAT(CheckCpu("avx512f avx512bw avx512vl avx512dq").found,
+              HasSubstr("without BF16 and VNNI"));
+  EXPECT_THAT(CheckCpu("avx512f avx512bw avx512vl avx512dq avx512_vnni").found,
+              HasSubstr("without BF16:"));
   EXPECT_EQ(CheckCpu("avx2 fma").verdict, Verdict::kWarn);
   EXPECT_FALSE(CheckCpu("sse2").remedy.empty());
 }

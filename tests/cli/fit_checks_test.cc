@@ -18,9 +18,9 @@ constexpr int64_t kGiB = int64_t{1} << 30;
 
 MemoryDemand TwoGiB() {
   return {.numerics = NumericsClass::kBf16,
-          .classes = {{NumericsClass::kF32, 4 * kGiB},
-                      {NumericsClass::kBf16, 2 * kGiB},
-                      {NumericsClass::kInt8, kGiB}},
+          .classes = {{NumericsClass::kF32, 4 * kGiB, 4 * kGiB},
+                      {NumericsClass::kBf16, 2 * kGiB, 2 * kGiB},
+                      {NumericsClass::kInt8, kGiB, kGiB}},
           .weight_bytes = 2 * kGiB,
           .expert_bytes = kGiB,
           .kv_block_bytes = kernels::kBlockTokens << 21,
@@ -46,6 +46,8 @@ TEST(CheckFitsTest, FailsWithARemedyWhenTheWeightsDoNotFit) {
   const Check smaller = CheckFits(demand, 3 * kGiB / 2, 8 * kGiB);
   EXPECT_EQ(smaller.verdict, Verdict::kFail);
   EXPECT_THAT(smaller.remedy, HasSubstr("another --numerics fits: int8 1.0 GiB"));
+  demand.classes.back().in_all = 3 * kGiB;  // several copies
+  EXPECT_THAT(CheckFits(demand, 3 * kGiB / 2, 8 * kGiB).remedy, HasSubstr("docs/two-machines.md"));
   demand.weight_bytes = 4 * kGiB;
   demand.numerics = NumericsClass::kF32;
   const Check half = CheckFits(demand, 3 * kGiB, 8 * kGiB);

@@ -21,7 +21,7 @@ using kernels::NumericsClass;
 
 std::vector<CpuLevel> SupportedLevels() {
   std::vector<CpuLevel> levels;
-  for (const CpuLevel level : {CpuLevel::kReference, CpuLevel::kAvx512, CpuLevel::kAvx512Bf16}) {
+  for (const CpuLevel level : kernels::kCpuLevels) {
     if (kernels::CpuSupports(level)) levels.push_back(level);
   }
   return levels;

@@ -93,7 +93,7 @@ INSTANTIATE_TEST_SUITE_P(
     Families, ForwardRemoteTest,
     ::testing::Combine(::testing::Values("deepseek_v2_lite", "deepseek_v2_full", "deepseek_v3",
                                          "mixtral", "qwen2_moe", "qwen3_moe", "olmoe"),
-                       ::testing::Values(NumericsClass::kF32, NumericsClass::kBf16)),
+                       ::testing::ValuesIn(kernels::kNumericsClasses)),
     [](const auto& info) {
       return std::string(std::get<0>(info.param)) + "_" +
              std::string(kernels::NumericsClassName(std::get<1>(info.param)));

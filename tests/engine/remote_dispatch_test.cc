@@ -32,9 +32,7 @@ std::vector<std::byte> AnswerTo(const rpc::ParsedRequest& request, std::byte val
 }
 
 INSTANTIATE_TEST_SUITE_P(Classes, RemoteDispatchClassTest,
-                         ::testing::Values(kernels::NumericsClass::kBf16,
-                                           kernels::NumericsClass::kF32),
-                         [](const auto& info) {
+                         ::testing::ValuesIn(kernels::kNumericsClasses), [](const auto& info) {
                            return std::string(kernels::NumericsClassName(info.param));
                          });
 

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <numeric>
 #include <random>
 #include <thread>
@@ -181,8 +182,13 @@ TEST_P(ComputeExpertRowsTest, ComputesTheGatedNetwork) {
     error = std::max(error, std::abs(y - double{found[n]}));
   }
   EXPECT_GT(largest, 0.01);
-  // bf16: two roundings of 2^-9, of h and of the row; f32: sums of some hundred terms.
-  EXPECT_LT(error, largest * (GetParam() == NumericsClass::kBf16 ? 1.0 / 128 : 1e-5));
+  // f32: sums of some hundred terms; bf16: two roundings of 2^-9, of h and of the row; integers:
+  // those, and two matrices off by a 254th or a 16th of the largest of each group.
+  const std::map<NumericsClass, double> most = {{NumericsClass::kF32, 1e-5},
+                                                {NumericsClass::kBf16, 1.0 / 128},
+                                                {NumericsClass::kInt8, 1.0 / 32},
+                                                {NumericsClass::kInt4, 1.0 / 4}};
+  EXPECT_LT(error, largest * most.at(GetParam()));
 }
 
 TEST_P(ComputeExpertRowsTest, ExpertThatIsNotHeldIsNamedAndNothingIsWritten) {
@@ -201,8 +207,7 @@ TEST_P(ComputeExpertRowsTest, NoRowsAreNoWork) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Classes, ComputeExpertRowsTest,
-                         ::testing::Values(NumericsClass::kF32, NumericsClass::kBf16),
-                         [](const auto& info) {
+                         ::testing::ValuesIn(kernels::kNumericsClasses), [](const auto& info) {
                            return std::string(kernels::NumericsClassName(info.param));
                          });
 

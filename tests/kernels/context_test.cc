@@ -9,7 +9,7 @@ namespace conclave::kernels {
 namespace {
 
 TEST(CpuLevelTest, NamesParseBack) {
-  for (CpuLevel level : {CpuLevel::kReference, CpuLevel::kAvx512, CpuLevel::kAvx512Bf16}) {
+  for (CpuLevel level : kCpuLevels) {
     EXPECT_EQ(ParseCpuLevel(CpuLevelName(level)), level);
   }
   EXPECT_EQ(ParseCpuLevel("sse9"), std::nullopt);

@@ -158,8 +158,8 @@ TEST(MatmulTest, ThreadsShareALargeProduct) {
 TEST(MatmulTest, LongChainsResumeWithTheSameBits) {
   Rng rng(4);
   for (WeightFormat format : kAllFormats) {
-    const OwnedMatrix weight = RandomMatrix(rng, format, 33, 2309);
-    const StridedRows input(rng, 9, 2309);
+    const OwnedMatrix weight = RandomMatrix(rng, format, 33, 4001);
+    const StridedRows input(rng, 9, 4001);
     const std::vector<float> expected = Reference(weight.view(), nullptr, input.view);
     for (CpuLevel level : SupportedLevels()) {
       EXPECT_TRUE(SameBits(RunMatmul(weight.view(), nullptr, input.view, level, 2), expected))

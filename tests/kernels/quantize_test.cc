@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/cpu/rounded_rows.h"
+#include "kernels/ref/quantize.h"
 #include "tests/kernels/random_rows.h"
 
 namespace conclave::kernels {
@@ -101,6 +102,25 @@ TEST(QuantizeTest, TinyAndSpecialGroups) {
     for (const float magnitude : {0x1p-100f, std::numeric_limits<float>::max()}) {
       const Group group(type, {magnitude, -magnitude / 2});
       EXPECT_NEAR(static_cast<double>(group.scale) * group.integers[0] / magnitude, 1, 0.1);
+    }
+  }
+}
+
+TEST(QuantizeTest, EveryGroupHasTheReferencesBits) {
+  Rng rng(4);
+  constexpr float kSpecials[] = {0.0f, -0.0f, 0x1p-101f, 0x1p-100f, 0x1p+127f, -0x1p+100f};
+  for (int round = 0; round < 2000; ++round) {
+    std::vector<float> values = rng.Normals(1 + rng.Below(128), round % 2 == 0 ? 1.0f : 1e-3f);
+    for (float& value : values) {
+      if (rng.Below(4) == 0) value = std::nearbyint(value * 8) / 2;  // ties
+      if (round % 5 == 0 && rng.Below(8) == 0) value = kSpecials[rng.Below(std::size(kSpecials))];
+    }
+    for (const WeightType type : {WeightType::kInt8, WeightType::kInt4}) {
+      std::vector<int8_t> expected(values.size());
+      const float scale = ref::QuantizeGroup(type, values, expected.data());
+      const Group group(type, values);
+      ASSERT_TRUE(SameBits({group.scale}, {scale})) << round;
+      ASSERT_EQ(group.integers, expected) << round;
     }
   }
 }

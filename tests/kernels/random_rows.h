@@ -29,7 +29,7 @@ inline constexpr WeightFormat kAllFormats[] = {WeightFormat::kF32,       WeightF
 // Every level that this processor has.
 inline std::vector<CpuLevel> SupportedLevels() {
   std::vector<CpuLevel> levels;
-  for (CpuLevel level : {CpuLevel::kReference, CpuLevel::kAvx512, CpuLevel::kAvx512Bf16}) {
+  for (CpuLevel level : kCpuLevels) {
     if (CpuSupports(level)) levels.push_back(level);
   }
   return levels;

@@ -111,7 +111,7 @@ class BenchGateway(unittest.TestCase):
         for flags, words in ((("--rows", "hit"), '"hit" is no row of conclave bench gateway; the nearest is hits'),
                              (("--seconds", "0"), "--seconds"),
                              (("--seconds", "soon"), "--seconds"),
-                             (("--gateway", "127.0.0.1:1"), "leave --gateway out"),
+                             (("--gateway", "127.0.0.1:1"), "--gateway is for conclave bench serve"),
                              (("--model", "/nowhere"), "/nowhere"),
                              (("--streams", "0"), "--streams"),
                              (("serve",), "")):

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import pathlib
 import pty
 import re
 import select
@@ -155,6 +156,25 @@ class Serving(ClusterTest):
         self.assertEqual(measured["failed"], 0)
         self.assertGreater(measured["output_tokens_per_second"], 0)
         self.assertLessEqual(measured["end_to_end_seconds"]["p50"], measured["end_to_end_seconds"]["max"])
+
+    def test_bench_holds_chats_and_begins_them_at_a_rate(self):
+        def bench(*flags):
+            return json.loads(self.cluster.conclave("bench", "serve", "--max-tokens", "8", "--json", *flags).stdout)
+
+        system = pathlib.Path(self.cluster.folder.name) / "system.txt"
+        system.write_text("You tell fables. " * 40)
+        chats = bench("-c", "2", "-n", "7", "--turns", "3", "--system", str(system))
+        self.assertEqual((chats["requests"], chats["failed"], chats["turns"]), (7, 0, 3))
+        self.assertGreater(chats["cached_tokens"], 0)
+        self.assertGreater(chats["time_to_first_token_later_turns_seconds"]["p50"], 0)
+        rate = bench("--rate", "20", "-n", "6", "--first-token-ms", "60000")
+        self.assertEqual((rate["requests"], rate["good_requests"]), (6, 6))
+        self.assertGreaterEqual(rate["seconds"], 5 / 20)
+        none = bench("--rate", "20", "-n", "2", "--first-token-ms", "0.001")
+        self.assertEqual((none["requests"], none["good_requests"]), (2, 0))
+        done = self.cluster.conclave("bench", "serve", "--raw", "--turns", "2", check=False)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("--turns", done.stderr)
 
     def test_every_process_has_its_operations_port(self):
         self.cluster.chat("Hello", max_tokens=3)

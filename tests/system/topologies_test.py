@@ -63,11 +63,15 @@ class Layouts(unittest.TestCase):
                                         "--expect", self.expected[0], check=False)
                 self.assertEqual(done.returncode, 0, done.stderr)
 
-    def test_f32_serves_too(self):
-        with Cluster("--numerics", "f32") as cluster:
-            self.assertTrue(all(len(digest) == 8 for digest in digests(cluster)))
-            rows = [row for row in cluster.ps()["processes"] if row["kind"] == "engine"]
-            self.assertIn(" f32", rows[0]["holds"])
+    def test_every_numerics_class_serves_the_same_from_workers_and_without(self):
+        for numerics in ("f32", "int8", "int4"):
+            with self.subTest(numerics):
+                with Cluster("--numerics", numerics) as cluster:
+                    told = digests(cluster)
+                    rows = [row for row in cluster.ps()["processes"] if row["kind"] == "engine"]
+                    self.assertIn(f" {numerics}", rows[0]["holds"])
+                with Cluster("--numerics", numerics, workers=0) as cluster:
+                    self.assertEqual(digests(cluster), told)
 
     def test_the_same_settings_come_from_a_file(self):
         with Cluster() as cluster:

@@ -2,10 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
 #include "kernels/bf16.h"
+#include "kernels/panel.h"
+#include "kernels/quantize.h"
 #include "shared/weights/expert_weights.h"
 #include "tests/support/temp_dir.h"
 #include "tests/weights/stored_checkpoint.h"
@@ -45,26 +48,57 @@ float Element(const kernels::PackedMatrix& matrix, int64_t output, int64_t input
 }
 
 // The packed matrix holds rows [first_row, ...) of `stored`, bit for bit.
-void ExpectRows(const kernels::PackedMatrix& matrix, WeightFormat format,
-                const testing::RawTensor& stored, int64_t first_row = 0) {
-  ASSERT_EQ(matrix.format, format);
-  ASSERT_EQ(matrix.num_inputs, stored.shape[1]);
-  const std::vector<float> values = Values(stored);
+// Every group of an integer matrix is what quantising those of `values` gives.
+void ExpectGroups(const kernels::PackedMatrix& matrix, const float* values) {
+  const WeightFormat format = matrix.format;
+  for (int64_t r = 0; r < matrix.num_outputs; ++r) {
+    const std::byte* panel = matrix.data + static_cast<size_t>(r / kernels::kPanelOutputs) *
+                                               kernels::PanelBytes(format, matrix.num_inputs);
+    const int64_t lane = r % kernels::kPanelOutputs;
+    for (int64_t first = 0; first < matrix.num_inputs; first += format.group) {
+      const auto count =
+          static_cast<size_t>(std::min<int64_t>(format.group, matrix.num_inputs - first));
+      std::vector<int8_t> integers(count);
+      const float scale = kernels::QuantizeGroup(
+          format.type, {values + r * matrix.num_inputs + first, count}, integers.data());
+      const kernels::GroupPanel group(
+          format, panel + first / format.group * kernels::StepPanelBytes(format));
+      ASSERT_EQ(group.scale(lane), scale) << "at " << r << ", " << first;
+      for (size_t k = 0; k < count; ++k) {
+        ASSERT_EQ(group.value(static_cast<int64_t>(k), lane), integers[k]) << "at " << r;
+      }
+    }
+  }
+}
+
+// The matrix holds `values` [num_outputs, num_inputs], which its format says exactly or quantises.
+void ExpectMatrix(const kernels::PackedMatrix& matrix, const float* values) {
+  if (matrix.format.integers()) {
+    ExpectGroups(matrix, values);
+    return;
+  }
   for (int64_t r = 0; r < matrix.num_outputs; ++r) {
     for (int64_t c = 0; c < matrix.num_inputs; ++c) {
-      ASSERT_EQ(Element(matrix, r, c),
-                values[static_cast<size_t>((first_row + r) * matrix.num_inputs + c)])
+      ASSERT_EQ(Element(matrix, r, c), values[r * matrix.num_inputs + c])
           << "at " << r << ", " << c;
     }
   }
 }
 
+void ExpectRows(const kernels::PackedMatrix& matrix, WeightFormat format,
+                const testing::RawTensor& stored, int64_t first_row = 0) {
+  ASSERT_EQ(matrix.format, format);
+  ASSERT_EQ(matrix.num_inputs, stored.shape[1]);
+  const std::vector<float> values = Values(stored);
+  ExpectMatrix(matrix, values.data() + first_row * matrix.num_inputs);
+}
+
 class EveryClass : public ::testing::TestWithParam<NumericsClass> {
  protected:
   WeightFormat format() const { return kernels::WeightFormatOf(GetParam()); }
+  WeightFormat table_format() const { return kernels::TableFormatOf(GetParam()); }
 };
-INSTANTIATE_TEST_SUITE_P(Classes, EveryClass,
-                         ::testing::Values(NumericsClass::kF32, NumericsClass::kBf16),
+INSTANTIATE_TEST_SUITE_P(Classes, EveryClass, ::testing::ValuesIn(kernels::kNumericsClasses),
                          [](const auto& info) {
                            return std::string(kernels::NumericsClassName(info.param));
                          });
@@ -115,7 +149,7 @@ TEST_P(EveryClass, PacksGroupedAttentionAsStored) {
   EXPECT_EQ(weights->layers[1].ffn_norm,
             Values(stored.tensors.at("model.layers.1.post_attention_layernorm.weight")));
   EXPECT_EQ(weights->final_norm, Values(stored.tensors.at("model.norm.weight")));
-  ExpectRows(weights->lm_head, format(), stored.tensors.at("lm_head.weight"));
+  ExpectRows(weights->lm_head, table_format(), stored.tensors.at("lm_head.weight"));
 }
 
 TEST_P(EveryClass, KeepsRouterAndSharedGateInF32) {
@@ -153,12 +187,13 @@ TEST_P(EveryClass, SplitsKvBIntoItsAbsorbedFactors) {
       ASSERT_EQ(k.format, format());
       ASSERT_EQ(k.num_outputs, a.kv_lora_rank);
       ASSERT_EQ(k.num_inputs, a.qk_nope_head_dim);
+      std::vector<float> transposed;
       for (int64_t l = 0; l < a.kv_lora_rank; ++l) {
         for (int64_t n = 0; n < a.qk_nope_head_dim; ++n) {
-          ASSERT_EQ(Element(k, l, n),
-                    values[static_cast<size_t>((first + n) * a.kv_lora_rank + l)]);
+          transposed.push_back(values[static_cast<size_t>((first + n) * a.kv_lora_rank + l)]);
         }
       }
+      ExpectMatrix(k, transposed.data());
       const kernels::PackedMatrix& v = latent.v_absorbed[static_cast<size_t>(head)];
       ASSERT_EQ(v.num_outputs, a.v_head_dim);
       ExpectRows(v, format(), kv_b, first + a.qk_nope_head_dim);
@@ -211,7 +246,7 @@ TEST_P(EveryClass, TiedHeadIsTheEmbedding) {
   stored.tensors.erase("lm_head.weight");
   stored.Write(dir.path());
   const auto weights = *LoadEngineWeights(*Open(dir.path()), GetParam(), nullptr);
-  ExpectRows(weights->lm_head, format(), stored.tensors.at("model.embed_tokens.weight"));
+  ExpectRows(weights->lm_head, table_format(), stored.tensors.at("model.embed_tokens.weight"));
 }
 
 TEST(EngineWeightsTest, RoundsF32ToNearestEvenInBf16) {

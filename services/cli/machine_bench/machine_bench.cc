@@ -1,0 +1,85 @@
+#include "services/cli/machine_bench/machine_bench.h"
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/context.h"
+#include "kernels/matrix.h"
+#include "nlohmann/json.hpp"
+#include "services/cli/machine_bench/rates.h"
+#include "services/cli/machine_bench/round_trip.h"
+#include "services/cli/percentiles.h"
+#include "services/cli/table.h"
+#include "shared/base/limits.h"
+
+namespace conclave::cli {
+namespace {
+
+struct Figure {
+  std::string name;
+  double value = 0;
+  std::string unit;
+};
+
+absl::StatusOr<std::vector<Figure>> MeasureMachine(kernels::CpuLevel level, int threads,
+                                                   double seconds) {
+  using kernels::WeightType;
+  const std::string all = absl::StrCat(", ", Count(threads, "thread"));
+  std::vector<Figure> figures;
+  figures.push_back({"memory read" + all, 1e-9 * ReadRate(level, threads, seconds), "GB/s"});
+  if (threads > 1) {
+    figures.push_back({"memory read, 1 thread", 1e-9 * ReadRate(level, 1, seconds), "GB/s"});
+  }
+  const std::pair<const char*, WeightType> types[] = {
+      {"f32", WeightType::kF32}, {"bf16", WeightType::kBf16}, {"int8", WeightType::kInt8}};
+  for (const auto& [name, type] : types) {
+    const double rate = MultiplyAddRate(level, type, threads, seconds);
+    if (rate > 0) {
+      figures.push_back({absl::StrCat(name, " multiply-adds", all), 1e-9 * rate, "GOP/s"});
+    }
+  }
+  for (const bool unix_socket : {true, false}) {
+    const auto times = MeasureRoundTrips(unix_socket, seconds);
+    if (!times.ok()) return times.status();
+    const std::string name =
+        absl::StrCat("gRPC message there and back, ", unix_socket ? "Unix socket" : "TCP");
+    figures.push_back({name + ", P50", 1e6 * Percentile(*times, 50), "us"});
+    figures.push_back({name + ", P99", 1e6 * Percentile(*times, 99), "us"});
+  }
+  return figures;
+}
+
+}  // namespace
+
+int RunMachineBench(const MachineBenchOptions& options) {
+  const int threads = options.threads > 0 ? options.threads : ReadCpuLimit().cores;
+  const kernels::CpuLevel level = kernels::BestCpuLevel();
+  const auto figures = MeasureMachine(level, threads, options.seconds);
+  if (!figures.ok()) return Fail(figures.status());
+  const std::string level_name(kernels::CpuLevelName(level));
+  if (options.json) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const Figure& figure : *figures) {
+      list.push_back({{"name", figure.name}, {"value", figure.value}, {"unit", figure.unit}});
+    }
+    const nlohmann::json told = {{"threads", threads},
+                                 {"cpu_level", level_name},
+                                 {"seconds", options.seconds},
+                                 {"figures", list}};
+    std::printf("%s\n", told.dump(2).c_str());
+    return kExitOk;
+  }
+  std::vector<std::vector<std::string>> table = {
+      {absl::StrCat("machine: level ", level_name), "MEASURED", "UNIT"}};
+  for (const Figure& figure : *figures) {
+    char value[32];
+    std::snprintf(value, sizeof(value), "%.1f", figure.value);
+    table.push_back({figure.name, value, figure.unit});
+  }
+  std::printf("%s", FormatTable(table).c_str());
+  return kExitOk;
+}
+
+}  // namespace conclave::cli

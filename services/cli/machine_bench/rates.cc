@@ -1,0 +1,88 @@
+#include "services/cli/machine_bench/rates.h"
+
+#include <algorithm>
+#include <barrier>
+#include <chrono>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "kernels/peaks.h"
+#include "shared/base/check.h"
+
+namespace conclave::cli {
+namespace {
+
+using std::chrono::steady_clock;
+
+// Of all threads together: beyond most caches, and little of any memory.
+constexpr size_t kReadBytes = size_t{1} << 30;
+constexpr size_t kPageBytes = 4096;
+// Between looks at the clock: less than a millisecond.
+constexpr size_t kReadPart = size_t{8} << 20;
+constexpr int64_t kRounds = 20'000;
+
+struct FreeBytes {
+  void operator()(std::byte* p) const { std::free(p); }
+};
+
+// Calls `part(thread)` of all threads again and again for so long, and adds up what they say they
+// did in a second.
+double Rate(int threads, double seconds, const std::function<double(int)>& part) {
+  std::vector<double> rates(static_cast<size_t>(threads));
+  std::barrier together(threads);
+  std::vector<std::thread> running;
+  for (int thread = 0; thread < threads; ++thread) {
+    running.emplace_back([&, thread] {
+      part(thread);  // pages, caches, clock rates
+      together.arrive_and_wait();
+      const auto start = steady_clock::now();
+      double done = 0, elapsed = 0;
+      while (elapsed < seconds) {
+        done += part(thread);
+        elapsed = std::chrono::duration<double>(steady_clock::now() - start).count();
+      }
+      rates[static_cast<size_t>(thread)] = done / elapsed;
+    });
+  }
+  for (std::thread& thread : running) thread.join();
+  double sum = 0;
+  for (const double rate : rates) sum += rate;
+  return sum;
+}
+
+}  // namespace
+
+double ReadRate(kernels::CpuLevel level, int threads, double seconds) {
+  const size_t slice =
+      std::max(kReadPart, kReadBytes / static_cast<size_t>(threads) / kReadPart * kReadPart);
+  struct Slice {
+    std::unique_ptr<std::byte, FreeBytes> data;
+    size_t next = 0;
+    uint64_t sum = 0;
+  };
+  std::vector<Slice> slices(static_cast<size_t>(threads));
+  return Rate(threads, seconds, [&](int thread) {
+    Slice& mine = slices[static_cast<size_t>(thread)];
+    if (mine.data == nullptr) {  // pages belong to the memory of the thread that touches them first
+      mine.data.reset(static_cast<std::byte*>(std::aligned_alloc(kPageBytes, slice)));
+      CONCLAVE_CHECK(mine.data != nullptr);
+      std::fill_n(mine.data.get(), slice, std::byte{1});
+    }
+    mine.sum += kernels::ReadMemory(level, mine.data.get() + mine.next, kReadPart);
+    mine.next = (mine.next + kReadPart) % slice;
+    return static_cast<double>(kReadPart);
+  });
+}
+
+double MultiplyAddRate(kernels::CpuLevel level, kernels::WeightType type, int threads,
+                       double seconds) {
+  if (kernels::MultiplyAdds(level, type, 1) == 0) return 0;
+  return Rate(threads, seconds, [&](int) {
+    return static_cast<double>(kernels::MultiplyAdds(level, type, kRounds));
+  });
+}
+
+}  // namespace conclave::cli

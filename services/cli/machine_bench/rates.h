@@ -1,0 +1,18 @@
+// What the processor and the memory do in a second at most, measured by threads that do nothing
+// else.
+#pragma once
+
+#include "kernels/context.h"
+#include "kernels/matrix.h"
+
+namespace conclave::cli {
+
+// Bytes read from memory, by all threads together.
+double ReadRate(kernels::CpuLevel level, int threads, double seconds);
+
+// Operations of the multiply-adds that chains of a type take (kernels/peaks.h), a multiply-add
+// being two; 0 if the level has no such instruction.
+double MultiplyAddRate(kernels::CpuLevel level, kernels::WeightType type, int threads,
+                       double seconds);
+
+}  // namespace conclave::cli
