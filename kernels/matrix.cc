@@ -58,18 +58,23 @@ void PackIntegers(WeightFormat format, MatrixView<const float> rows, int64_t lan
 
 }  // namespace
 
-std::string_view NumericsClassName(NumericsClass numerics) {
-  switch (numerics) {
-    case NumericsClass::kF32:
+std::string_view WeightTypeName(WeightType type) {
+  switch (type) {
+    case WeightType::kF32:
       return "f32";
-    case NumericsClass::kBf16:
+    case WeightType::kBf16:
       return "bf16";
-    case NumericsClass::kInt8:
+    case WeightType::kInt8:
       return "int8";
-    case NumericsClass::kInt4:
+    case WeightType::kInt4:
       return "int4";
   }
   return "unknown";
+}
+
+// A class is called by how it stores weight matrices.
+std::string_view NumericsClassName(NumericsClass numerics) {
+  return WeightTypeName(WeightFormatOf(numerics).type);
 }
 
 std::optional<NumericsClass> ParseNumericsClass(std::string_view name) {

@@ -21,6 +21,7 @@ inline constexpr NumericsClass kNumericsClasses[] = {  // the most precise first
 std::optional<NumericsClass> ParseNumericsClass(std::string_view name);
 
 enum class WeightType : uint8_t { kF32 = 1, kBf16 = 2, kInt8 = 3, kInt4 = 4 };
+std::string_view WeightTypeName(WeightType type);  // "f32", "bf16", "int8", "int4"
 
 // How a weight matrix is stored. It also fixes how Matmul rounds its input rows: not at all for
 // f32, to bf16 for bf16, to int8 in the same groups for integers.

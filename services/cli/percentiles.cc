@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace conclave::cli {
 
@@ -12,6 +13,8 @@ double Percentile(std::vector<double> values, double percent) {
   const size_t index = static_cast<size_t>(std::max(1.0, rank)) - 1;
   return values[std::min(index, values.size() - 1)];
 }
+
+double Median(std::vector<double> values) { return Percentile(std::move(values), 50); }
 
 double AreaUnderCurve(const std::vector<double>& a, const std::vector<double>& b) {
   std::vector<double> sorted = b;

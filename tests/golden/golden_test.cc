@@ -187,6 +187,21 @@ class GoldenTest : public ::testing::TestWithParam<std::filesystem::path> {
     result.positions += positions;
   }
 
+  // All prompts, in chunks of so many tokens (0: whole).
+  Comparison CompareAll(NumericsClass numerics, int64_t chunk) {
+    Comparison result;
+    const auto model = Load(numerics);
+    EXPECT_NE(model, nullptr);
+    if (model == nullptr) return result;
+    ForwardRig rig(model, Options());
+    for (size_t prompt = 0; prompt < golden_->prompts().size(); ++prompt) {
+      Recorder seen;
+      const std::vector<float> logits = rig.LogitsOf(golden_->prompts()[prompt].ids, chunk, &seen);
+      Compare(prompt, logits, seen, result);
+    }
+    return result;
+  }
+
   void CompareExpertWeights(size_t prompt, const Recorder& seen) const {
     for (const int32_t layer : golden_->moe_layers()) {
       const std::vector<float> wanted = golden_->Floats(
@@ -257,29 +272,13 @@ TEST_P(GoldenTest, F32DecodesTheReferencesTokens) {
 }
 
 TEST_P(GoldenTest, F32DecodingGivesTheReferencesLogits) {
-  const auto model = Load(NumericsClass::kF32);
-  ASSERT_NE(model, nullptr);
-  ForwardRig rig(model, Options());
-  Comparison result;
-  for (size_t prompt = 0; prompt < golden_->prompts().size(); ++prompt) {
-    Recorder seen;
-    const std::vector<float> logits = rig.LogitsOf(golden_->prompts()[prompt].ids, 1, &seen);
-    Compare(prompt, logits, seen, result);
-  }
+  const Comparison result = CompareAll(NumericsClass::kF32, 1);
   EXPECT_LE(result.max_error, kLogitTolerance);
   EXPECT_EQ(result.same_routes, result.routes);
 }
 
 TEST_P(GoldenTest, Bf16IsAsCloseToTheReferenceAsTheYardstick) {
-  const auto model = Load(NumericsClass::kBf16);
-  ASSERT_NE(model, nullptr);
-  ForwardRig rig(model, Options());
-  Comparison result;
-  for (size_t prompt = 0; prompt < golden_->prompts().size(); ++prompt) {
-    Recorder seen;
-    const std::vector<float> logits = rig.LogitsOf(golden_->prompts()[prompt].ids, 0, &seen);
-    Compare(prompt, logits, seen, result);
-  }
+  const Comparison result = CompareAll(NumericsClass::kBf16, 0);
   Print(NumericsClass::kBf16, result);
   const GoldenYardstick& yardstick = golden_->yardstick();
   EXPECT_LE(result.mean_error(), kYardsticks * yardstick.mean_error);
@@ -295,15 +294,7 @@ TEST_P(GoldenTest, Bf16IsAsCloseToTheReferenceAsTheYardstick) {
 TEST_P(GoldenTest, IntegersAreNearTheReference) {
   for (const auto& [numerics, most] :
        {std::pair{NumericsClass::kInt8, 0.1}, {NumericsClass::kInt4, 0.5}}) {
-    const auto model = Load(numerics);
-    ASSERT_NE(model, nullptr);
-    ForwardRig rig(model, Options());
-    Comparison result;
-    for (size_t prompt = 0; prompt < golden_->prompts().size(); ++prompt) {
-      Recorder seen;
-      const std::vector<float> logits = rig.LogitsOf(golden_->prompts()[prompt].ids, 0, &seen);
-      Compare(prompt, logits, seen, result);
-    }
+    const Comparison result = CompareAll(numerics, 0);
     Print(numerics, result);
     const double relative = result.sum_error / result.sum_magnitude;
     RecordProperty(std::string(kernels::NumericsClassName(numerics)), std::to_string(relative));

@@ -114,17 +114,8 @@ inline ::testing::AssertionResult SameBits(const std::vector<float>& actual,
 }
 
 inline std::string NameOf(WeightFormat format) {
-  switch (format.type) {
-    case WeightType::kF32:
-      return "f32";
-    case WeightType::kBf16:
-      return "bf16";
-    case WeightType::kInt8:
-      return "int8/" + std::to_string(format.group);
-    case WeightType::kInt4:
-      break;
-  }
-  return "int4/" + std::to_string(format.group);
+  const std::string type(WeightTypeName(format.type));
+  return format.integers() ? type + "/" + std::to_string(format.group) : type;
 }
 
 }  // namespace conclave::kernels

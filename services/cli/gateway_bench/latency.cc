@@ -1,7 +1,6 @@
 // What a gateway adds to the time of an answer that it has kept: requests at even times, half as
 // many as it could answer, to it and to an echo in turn.
 #include <algorithm>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "services/cli/gateway_bench/core_split.h"
@@ -29,8 +28,6 @@ constexpr Measured kMeasured[] = {{"unary calls", Shape::kUnary, 10, 100},
                                   {"HTTP", Shape::kHttp, 50, 300},
                                   {"SSE", Shape::kSse, 50, 300}};
 constexpr int32_t kInFlight = 64;
-
-double Median(std::vector<double> values) { return Percentile(std::move(values), 50); }
 
 }  // namespace
 

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <chrono>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "conclave/v1/inference.grpc.pb.h"
@@ -44,8 +43,6 @@ struct Parts {
     first_p99.push_back(Percentile(times.first, 99));
   }
 };
-
-double Median(std::vector<double> values) { return Percentile(std::move(values), 50); }
 
 // One realtime request after another.
 absl::Status Ask(const RowContext& context, const rpc::Channel& channel, const std::string& key,

@@ -77,17 +77,7 @@ class Matrices {
 };
 
 std::string NameOf(WeightFormat format) {
-  switch (format.type) {
-    case WeightType::kF32:
-      return "f32";
-    case WeightType::kBf16:
-      return "bf16";
-    case WeightType::kInt8:
-      return "int8";
-    case WeightType::kInt4:
-      break;
-  }
-  return "int4";
+  return std::string(kernels::WeightTypeName(format.type));
 }
 
 NamedCase MatmulCase(WeightFormat format, int64_t outputs, int64_t inputs, int64_t rows) {
