@@ -58,7 +58,7 @@ class BenchCommand final : public Command {
     app.add_option(
            "--rate", serve_.chats_a_second,
            "serve: begin so many chats a second, whatever is answered, instead of -c clients")
-        ->check(CLI::PositiveNumber & CLI::Range(0.0, 10'000.0))
+        ->check(CLI::Range(0.001, 10'000.0))
         ->option_text("R");
     app.add_option("-n,--requests", serve_.requests, "serve: requests in all")
         ->check(CLI::Range(1, 1'000'000))
@@ -68,17 +68,18 @@ class BenchCommand final : public Command {
         ->check(CLI::Range(1, 1000))
         ->option_text("N [1]");
     app.add_option("--system", system_file_, "serve: file with a system message of every chat")
+        ->check(CLI::ExistingFile)
         ->type_name("FILE");
     app.add_option("--prompt", prompt_, "serve: the question of every request");
     app.add_option("--prompts", prompts_file_, "serve: file with a prompt a line, taken in turn")
         ->type_name("FILE");
     app.add_option("--first-token-ms", serve_.first_token_ms,
                    "serve: count as goodput what has its first token within so many ms")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(0.001, 1e9))
         ->option_text("MS");
     app.add_option("--per-token-ms", serve_.per_token_ms,
                    "serve: and takes at most so many ms for each further one")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(0.001, 1e9))
         ->option_text("MS");
     app.add_flag("--raw", serve_.raw,
                  "serve: complete the text as it is, without the chat template");

@@ -1,5 +1,8 @@
 #include "services/cli/command.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +23,15 @@ int Fail(const absl::Status& status) {
   if (status.code() == absl::StatusCode::kInvalidArgument) return kExitUsage;
   if (status.code() == absl::StatusCode::kFailedPrecondition) return kExitNotRunning;
   return kExitFailed;
+}
+
+int WithOutputWritten(int code) {
+  const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  struct stat output = {};
+  const bool piped =
+      fstat(STDOUT_FILENO, &output) != 0 || S_ISFIFO(output.st_mode) || S_ISSOCK(output.st_mode);
+  if (written || piped || code != kExitOk) return code;
+  return Fail(absl::DataLossError("standard output could not be written whole; is the disk full?"));
 }
 
 }  // namespace conclave::cli

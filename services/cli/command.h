@@ -58,4 +58,8 @@ std::unique_ptr<Command> MakeKeyCommand();
 // INVALID_ARGUMENT, kExitNotRunning for FAILED_PRECONDITION, which says that no cluster runs).
 int Fail(const absl::Status& status);
 
+// `code`, or that of a failure if what was printed did not reach the file that standard output is.
+// (A reader that has gone has seen what it wanted.)
+int WithOutputWritten(int code);
+
 }  // namespace conclave::cli

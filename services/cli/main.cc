@@ -158,7 +158,7 @@ int RunEntry(Entry& entry) {
   // The commands speak to people; the libraries' notes stay quiet.
   status = StartLog("conclave", "warning", context.options.common.log_format);
   if (!status.ok()) return Fail(status);
-  return entry.command->Run(context);
+  return WithOutputWritten(entry.command->Run(context));
 }
 
 // Every argument becomes a setting, a path or a prompt; none of them can be other bytes than text.

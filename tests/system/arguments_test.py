@@ -73,6 +73,14 @@ class Arguments(ClusterTest):
                                "--", "--seed 7 is no flag here."], env=self.cluster.env, capture_output=True, timeout=30)
         self.assertEqual(json.loads(done.stdout)["completion_tokens"], 3)
 
+    def test_a_full_disk_is_told(self):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([str(CONCLAVE), "config", "show"], env=self.cluster.env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("standard output could not be written whole", done.stderr)
+        done = subprocess.run(f"{CONCLAVE} config show | head -1", shell=True, env=self.cluster.env, capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.stderr, "")
+
     def test_bench_without_its_word_shows_the_help(self):
         done = self.cluster.conclave("bench", check=False)
         self.assertEqual(done.returncode, 2)

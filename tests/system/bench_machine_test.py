@@ -51,6 +51,13 @@ class BenchKernels(unittest.TestCase):
                     bound = max(kernel["bytes"] / told["bytes_read_per_second"], kernel["operations"] / told["operations_per_second"]["bf16"])
                     self.assertLessEqual(kernel["of_the_bound"] * kernel["seconds"], bound * 1.001)
 
+    def test_too_little_memory_is_told(self):
+        # Beyond what the program needs, but not 1 GiB.
+        done = subprocess.run(f"ulimit -v 900000; {CONCLAVE} bench machine --seconds 0.1 --threads 1", shell=True, env=environment(),
+                              capture_output=True, text=True, timeout=120)
+        self.assertEqual((done.returncode, done.stdout), (1, ""), done.stderr)
+        self.assertIn("to read memory 1.0 GiB are needed", done.stderr)
+
     def test_an_unknown_kernel_is_named(self):
         done = bench("--only", "int5", what="kernels")
         self.assertEqual(done.returncode, 2)

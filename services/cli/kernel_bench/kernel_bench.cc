@@ -13,6 +13,7 @@
 #include "services/cli/machine_bench/rates.h"
 #include "services/cli/table.h"
 #include "shared/base/limits.h"
+#include "shared/base/status_macros.h"
 
 namespace conclave::cli {
 namespace {
@@ -39,10 +40,11 @@ struct Bounds {
   }
 };
 
-Bounds MeasureBounds(kernels::CpuLevel level, int threads, double seconds) {
+// RESOURCE_EXHAUSTED without the memory that the kernels need, too.
+absl::StatusOr<Bounds> MeasureBounds(kernels::CpuLevel level, int threads, double seconds) {
   using kernels::WeightType;
   Bounds bounds;
-  bounds.read_rate = ReadRate(level, threads, seconds);
+  ASSIGN_OR_RETURN(bounds.read_rate, ReadRate(level, threads, seconds));
   for (const WeightType type : {WeightType::kF32, WeightType::kBf16, WeightType::kInt8}) {
     bounds.operation_rates[type] = MultiplyAddRate(level, type, threads, seconds);
   }
@@ -133,7 +135,8 @@ int RunKernelBench(const KernelBenchOptions& options) {
   const int threads = options.threads > 0 ? options.threads : ReadCpuLimit().cores;
   const kernels::CpuLevel level = kernels::BestCpuLevel();
   kernels::Context context(level, threads);
-  const Bounds bounds = MeasureBounds(level, threads, options.seconds);
+  const auto bounds = MeasureBounds(level, threads, options.seconds);
+  if (!bounds.ok()) return Fail(bounds.status());
   std::vector<Measured> all;
   for (const NamedCase& named : chosen) {
     std::fprintf(stderr, "%s\n", named.name.c_str());
@@ -143,10 +146,10 @@ int RunKernelBench(const KernelBenchOptions& options) {
                  .bytes = kernel.bytes,
                  .operations = kernel.operations,
                  .share = std::nullopt};
-    if (const auto bound = bounds.Seconds(kernel)) one.share = *bound / one.seconds;
+    if (const auto bound = bounds->Seconds(kernel)) one.share = *bound / one.seconds;
     all.push_back(std::move(one));
   }
-  options.json ? PrintJson(bounds, all, threads, level) : PrintTable(bounds, all);
+  options.json ? PrintJson(*bounds, all, threads, level) : PrintTable(*bounds, all);
   return kExitOk;
 }
 

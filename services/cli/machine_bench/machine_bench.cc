@@ -13,6 +13,7 @@
 #include "services/cli/percentiles.h"
 #include "services/cli/table.h"
 #include "shared/base/limits.h"
+#include "shared/base/status_macros.h"
 
 namespace conclave::cli {
 namespace {
@@ -28,9 +29,11 @@ absl::StatusOr<std::vector<Figure>> MeasureMachine(kernels::CpuLevel level, int 
   using kernels::WeightType;
   const std::string all = absl::StrCat(", ", Count(threads, "thread"));
   std::vector<Figure> figures;
-  figures.push_back({"memory read" + all, 1e-9 * ReadRate(level, threads, seconds), "GB/s"});
+  ASSIGN_OR_RETURN(const double read_rate, ReadRate(level, threads, seconds));
+  figures.push_back({"memory read" + all, 1e-9 * read_rate, "GB/s"});
   if (threads > 1) {
-    figures.push_back({"memory read, 1 thread", 1e-9 * ReadRate(level, 1, seconds), "GB/s"});
+    ASSIGN_OR_RETURN(const double alone, ReadRate(level, 1, seconds));
+    figures.push_back({"memory read, 1 thread", 1e-9 * alone, "GB/s"});
   }
   const std::pair<const char*, WeightType> types[] = {
       {"f32", WeightType::kF32}, {"bf16", WeightType::kBf16}, {"int8", WeightType::kInt8}};

@@ -7,10 +7,13 @@
 #include <functional>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/peaks.h"
-#include "shared/base/check.h"
+#include "shared/base/byte_size.h"
+#include "shared/base/limits.h"
 
 namespace conclave::cli {
 namespace {
@@ -55,24 +58,30 @@ double Rate(int threads, double seconds, const std::function<double(int)>& part)
 
 }  // namespace
 
-double ReadRate(kernels::CpuLevel level, int threads, double seconds) {
+absl::StatusOr<double> ReadRate(kernels::CpuLevel level, int threads, double seconds) {
   const size_t slice =
       std::max(kReadPart, kReadBytes / static_cast<size_t>(threads) / kReadPart * kReadPart);
+  const size_t bytes = slice * static_cast<size_t>(threads);
+  const std::unique_ptr<std::byte, FreeBytes> data(
+      static_cast<std::byte*>(std::aligned_alloc(kPageBytes, bytes)));
+  if (data == nullptr || ReadMemoryLimit().available_bytes < static_cast<int64_t>(bytes)) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("to read memory ", FormatBytes(static_cast<int64_t>(bytes)),
+                     " are needed, which cannot be had; free some, or take fewer --threads"));
+  }
   struct Slice {
-    std::unique_ptr<std::byte, FreeBytes> data;
     size_t next = 0;
     uint64_t sum = 0;
+    bool touched = false;
   };
   std::vector<Slice> slices(static_cast<size_t>(threads));
   return Rate(threads, seconds, [&](int thread) {
-    Slice& mine = slices[static_cast<size_t>(thread)];
-    if (mine.data == nullptr) {  // pages belong to the memory of the thread that touches them first
-      mine.data.reset(static_cast<std::byte*>(std::aligned_alloc(kPageBytes, slice)));
-      CONCLAVE_CHECK(mine.data != nullptr);
-      std::fill_n(mine.data.get(), slice, std::byte{1});
-    }
-    mine.sum += kernels::ReadMemory(level, mine.data.get() + mine.next, kReadPart);
-    mine.next = (mine.next + kReadPart) % slice;
+    Slice& own = slices[static_cast<size_t>(thread)];
+    std::byte* const begin = data.get() + slice * static_cast<size_t>(thread);
+    // A page belongs to the memory of the thread that touches it first.
+    if (!std::exchange(own.touched, true)) std::fill_n(begin, slice, std::byte{1});
+    own.sum += kernels::ReadMemory(level, begin + own.next, kReadPart);
+    own.next = (own.next + kReadPart) % slice;
     return static_cast<double>(kReadPart);
   });
 }

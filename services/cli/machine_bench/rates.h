@@ -2,13 +2,14 @@
 // else.
 #pragma once
 
+#include "absl/status/statusor.h"
 #include "kernels/context.h"
 #include "kernels/matrix.h"
 
 namespace conclave::cli {
 
-// Bytes read from memory, by all threads together.
-double ReadRate(kernels::CpuLevel level, int threads, double seconds);
+// Bytes read from memory, by all threads together. RESOURCE_EXHAUSTED: there is none to read.
+absl::StatusOr<double> ReadRate(kernels::CpuLevel level, int threads, double seconds);
 
 // Operations of the multiply-adds that chains of a type take (kernels/peaks.h), a multiply-add
 // being two; 0 if the level has no such instruction.
