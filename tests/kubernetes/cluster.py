@@ -95,6 +95,18 @@ def kill(node):
     return len(found)
 
 
+def processes_of(pod):
+    """The processes in the control groups of a pod, by the pod's uid."""
+    found = []
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if f"/pod{pod['metadata']['uid']}/" in (process / "cgroup").read_text():
+                found.append(int(process.name))
+        except OSError:  # it ended meanwhile
+            continue
+    return found
+
+
 def pod_namespaces(state):
     """The network namespaces that a containerd made for pods, from what it keeps of their containers."""
     names = set()

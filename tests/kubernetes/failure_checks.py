@@ -98,7 +98,12 @@ def stranger(kube):
     kube.kubectl("create", "secret", "generic", "-n", NAMESPACE, "stranger", "--from-literal=secret=0123456789abcdef0123456789abcdef")
     found = json.dumps(kube.object("deployment", NAMESPACE, "demo-conclave-expert-main"))
     deployment = json.loads(found.replace('"conclave.dev/pool": "main"', '"conclave.dev/pool": "stranger"').replace("demo-conclave-cluster", "stranger"))
-    deployment["metadata"] = {"name": "demo-conclave-expert-stranger", "namespace": NAMESPACE, "labels": {"app.kubernetes.io/instance": "demo"}}
+    apply_copy(kube, deployment, "demo-conclave-expert-stranger")
+
+
+def apply_copy(kube, deployment, name):
+    """One pod of what was read as another deployment."""
+    deployment["metadata"] = {"name": name, "namespace": NAMESPACE, "labels": {"app.kubernetes.io/instance": "demo"}}
     deployment["spec"]["replicas"] = 1
     deployment.pop("status")
     kube.apply(json.dumps(deployment))

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 
+import alert_checks
 import binaries
 import chart_checks
 import crds
@@ -73,6 +74,7 @@ def checks(report, kube, options):
     if not options.quick:
         scaling_checks.check(report, kube, installed)
         failure_checks.check(report, kube, installed)
+        alert_checks.check(report, kube, installed)
     serving_checks.uninstall(report, kube)
     if not options.quick:
         report.check("every command of docs/kubernetes.md was run", all_was_run, kube.document)

@@ -42,10 +42,11 @@ def upgrade(kube, *words):
     kube.helm("upgrade", "demo", CHART, "-n", NAMESPACE, *VALUES, "-f", HERE / "scaling.yaml", *words, timeout=100)
 
 
-def load_rules(kube):
+def load_rules(kube, change=lambda groups: groups):
     """Gives Prometheus the groups of the installed PrometheusRules, as its operator does."""
-    rules = {rule["metadata"]["name"] + ".yaml": json.dumps({"groups": rule["spec"]["groups"]}) for rule in kube.objects("prometheusrule", NAMESPACE)}
-    expect(len(rules) == 2, f"PrometheusRules: {sorted(rules)}")
+    installed = {rule["metadata"]["name"]: change(rule["spec"]["groups"]) for rule in kube.objects("prometheusrule", NAMESPACE)}
+    expect(len(installed) == 2, f"PrometheusRules: {sorted(installed)}")
+    rules = {f"{name}.yaml": json.dumps({"groups": groups}) for name, groups in installed.items()}
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "rules", "namespace": "monitoring"}, "data": rules}
     kube.apply(json.dumps(config))
 

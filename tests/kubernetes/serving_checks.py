@@ -127,11 +127,16 @@ def later_key(kube, service):
     kube.document.run("Keys", 1)
     key = (DOCUMENT / "beta.key").read_text().strip()
     began = time.monotonic()
-    touch = {"metadata": {"annotations": {"read-secrets": str(time.time())}}}  # a changed pod makes kubelet look at once
-    for pod in kube.objects("pods", NAMESPACE, pods_of("gateway")):
-        kube.kubectl("patch", "pod", "-n", NAMESPACE, pod["metadata"]["name"], "-p", json.dumps(touch))
+    look_at_secrets(kube, "gateway")
     until("the new key is taken", 90, lambda: service.chat(key=key, max_tokens=4)[0] == 200, every=0.5)
     return f"{time.monotonic() - began:.1f} s after the Secret was changed"
+
+
+def look_at_secrets(kube, component):
+    """A changed pod makes kubelet read its Secrets at once."""
+    touch = json.dumps({"metadata": {"annotations": {"read-secrets": str(time.time())}}})
+    for pod in kube.objects("pods", NAMESPACE, pods_of(component)):
+        kube.kubectl("patch", "pod", "-n", NAMESPACE, pod["metadata"]["name"], "-p", touch)
 
 
 def refuses_strangers(kube, service):

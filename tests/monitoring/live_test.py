@@ -12,7 +12,8 @@ import unittest
 
 import promql
 import rules
-from monitored_cluster import NAMESPACE, PROMETHEUS, Authority, Clients, MonitoredCluster, wait_until
+from clients import Clients
+from monitored_cluster import NAMESPACE, PROMETHEUS, Authority, MonitoredCluster, wait_until
 
 SKIPPED = 77  # ctest shows the test as skipped
 # What one context of 512 tokens needs, so that one long sequence fills the cache.

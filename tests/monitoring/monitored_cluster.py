@@ -1,5 +1,5 @@
 """A local cluster with two expert pools of unlike workers, watched by a real Prometheus that has the chart's rules with shortened
-windows, and clients that keep it busy."""
+windows."""
 
 import json
 import os
@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import urllib.parse
 import urllib.request
 
@@ -39,14 +38,15 @@ class Prometheus:
         self.folder = pathlib.Path(folder)
         self.address = f"127.0.0.1:{free_port()}"
         for path in (rules.ALERTS, rules.RECORDING):
-            (self.folder / path.name).write_text(rules.shorten(path, WINDOW_DIVISOR, SHORTEST_S, WAIT_DIVISOR))
+            groups = rules.shortened(rules.load(path)["groups"], WINDOW_DIVISOR, SHORTEST_S, WAIT_DIVISOR)
+            (self.folder / path.name).write_text(json.dumps({"groups": groups}))  # JSON is YAML
         # What Kubernetes' pod labels become by relabelling; PodMonitors of the chart do the same.
         scraped = [{"targets": [address], "labels": {"namespace": NAMESPACE, **labels}} for address, labels in targets]
         every = f"{SCRAPE_S}s"
         config = {"global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
                   "rule_files": [rules.ALERTS.name, rules.RECORDING.name],
                   "scrape_configs": [{"job_name": "conclave", "static_configs": scraped}]}
-        (self.folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
+        (self.folder / "prometheus.yml").write_text(json.dumps(config))
         with (self.folder / "prometheus.log").open("w") as log:
             self.process = subprocess.Popen(
                 [PROMETHEUS, f"--config.file={self.folder}/prometheus.yml", f"--storage.tsdb.path={self.folder}/data",
@@ -129,35 +129,3 @@ class MonitoredCluster(Cluster):
             self.small.kill()
             self.small.wait(timeout=30)
         super().__exit__(*exception)
-
-
-class Clients:
-    """Threads that each repeat one kind of request until they are told to stop; what goes wrong in them fails the test that
-    ends them."""
-
-    def __init__(self):
-        self.stopping = threading.Event()
-        self.threads = []
-        self.errors = []
-
-    def keep(self, action, pause_s=0):
-        """Repeats action(number of the repetition)."""
-        def repeat():
-            number = 0
-            while not self.stopping.is_set() and not self.errors:
-                try:
-                    action(number)
-                except Exception as error:  # noqa: BLE001: told by stop()
-                    self.errors.append(error)
-                number += 1
-                self.stopping.wait(pause_s)
-        thread = threading.Thread(target=repeat, daemon=True)
-        thread.start()
-        self.threads.append(thread)
-
-    def stop(self):
-        self.stopping.set()
-        for thread in self.threads:
-            thread.join(timeout=120)
-        if self.errors:
-            raise self.errors[0]

@@ -1,5 +1,6 @@
 """The chart's monitoring files as data, and the rules with their windows shortened for tests that cannot wait for days."""
 
+import copy
 import json
 import pathlib
 import re
@@ -24,15 +25,15 @@ def rules(path):
     return [rule for group in load(path)["groups"] for rule in group["rules"]]
 
 
-def shorten(path, divisor, shortest_s, wait_divisor):
-    """The text of a rule file whose windows are divided, and how long an alert is pending even more."""
-    content = load(path)
-    for group in content["groups"]:
+def shortened(groups, divisor, shortest_s, wait_divisor):
+    """Groups of rules with their windows divided, and how long an alert is pending even more."""
+    groups = copy.deepcopy(groups)
+    for group in groups:
         for rule in group["rules"]:
             rule["expr"] = promql.shortened(rule["expr"], divisor, shortest_s)
             if "for" in rule:
                 rule["for"] = f"{round(promql.seconds(rule['for']) / wait_divisor)}s"
-    return yaml.safe_dump(content, sort_keys=False)
+    return groups
 
 
 def panels(dashboard):

@@ -1,6 +1,7 @@
 """Dashboards, rules, unit tests of alerts, runbooks and catalogue agree, without a cluster: needs promtool, says so and skips
 otherwise."""
 
+import json
 import pathlib
 import re
 import shutil
@@ -38,7 +39,7 @@ class RuleFilesTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             for path in (rules.ALERTS, rules.RECORDING):
                 short = pathlib.Path(folder) / path.name
-                short.write_text(rules.shorten(path, 120, 5, 300))
+                short.write_text(json.dumps({"groups": rules.shortened(rules.load(path)["groups"], 120, 5, 300)}))  # JSON is YAML
                 self.assertEqual(len(rules.rules(short)), len(rules.rules(path)))
                 code, output = promtool("check", "rules", short)
                 self.assertEqual(code, 0, output)
