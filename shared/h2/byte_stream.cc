@@ -1,6 +1,7 @@
 #include "shared/h2/byte_stream.h"
 
 #include <openssl/err.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -61,6 +62,11 @@ ByteStream::Result ByteStream::Read(std::span<char> room, size_t* count) {
   }
   const bool later = read < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
   return later ? Result::kReadable : Result::kClosed;
+}
+
+bool ByteStream::Deserted() const {
+  pollfd socket = {.fd = descriptor_, .events = POLLRDHUP, .revents = 0};
+  return poll(&socket, 1, 0) > 0 && (socket.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
 ByteStream::Result ByteStream::Write(std::string_view bytes, size_t* written) {

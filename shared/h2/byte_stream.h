@@ -39,6 +39,8 @@ class ByteStream {
   Result Read(std::span<char> room, size_t* count);
   // Whether bytes wait here that no event of the socket will tell of.
   bool HasUnread() const { return tls_ && SSL_pending(tls_.get()) > 0; }
+  // The peer has closed its side, also when there is something left to be read.
+  bool Deserted() const;
   // Adds to `*written`, also when not all was.
   Result Write(std::string_view bytes, size_t* written);
   // Tells the peer that nothing more comes.

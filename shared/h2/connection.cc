@@ -19,6 +19,8 @@ using Wait = boost::asio::posix::stream_descriptor;
 constexpr size_t kWriteBytes = 64 << 10;
 // Reads in a row, before other connections have their turn.
 constexpr int kMostReads = 4;
+// Read of a newcomer in one turn: a usual first request.
+constexpr size_t kNewcomerBytes = 4 << 10;
 // For a client to hear of the end before its socket closes: a reset would destroy the last answer.
 constexpr auto kLinger = std::chrono::seconds(1);
 // For a client to hear of a coming end; it answers after one way there and back.
@@ -40,7 +42,8 @@ Connection::Connection(IoThread* thread, int descriptor)
       options_(*thread->options),
       stream_(thread->io.get(), descriptor, options_.tls ? options_.tls->current() : nullptr),
       started_(Now()),
-      phase_(options_.tls ? Phase::kHandshake : Phase::kPreface) {}
+      phase_(options_.tls ? Phase::kHandshake : Phase::kPreface),
+      place_(&thread->newcomers) {}
 
 void Connection::Start() {
   const int one = 1;  // fails for Unix sockets, which have no such delay
@@ -106,6 +109,10 @@ void Connection::StepHandshake() {
 }
 
 void Connection::ReadInput() {
+  if (newcomer()) {
+    AwaitTurn();
+    return;
+  }
   for (int i = 0; i < kMostReads && phase_ != Phase::kClosed; ++i) {
     // A client that does not read is not read from either, before what it is owed grows too long.
     if (!output_.empty() && session_ && session_->congested()) return;
@@ -134,6 +141,47 @@ void Connection::ReadInput() {
     return;
   }
   boost::asio::post(*thread_->io, [self = shared_from_this()] { self->ReadInput(); });
+}
+
+void Connection::AwaitTurn() {
+  if (phase_ != Phase::kClosed) place_.Await(newcomer_bytes_, [this] { TakeTurn(); });
+}
+
+void Connection::TakeTurn() {
+  const auto self = shared_from_this();
+  if (!newcomer()) {  // since it began to wait
+    ReadInput();
+    return;
+  }
+  if (phase_ == Phase::kPreface || phase_ == Phase::kOpen) {
+    if (stream_.Deserted()) {  // nobody wants an answer to what is still unread
+      Close();
+      return;
+    }
+    if (!output_.empty() && session_ && session_->congested()) return;
+  }
+  size_t count = 0;
+  switch (stream_.Read(std::span(thread_->input).first(kNewcomerBytes), &count)) {
+    case Result::kDone:
+      newcomer_bytes_ += count;
+      TakeInput({thread_->input.data(), count});
+      if (phase_ == Phase::kClosed) return;
+      if (!stream_.encrypted() && count < kNewcomerBytes) {
+        WaitReadable();
+      } else {
+        ReadInput();
+      }
+      return;
+    case Result::kReadable:
+      WaitReadable();
+      return;
+    case Result::kWritable:
+      WaitWritable();
+      return;
+    case Result::kClosed:
+      Close();
+      return;
+  }
 }
 
 void Connection::TakeInput(std::string_view bytes) {
@@ -210,6 +258,7 @@ void Connection::Flush() {
     std::string& output = thread_->output;
     output.clear();
     session_->Produce(&output, kWriteBytes);
+    known_ = known_ || session_->known();
     if (output.empty()) break;
     size_t written = 0;
     const Result result = stream_.Write(output, &written);
@@ -302,6 +351,7 @@ void Connection::BeginLinger() {
 void Connection::Close() {
   if (phase_ == Phase::kClosed) return;
   phase_ = Phase::kClosed;
+  place_.Leave();
   stream_.Close();
   for (Timers::Handle* const timer :
        {&phase_timer_, &age_timer_, &keepalive_timer_, &write_timer_}) {

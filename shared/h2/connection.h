@@ -28,8 +28,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Closes at once; calls are cancelled.
   void Close();
 
+  // No call of its has been worked on or answered yet.
+  bool newcomer() const { return !known_; }
   // It has no calls.
   bool idle() const { return !session_ || session_->num_calls() == 0; }
+  TimePoint started() const { return started_; }
   // When the client last sent a frame, or its connection was made.
   TimePoint last_sign() const { return session_ ? session_->last_frame() : started_; }
 
@@ -44,6 +47,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void OnWritable();
   void StepHandshake();
   void ReadInput();
+  // Nothing has been answered yet: reads a piece when its turn comes.
+  void AwaitTurn();
+  void TakeTurn();
   void TakeInput(std::string_view bytes);
   // Makes the session when the whole preface has come. False: it is none.
   bool TakePreface(std::string_view* bytes);
@@ -63,6 +69,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::string preface_;               // a part of it
   std::unique_ptr<Session> session_;  // from the preface on
   std::string output_;                // that the socket has not taken yet
+  bool known_ = false;
+  size_t newcomer_bytes_ = 0;  // read until it is known
+  Newcomers::Place place_;
   bool waits_readable_ = false, waits_writable_ = false, greeted_ = false;
   std::unique_ptr<net::Room::Holder> handshake_room_, output_room_;
   // The first ends handshakes, announced shutdowns and lingering.

@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "absl/container/flat_hash_map.h"
+#include "shared/h2/newcomers.h"
 #include "shared/h2/server.h"
 #include "shared/h2/timers.h"
 #include "shared/net/asio.h"
@@ -28,6 +29,7 @@ struct IoThread {
         methods(server_methods),
         io(std::make_shared<boost::asio::io_context>(1)),
         timers(io.get()),
+        newcomers(io.get(), &timers, server_options->newcomer_share),
         arriving(std::max(server_options->max_arriving_bytes / num_threads,
                           server_options->max_receive_bytes)),
         untaken(server_options->max_untaken_bytes / num_threads),
@@ -39,6 +41,7 @@ struct IoThread {
   const Methods* const methods;
   const std::shared_ptr<boost::asio::io_context> io;
   Timers timers;
+  Newcomers newcomers;
   net::Room arriving, untaken, handshakes;
   const size_t max_connections;
   std::array<char, 64 << 10> input;  // of one read

@@ -27,7 +27,7 @@ namespace asio = boost::asio;
 using boost::system::error_code;
 
 // Accepted before other work has its turn.
-constexpr int kMostAccepted = 64;
+constexpr int kMostAccepted = 16;
 // When accepting fails, for want of descriptors for example: never spin.
 constexpr auto kAcceptPause = std::chrono::milliseconds(20);
 // For connections to end once they have been told.
@@ -55,7 +55,8 @@ struct Server::State {
   void Accept();
   // The rest runs on the thread.
   void Take(IoThread& thread, int descriptor);
-  // Closes the connection that has been idle for longest. False: none is idle.
+  // Closes the connection that has been idle for longest, or, where newcomers have half of all or
+  // no other is idle, the oldest newcomer. False: there is neither.
   static bool MakeRoom(IoThread& thread);
   void CountConnections(int32_t change) EXCLUDES(mutex);
   template <typename Do>
@@ -106,13 +107,24 @@ void Server::State::Accept() {
 }
 
 bool Server::State::MakeRoom(IoThread& thread) {
-  Connection* oldest = nullptr;
+  Connection *oldest_newcomer = nullptr, *idle_longest = nullptr;
+  size_t newcomers = 0;
   for (const auto& [connection, owned] : thread.connections) {
-    if (!connection->idle()) continue;
-    if (!oldest || connection->last_sign() < oldest->last_sign()) oldest = connection;
+    if (connection->newcomer()) {
+      ++newcomers;
+      if (!oldest_newcomer || connection->started() < oldest_newcomer->started()) {
+        oldest_newcomer = connection;
+      }
+    } else if (connection->idle() &&
+               (!idle_longest || connection->last_sign() < idle_longest->last_sign())) {
+      idle_longest = connection;
+    }
   }
-  if (!oldest) return false;
-  oldest->Close();
+  const bool many = 2 * newcomers >= thread.max_connections;
+  Connection* const leaves =
+      idle_longest && !(many && oldest_newcomer) ? idle_longest : oldest_newcomer;
+  if (!leaves) return false;
+  leaves->Close();
   return true;
 }
 

@@ -32,9 +32,13 @@ struct ServerOptions {
   size_t max_receive_bytes = 8 << 20;         // of a message; beyond: RESOURCE_EXHAUSTED
   size_t max_header_bytes = 16 << 10;         // of a call; beyond: RESOURCE_EXHAUSTED
   int32_t max_concurrent_streams = 1024;      // of one connection; further calls wait in the client
-  // Beyond, the connection that has been without calls for longest gives way; if there is none, the
-  // new one is closed.
+  // Beyond, the connection that has been without calls for longest gives way; the oldest newcomer
+  // (newcomer_share) where they have half of all, or no other can; if there is none, the new one.
   int32_t max_connections = 1024;
+  // The part of an I/O thread's time in which is read what connections send before a call of theirs
+  // is worked on or answered, or its sender accepted by check_sender; 1: no bound. Who has closed
+  // its side by then is not read any more.
+  double newcomer_share = 0.2;
   // TLS handshakes under way, of clients that have begun to speak; the oldest is closed for
   // another.
   size_t max_handshakes = 512;

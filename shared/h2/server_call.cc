@@ -133,6 +133,11 @@ bool ServerCall::NextBytes(std::string* sent) {
   return end_.has_value();
 }
 
+bool ServerCall::ended() {
+  MutexLock lock(mutex_);
+  return end_.has_value();
+}
+
 absl::Status ServerCall::status() {
   MutexLock lock(mutex_);
   return end_.value_or(absl::OkStatus());

@@ -87,6 +87,7 @@ class ServerCall : public std::enable_shared_from_this<ServerCall> {
   // Exchanges what has been sent for what waits. True: nothing will follow it.
   bool NextBytes(std::string* sent) EXCLUDES(mutex_);
   absl::Status status() EXCLUDES(mutex_);
+  bool ended() EXCLUDES(mutex_);
 
   Stream* stream_ = nullptr;  // I/O thread only; null once it is over
 

@@ -71,6 +71,7 @@ nghttp2_session_callbacks* Session::Callbacks() {
             stream->head.Add({reinterpret_cast<const char*>(name), name_size},
                              {reinterpret_cast<const char*>(value), value_size},
                              Of(self).options_.max_header_bytes);
+            Of(self).Touch(*stream);  // they may come in several reads
           }
           return 0;
         });
@@ -109,6 +110,10 @@ nghttp2_session_callbacks* Session::Callbacks() {
 
 Stream* Session::StreamOf(int32_t id) const {
   return static_cast<Stream*>(nghttp2_session_get_stream_user_data(session_, id));
+}
+
+void Session::Know(const Stream& stream) {
+  if (!stream.head.path().starts_with("/grpc.")) known_ = true;
 }
 
 bool Session::Receive(std::string_view bytes) {
@@ -304,6 +309,7 @@ absl::Status Session::MayArrive(Stream& stream, size_t bytes) {
     const absl::Status may =
         options_.check_sender(stream.head.metadata().Find("authorization").value_or(""));
     if (!may.ok()) return may;
+    Know(stream);
   }
   const auto window = static_cast<int32_t>(std::min(bytes + kPrefixBytes, kMostWindow));
   if (window > nghttp2_session_get_stream_local_window_size(session_, stream.id)) {
@@ -325,6 +331,7 @@ void Session::SettleArrival(Stream& stream) {
   const bool over = stream.begun && (!stream.call || stream.deaf);
   const size_t partial = over ? 0 : stream.reader.held();
   const bool idle = !over && (stream.has_message ? stream.call->idle() : !stream.remote_ended);
+  if (!over && !idle && stream.has_message && !known_ && !stream.call->ended()) Know(stream);
   if (partial == 0) stream.arrival.Cancel();
   if (partial == 0 && !idle) {
     stream.room.reset();

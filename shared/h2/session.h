@@ -44,6 +44,9 @@ class Session {
 
   // The client has sent its settings.
   bool greeted() const { return greeted_; }
+  // A service has worked on a call or answered it with a message, or its sender was accepted;
+  // health checks and reflection apart, which anybody may ask for.
+  bool known() const { return known_; }
   size_t num_calls() const { return streams_.size(); }
   // When the last frame was whole.
   TimePoint last_frame() const { return last_frame_; }
@@ -67,6 +70,8 @@ class Session {
   static nghttp2_session_callbacks* Callbacks();
   static Session& Of(void* user_data) { return *static_cast<Session*>(user_data); }
   Stream* StreamOf(int32_t id) const;
+  // The stream's call says that the client is somebody.
+  void Know(const Stream& stream);
 
   // The client's frames.
   void OnBeginHeaders(int32_t id);
@@ -123,6 +128,7 @@ class Session {
   TimePoint last_frame_{};
   Allowance nuisances_;
   bool greeted_ = false;
+  bool known_ = false;
   bool answered_ = true;
   bool sent_since_ping_ = false;
   Shutdown shutdown_ = Shutdown::kNo;

@@ -184,6 +184,7 @@ int Session::SendData(Stream& stream, const uint8_t* frame_head, size_t length) 
   stream.sent += length;
   if (stream.untaken_room) Written(stream);
   sent_since_ping_ = true;
+  Know(stream);
   return 0;
 }
 

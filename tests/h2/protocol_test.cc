@@ -31,6 +31,14 @@ class ProtocolTest : public ServerFixture {
     client->Greet();
     return client;
   }
+  // And answers a call.
+  std::unique_ptr<RawClient> ConnectServed() {
+    auto client = Connect();
+    client->Send(RawClient::HeadersFrame(1, RawClient::CallHeaders("Tokenize")) +
+                 RawClient::DataFrame(1, RawClient::Message(TokenizeBytes("abc")), true));
+    EXPECT_EQ(client->ReadTrailers(1).at("grpc-status"), "0");
+    return client;
+  }
   // A whole call of Tokenize, and what came of it.
   std::map<std::string, std::string> Call(const RawClient::Headers& headers,
                                           const std::string& data) {
@@ -350,25 +358,101 @@ TEST_F(ProtocolTest, AMessageThatDoesNotArriveInTimeFails) {
 
 TEST_F(ProtocolTest, TheConnectionThatIsIdleForLongestGivesWay) {
   Start({.num_threads = 1, .max_connections = 3});
-  const auto busy = Connect();
-  busy->Send(RawClient::HeadersFrame(1, RawClient::CallHeaders("Session")));
-  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.begun == 1; }));
-  const auto first = Connect();
-  EXPECT_GE(first->ReadUntil(NGHTTP2_SETTINGS).type, 0);
-  const auto second = Connect();
-  EXPECT_GE(second->ReadUntil(NGHTTP2_SETTINGS).type, 0);
-  const auto third = Connect();
-  EXPECT_GE(third->ReadUntil(NGHTTP2_SETTINGS).type, 0);
+  const auto busy = ConnectServed();
+  busy->Send(RawClient::HeadersFrame(3, RawClient::CallHeaders("Session")));
+  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.begun == 2; }));
+  const auto first = ConnectServed();
+  const auto second = ConnectServed();
+  const auto third = ConnectServed();
   EXPECT_TRUE(first->Ends());
-  busy->Send(RawClient::DataFrame(1, "", true));
-  EXPECT_EQ(busy->ReadTrailers(1).at("grpc-status"), "0");
+  busy->Send(RawClient::DataFrame(3, "", true));
+  EXPECT_EQ(busy->ReadTrailers(3).at("grpc-status"), "0");
+  EXPECT_EQ(server_->num_connections(), 3);
+}
+
+TEST_F(ProtocolTest, OfManyNewcomersTheOldestGivesWay) {
+  Start({.num_threads = 1, .max_connections = 3});
+  const auto served = ConnectServed();
+  const auto silent = Connect();
+  EXPECT_GE(silent->ReadUntil(NGHTTP2_SETTINGS).type, 0);
+  const auto with_call = Connect();
+  with_call->Send(RawClient::HeadersFrame(1, RawClient::CallHeaders("Session")));
+  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.begun == 2; }));
+  const auto fourth = ConnectServed();
+  EXPECT_TRUE(silent->Ends());
+  served->Send(RawClient::HeadersFrame(3, RawClient::CallHeaders("Tokenize")) +
+               RawClient::DataFrame(3, RawClient::Message(TokenizeBytes("abc")), true));
+  EXPECT_EQ(served->ReadTrailers(3).at("grpc-status"), "0");
+  with_call->Send(RawClient::DataFrame(1, "", true));
+  EXPECT_EQ(with_call->ReadTrailers(1).at("grpc-status"), "0");
+}
+
+TEST_F(ProtocolTest, HealthChecksMakeNobodyKnown) {
+  Start({.num_threads = 1, .max_connections = 3});
+  const auto check_health = [](RawClient& client) {
+    auto headers = RawClient::CallHeaders("Tokenize");
+    for (auto& [name, value] : headers) {
+      if (name == ":path") value = "/grpc.health.v1.Health/Check";
+    }
+    client.Send(RawClient::HeadersFrame(1, headers) +
+                RawClient::DataFrame(1, RawClient::Message(""), true));
+    EXPECT_EQ(client.ReadTrailers(1).at("grpc-status"), "0");
+  };
+  const auto served = ConnectServed();
+  const auto one = Connect();
+  check_health(*one);
+  const auto other = Connect();
+  check_health(*other);
+  const auto fourth = ConnectServed();
+  EXPECT_TRUE(one->Ends());
+  EXPECT_EQ(server_->num_connections(), 3);
+}
+
+// Whatever comes first and however much: a newcomer is read in pieces, but read.
+TEST_F(ProtocolTest, NewcomersMaySendMuch) {
+  Start({.num_threads = 1, .newcomer_share = 0.01});
+  const auto client = Connect();
+  client->Send(RawClient::HeadersFrame(1, RawClient::CallHeaders("Tokenize")));
+  const std::string message = RawClient::Message(TokenizeBytes(std::string(60'000, 'a')));
+  for (size_t at = 0; at < message.size(); at += 10'000) {
+    client->Send(
+        RawClient::DataFrame(1, message.substr(at, 10'000), at + 10'000 >= message.size()));
+  }
+  EXPECT_EQ(client->ReadTrailers(1).at("grpc-status"), "0");
+}
+
+// Who is served is served also while newcomers have sent more than their share of the time allows.
+TEST_F(ProtocolTest, NewcomersDoNotHoldUpWhoIsServed) {
+  Start({.num_threads = 1, .newcomer_share = 0.001});
+  const auto served = ConnectServed();
+  std::string calls;  // that are reset at once
+  for (int32_t id = 1; id < 1000; id += 2) {
+    calls += RawClient::HeadersFrame(id, RawClient::CallHeaders("Session")) +
+             RawClient::FrameBytes(NGHTTP2_RST_STREAM, 0, id, std::string("\0\0\0\x08", 4));
+  }
+  std::vector<std::unique_ptr<RawClient>> newcomers;
+  for (int i = 0; i < 40; ++i) {
+    newcomers.push_back(Connect());
+    newcomers.back()->Send(calls);
+  }
+  const int all = static_cast<int>(newcomers.size()) * 500;
+  for (int32_t id = 3; id < 43; id += 2) {
+    served->Send(RawClient::HeadersFrame(id, RawClient::CallHeaders("Tokenize")) +
+                 RawClient::DataFrame(id, RawClient::Message(TokenizeBytes("abc")), true));
+    EXPECT_EQ(served->ReadTrailers(id).at("grpc-status"), "0");
+  }
+  EXPECT_LT(probe_.begun, all / 2);  // the rest is still unread
+  // Those that leave are not read any more, and their connections end.
+  newcomers.clear();
+  EXPECT_TRUE(Probe::WaitFor([this] { return server_->num_connections() <= 1; }));
+  EXPECT_LT(probe_.begun, all);
 }
 
 TEST_F(ProtocolTest, ManyConnectionsAtOnceKeepToTheLimit) {
   Start({.num_threads = 1, .max_connections = 3});
-  const auto first = Connect();
+  const auto first = ConnectServed();
   first->Send(RawClient::HeadersFrame(3, RawClient::CallHeaders("Session")));
-  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.begun == 1; }));
+  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.begun == 2; }));
   first->Send(RawClient::HeadersFrame(5, RawClient::CallHeaders("Tokenize")) +
               RawClient::DataFrame(5, RawClient::Message(TokenizeBytes("block")), true));
   std::vector<std::unique_ptr<RawClient>> clients;  // that are taken in one go afterwards

@@ -27,6 +27,21 @@ def message(payload, size=None):
     return b"\0" + (len(payload) if size is None else size).to_bytes(4, "big") + payload
 
 
+def frames(text):
+    """(kind, flags, stream, payload) of each that is whole."""
+    found = []
+    while len(text) >= 9 and len(text) >= 9 + int.from_bytes(text[:3], "big"):
+        size = int.from_bytes(text[:3], "big")
+        found.append((text[3], text[4], int.from_bytes(text[5:9], "big"), text[9:9 + size]))
+        text = text[9 + size:]
+    return found
+
+
+def ends_stream(text):
+    """Whether the trailers of a call have come."""
+    return any(kind == HEADERS and flags & END_STREAM for kind, flags, _, _ in frames(text))
+
+
 GREETING = PREFACE + frame(SETTINGS, 0, 0)
 
 
@@ -34,7 +49,7 @@ def answers(address, data):
     """What a server says to them, after the greeting, until it ends the connection or has nothing to say for three
     seconds: (kind, flags, stream, payload) of each frame. Reads while it sends, as a server may end it before."""
     host, port = address.rsplit(":", 1)
-    left, text, frames = GREETING + data, b"", []
+    left, text = GREETING + data, b""
     with socket.create_connection((host, int(port)), timeout=3) as connection:
         connection.setblocking(False)
         try:
@@ -51,8 +66,4 @@ def answers(address, data):
                     break
         except ConnectionError:
             pass
-    while len(text) >= 9:
-        size = int.from_bytes(text[:3], "big")
-        frames.append((text[3], text[4], int.from_bytes(text[5:9], "big"), text[9:9 + size]))
-        text = text[9 + size:]
-    return frames
+    return frames(text)
