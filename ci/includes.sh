@@ -34,7 +34,7 @@ only shared/http shared/http shared/net shared/base shared/metrics shared/tls
 only shared/h2 shared/h2 shared/base shared/net shared/rpc
 only shared/rpc shared/rpc shared/base shared/metrics shared/net shared/tls conclave/v1 kernels
 only shared/weights shared/weights shared/base kernels
-only shared/text shared/text shared/base
+only shared/text shared/text shared/base shared/weights
 only shared/experts shared/experts shared/weights shared/base shared/metrics kernels
 only shared/model shared/model shared/options shared/placement shared/weights shared/base kernels
 only shared/placement shared/placement shared/base shared/metrics shared/rpc conclave/v1

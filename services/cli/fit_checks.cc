@@ -12,6 +12,7 @@
 #include "shared/model/served_model.h"
 #include "shared/placement/planner.h"
 #include "shared/weights/engine_weights.h"
+#include "shared/weights/packed_model.h"
 
 namespace conclave::cli {
 namespace {
@@ -23,16 +24,19 @@ int64_t ExpertsInAll(const placement::ModelIdentity& model) {
   return static_cast<int64_t>(model.moe_layers.size()) * model.num_experts;
 }
 
+using Packed = std::optional<weights::WeightFormats>;
+
 // The class is valid: the settings are checked before.
-kernels::NumericsClass NumericsOf(const AllOptions& options) {
+weights::WeightFormats FormatsOf(const AllOptions& options, const Packed& packed) {
+  if (packed) return *packed;
   return model::ParseNumerics(options.common.numerics).value_or(kernels::NumericsClass::kBf16);
 }
 
 // The most precise one that is smaller than what is set; null if none fits.
 const ClassBytes* ClassThatFits(const MemoryDemand& demand, int64_t available_bytes) {
-  auto each = std::ranges::find(demand.classes, demand.numerics, &ClassBytes::numerics);
+  auto each = std::ranges::find(demand.classes, demand.formats, &ClassBytes::formats);
   each = std::find_if(each, demand.classes.end(), [&](const ClassBytes& other) {
-    return other.numerics != demand.numerics && other.in_all + kOtherBytes <= available_bytes;
+    return other.formats != demand.formats && other.in_all + kOtherBytes <= available_bytes;
   });
   return each == demand.classes.end() ? nullptr : &*each;
 }
@@ -40,42 +44,55 @@ const ClassBytes* ClassThatFits(const MemoryDemand& demand, int64_t available_by
 }  // namespace
 
 std::string ClassBytes::text() const {
-  return absl::StrCat(std::string(kernels::NumericsClassName(numerics)), " ", FormatBytes(bytes));
+  return absl::StrCat(formats.Label(), " ", FormatBytes(bytes));
 }
 
-MemoryDemand DemandOf(const weights::ModelConfig& config, const AllOptions& options) {
-  const auto engine_bytes = [&](kernels::NumericsClass numerics) {
-    return static_cast<int64_t>(weights::EngineBytes(config, numerics));
+std::optional<weights::WeightFormats> PackedFormats(const weights::StoredModel& stored) {
+  if (stored.packed() == nullptr) return std::nullopt;
+  return weights::ParseWeightFormats(stored.packed()->formats());
+}
+
+MemoryDemand DemandOf(const weights::ModelConfig& config, const AllOptions& options,
+                      const Packed& packed) {
+  const auto engine_bytes = [&](const weights::WeightFormats& formats) {
+    return static_cast<int64_t>(weights::EngineBytes(config, formats));
   };
-  const auto expert_bytes = [&](kernels::NumericsClass numerics) {
-    const placement::ModelIdentity shape = model::ShapeOf(config, numerics);
+  const auto expert_bytes = [&](const weights::WeightFormats& formats) {
+    const placement::ModelIdentity shape = model::ShapeOf(config, formats);
     return ExpertsInAll(shape) * shape.expert_bytes;
   };
   const bool local = options.up.workers == 0 || options.engine.experts == "local";
+  const int engine_copies = packed ? 1 : options.up.engines;
   MemoryDemand demand;
-  demand.numerics = NumericsOf(options);
-  for (const kernels::NumericsClass each : kernels::kNumericsClasses) {
-    const int64_t experts = expert_bytes(each) * (local ? options.up.engines : 1);
-    const int64_t in_all = engine_bytes(each) * options.up.engines + experts;
+  demand.formats = FormatsOf(options, packed);
+  std::vector<weights::WeightFormats> choice;
+  if (packed)
+    choice.push_back(*packed);
+  else
+    choice.assign(std::begin(kernels::kNumericsClasses), std::end(kernels::kNumericsClasses));
+  for (const weights::WeightFormats& each : choice) {
+    const int64_t experts = expert_bytes(each) * (local ? engine_copies : 1);
+    const int64_t in_all = engine_bytes(each) * engine_copies + experts;
     demand.classes.push_back({each, engine_bytes(each) + expert_bytes(each), in_all});
-    if (each != demand.numerics) continue;
+    if (each != demand.formats) continue;
     demand.expert_bytes = experts;
     demand.weight_bytes = in_all;
   }
-  demand.kv_block_bytes = model::KvBlockBytesOf(config, demand.numerics);
+  demand.kv_block_bytes = model::KvBlockBytesOf(config, demand.formats.numerics);
   demand.context_tokens =
       options.engine.context > 0 ? options.engine.context : config.max_positions;
   return demand;
 }
 
-absl::Status CheckExpertsFit(const weights::ModelConfig& config, const AllOptions& options) {
+absl::Status CheckExpertsFit(const weights::ModelConfig& config, const AllOptions& options,
+                             const Packed& packed) {
   const auto controller = ParseAddress(options.controller.listen);
   const bool alone = controller.ok() && IsLoopback(controller->host);
   const int64_t capacity = options.expert.memory.bytes;
   if (options.up.workers == 0 || options.engine.experts == "local" || capacity == 0 || !alone) {
     return absl::OkStatus();
   }
-  const placement::ModelIdentity model = model::ShapeOf(config, NumericsOf(options));
+  const placement::ModelIdentity model = model::ShapeOf(config, FormatsOf(options, packed));
   const auto unplaced = [&](int64_t capacity_bytes) {
     std::vector<placement::PlannerWorker> workers;
     for (int i = 0; i < options.up.workers; ++i) {
@@ -98,8 +115,8 @@ absl::Status CheckExpertsFit(const weights::ModelConfig& config, const AllOption
 }
 
 absl::Status CheckKvFits(const weights::ModelConfig& config, const AllOptions& options,
-                         int64_t available_bytes) {
-  const MemoryDemand demand = DemandOf(config, options);
+                         int64_t available_bytes, const Packed& packed) {
+  const MemoryDemand demand = DemandOf(config, options, packed);
   int64_t available = available_bytes - demand.weight_bytes;
   for (int i = 0; i < options.up.engines; ++i) {
     const auto plan = model::PlanKv({.model_context = config.max_positions,

@@ -197,7 +197,7 @@ int Main(int argc, char** argv) {
   std::deque<Entry> entries;
   for (auto* make : {MakeUpCommand, MakeDownCommand, MakePsCommand, MakeLogsCommand,
                      MakeEventsCommand, MakeRunCommand, MakeChatCommand, MakeDoctorCommand,
-                     MakeBenchCommand, MakeKeyCommand, MakeConfigCommand}) {
+                     MakeBenchCommand, MakePackCommand, MakeKeyCommand, MakeConfigCommand}) {
     Entry& entry = entries.emplace_back();
     entry.command = make();
     entry.app = app.add_subcommand(entry.command->name(), entry.command->summary());

@@ -8,8 +8,10 @@
 #include "services/cli/hint.h"
 #include "services/cli/table.h"
 #include "shared/base/limits.h"
+#include "shared/model/served_model.h"
 #include "shared/text/model_text.h"
-#include "shared/weights/checkpoint.h"
+#include "shared/weights/model_files.h"
+#include "shared/weights/stored_model.h"
 
 namespace conclave::cli {
 namespace {
@@ -99,12 +101,15 @@ std::vector<Check> CheckModel(const Context& context) {
     return std::vector<Check>{FailedCheck("model", status, "docs/models.md lists what is served"),
                               CheckMemory()};
   };
-  const auto folder = weights::ResolveModelDir(common.model);
+  const auto folder = weights::ResolveModel(common.model);
   if (!folder.ok()) return failed(folder.status());
-  const auto checkpoint =
-      weights::Checkpoint::Open(*folder, {.config = {.strict = common.strict_config}});
-  if (!checkpoint.ok()) return failed(checkpoint.status());
-  const weights::ModelConfig& config = (*checkpoint)->config();
+  const auto stored = weights::OpenModel(*folder, {.strict = common.strict_config});
+  if (!stored.ok()) return failed(stored.status());
+  if (const auto formats = model::ChooseFormats(**stored, common.numerics); !formats.ok()) {
+    return failed(formats.status());
+  }
+  const auto packed = PackedFormats(**stored);
+  const weights::ModelConfig& config = (*stored)->config();
   if (context.options.engine.context > config.max_positions) {
     return failed(absl::InvalidArgumentError(
         absl::StrCat("engine.context is ", context.options.engine.context,
@@ -114,19 +119,19 @@ std::vector<Check> CheckModel(const Context& context) {
   Check model{.name = "model"};
   model.found = absl::StrCat(std::string(weights::ModelFamilyName(config.family)), ", ",
                              ShortCount(ParametersOf(config)), " parameters, ", Layers(config),
-                             ", stored as ", config.stored_dtype,
+                             ", stored as ", (*stored)->StoredAs(),
                              "; headers and shapes are read, values only by up");
-  if (!(*checkpoint)->warnings().empty()) {
+  if (!(*stored)->warnings().empty()) {
     model.verdict = Verdict::kWarn;
-    absl::StrAppend(&model.found, "; ", (*checkpoint)->warnings().front());
+    absl::StrAppend(&model.found, "; ", (*stored)->warnings().front());
     model.remedy = "--strict-config refuses such a checkpoint";
   }
   const MemoryLimit limit = ReadMemoryLimit();
-  Check memory =
-      CheckFits(DemandOf(config, context.options), limit.available_bytes, limit.total_bytes);
+  Check memory = CheckFits(DemandOf(config, context.options, packed), limit.available_bytes,
+                           limit.total_bytes);
   if (memory.verdict != Verdict::kFail) {
-    absl::Status fits = CheckExpertsFit(config, context.options);
-    fits.Update(CheckKvFits(config, context.options, limit.available_bytes));
+    absl::Status fits = CheckExpertsFit(config, context.options, packed);
+    fits.Update(CheckKvFits(config, context.options, limit.available_bytes, packed));
     if (!fits.ok()) memory = FailedCheck("memory", NameSource(fits, context.rows), "");
   }
   return {model, CheckText(*folder, context.state_dir), memory};

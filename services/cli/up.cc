@@ -27,7 +27,9 @@
 #include "shared/base/limits.h"
 #include "shared/base/random_bytes.h"
 #include "shared/base/status_macros.h"
-#include "shared/weights/checkpoint.h"
+#include "shared/model/served_model.h"
+#include "shared/weights/model_files.h"
+#include "shared/weights/stored_model.h"
 
 namespace conclave::cli {
 namespace {
@@ -120,7 +122,8 @@ class UpCommand final : public Command {
     app.add_flag("-d,--detach", detach_,
                  "return when the cluster is ready; it goes on in the background");
     app.footer(
-        "  --model DIR            checkpoint folder, or org/name in the Hugging Face cache\n"
+        "  --model DIR            checkpoint folder, packed file, or org/name in the Hugging Face "
+        "cache\n"
         "  --workers N            expert workers; 0: experts in the engines [2]\n"
         "  --engines N            [1]\n"
         "  --base-port PORT       gateway HTTP; the other ports lie above it [8000]\n"
@@ -140,13 +143,20 @@ class UpCommand final : public Command {
   bool detach_ = false;
 };
 
-// That expert.memory has room for the experts: the cluster would wait for workers that never come.
-absl::Status CheckExperts(const Context& context, const fs::path& folder) {
+// That the settings go with the model: every process would refuse other formats than a packed
+// file's, and the cluster would wait for workers that never come if expert.memory had no room for
+// the experts.
+absl::Status CheckAgainstModel(const Context& context, const fs::path& folder) {
+  const bool packed = weights::IsPackedFile(folder);
+  if (!packed && context.options.expert.memory.bytes == 0) return absl::OkStatus();
+  const auto stored = weights::OpenModel(folder, {});
+  // What is wrong with a checkpoint, its services say.
+  if (!stored.ok()) return packed ? stored.status() : absl::OkStatus();
+  const auto formats = model::ChooseFormats(**stored, context.options.common.numerics);
+  if (!formats.ok()) return NameSource(formats.status(), context.rows);
   if (context.options.expert.memory.bytes == 0) return absl::OkStatus();
-  // What is wrong with the checkpoint itself, its services say.
-  const auto checkpoint = weights::Checkpoint::Open(folder, {});
-  if (!checkpoint.ok()) return absl::OkStatus();
-  return NameSource(CheckExpertsFit((*checkpoint)->config(), context.options), context.rows);
+  return NameSource(CheckExpertsFit((*stored)->config(), context.options, PackedFormats(**stored)),
+                    context.rows);
 }
 
 absl::Status UpCommand::Prepare(const Context& context, ClusterPlan* plan) {
@@ -156,11 +166,13 @@ absl::Status UpCommand::Prepare(const Context& context, ClusterPlan* plan) {
   RETURN_IF_ERROR(CheckSettings(context));
   if (options.common.model.empty()) {
     return absl::InvalidArgumentError(
-        "no model: give --model DIR (a checkpoint folder, or org/name in the Hugging Face cache)");
+        "no model: give --model DIR (a checkpoint folder, a packed file, or org/name in the "
+        "Hugging "
+        "Face cache)");
   }
   // Five processes need not start to find that it is not there.
-  ASSIGN_OR_RETURN(const fs::path folder, weights::ResolveModelDir(options.common.model));
-  RETURN_IF_ERROR(CheckExperts(context, folder));
+  ASSIGN_OR_RETURN(const fs::path folder, weights::ResolveModel(options.common.model));
+  RETURN_IF_ERROR(CheckAgainstModel(context, folder));
   if (const auto running = ReadRunningCluster(context.state_dir);
       running.ok() && running->supervised) {
     return absl::FailedPreconditionError(absl::StrCat(

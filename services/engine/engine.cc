@@ -41,7 +41,7 @@ constexpr std::chrono::milliseconds kFlushTime{200};
 
 absl::Status CheckMemory(const model::ServedModel& model, bool with_experts) {
   int64_t needed =
-      static_cast<int64_t>(weights::EngineBytes(model.checkpoint->config(), model.numerics));
+      static_cast<int64_t>(weights::EngineBytes(model.stored->config(), model.formats));
   if (with_experts) {
     needed += static_cast<int64_t>(model.identity.moe_layers.size()) * model.identity.num_experts *
               model.identity.expert_bytes;
@@ -115,7 +115,7 @@ absl::Status Engine::State::Open(const CommonOptions& common_options,
   cluster = std::make_shared<rpc::ClusterId>(common.cluster_id);
   ASSIGN_OR_RETURN(level, model::ChooseCpuLevel("engine.cpu_level", options.cpu_level));
   ASSIGN_OR_RETURN(model, model::OpenServedModel(common));
-  const weights::ModelConfig& config = model.checkpoint->config();
+  const weights::ModelConfig& config = model.stored->config();
   RETURN_IF_ERROR(CheckMemory(model, options.experts == "local"));
   if (options.context > config.max_positions) {
     return absl::InvalidArgumentError(absl::StrCat("engine.context is ", options.context,
@@ -153,7 +153,7 @@ absl::Status Engine::State::Join() {
         remote_dispatch,
         RemoteDispatch::Create({.engine_name = options.name,
                                 .model = model.identity,
-                                .numerics = model.numerics,
+                                .numerics = model.formats.numerics,
                                 .secret = secret,
                                 .tls = tls.credentials,
                                 .cluster = cluster,
@@ -232,7 +232,7 @@ absl::Status Engine::State::LoadModel() {
                  .max_running = options.max_batch,
                  .prefix_cache = options.prefix_cache,
                  .kv_tokens = loaded_model->kv_tokens()},
-                {.vocab_size = model.checkpoint->config().vocab_size,
+                {.vocab_size = model.stored->config().vocab_size,
                  .context_tokens = loaded_model->context_tokens()},
                 &loaded_model->loop());
   return absl::OkStatus();

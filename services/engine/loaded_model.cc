@@ -1,5 +1,6 @@
 #include "services/engine/loaded_model.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -18,11 +19,12 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const Parts& part
   std::unique_ptr<LoadedModel> loaded(new LoadedModel(parts));
   const int threads = parts.options->threads > 0 ? parts.options->threads : ReadCpuLimit().cores;
   loaded->context_ = std::make_unique<kernels::Context>(parts.level, threads);
-  ASSIGN_OR_RETURN(loaded->weights_,
-                   weights::LoadEngineWeights(*parts.model->checkpoint, parts.model->numerics,
-                                              [&parts](int64_t done, int64_t total) {
-                                                parts.progress("loading", done, total);
-                                              }));
+  ASSIGN_OR_RETURN(loaded->weights_, weights::LoadEngineWeights(
+                                         *parts.model->stored, parts.model->formats,
+                                         [&parts](int64_t done, int64_t total) {
+                                           parts.progress("loading", done, total);
+                                         },
+                                         &loaded->context_->pool()));
   loaded->dispatch_ = parts.remote;
   if (parts.remote == nullptr) RETURN_IF_ERROR(loaded->LoadExperts());
   RETURN_IF_ERROR(loaded->MakeCache());
@@ -32,7 +34,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const Parts& part
 
 absl::Status LoadedModel::LoadExperts() {
   const model::ServedModel& model = *parts_.model;
-  experts_ = std::make_unique<experts::ExpertSet>(model.checkpoint, model.numerics);
+  experts_ = std::make_unique<experts::ExpertSet>(model.stored, model.formats);
   const int64_t total =
       static_cast<int64_t>(model.identity.moe_layers.size()) * model.identity.num_experts;
   int64_t done = 0;
@@ -52,7 +54,13 @@ absl::Status LoadedModel::LoadExperts() {
 
 absl::Status LoadedModel::MakeCache() {
   const weights::ModelConfig& config = weights_->config;
-  const int64_t available_bytes = ReadMemoryLimit().available_bytes;
+  int64_t available_bytes = ReadMemoryLimit().available_bytes;
+  if (weights_->mapped != nullptr) {
+    // The system counts a file's pages as free, but these are needed at every step.
+    const size_t experts = experts_ == nullptr ? 0 : experts_->bytes();
+    available_bytes -= static_cast<int64_t>(weights_->bytes + experts);
+    available_bytes = std::max<int64_t>(available_bytes, 0);
+  }
   const int64_t block_bytes = KvBlockBytesOf(config, weights_->numerics);
   ASSIGN_OR_RETURN(const model::KvPlan plan,
                    model::PlanKv({.model_context = config.max_positions,
@@ -65,7 +73,7 @@ absl::Status LoadedModel::MakeCache() {
   context_tokens_ = plan.context_tokens;
   ASSIGN_OR_RETURN(std::unique_ptr<KvMemory> memory, MapKvMemory(plan.num_blocks, block_bytes));
   cache_ = std::make_unique<KvCache>(std::move(memory), parts_.options->prefix_cache);
-  LogInfo("memory", {{"weights", FormatBytes(static_cast<int64_t>(weights_->bytes()))},
+  LogInfo("memory", {{"weights", FormatBytes(static_cast<int64_t>(weights_->bytes))},
                      {"context", plan.context_tokens},
                      {"kv_memory", FormatBytes(plan.num_blocks * block_bytes)},
                      {"kv_tokens", cache_->capacity_tokens()},

@@ -114,7 +114,7 @@ absl::Status Worker::State::Open(const CommonOptions& common, const ExpertOption
   cluster = std::make_shared<rpc::ClusterId>(common.cluster_id);
   ASSIGN_OR_RETURN(model::ServedModel model, model::OpenServedModel(common));
   identity = std::move(model.identity);
-  experts = std::make_unique<experts::ExpertSet>(std::move(model.checkpoint), model.numerics);
+  experts = std::make_unique<experts::ExpertSet>(std::move(model.stored), model.formats);
   return absl::OkStatus();
 }
 

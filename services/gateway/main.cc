@@ -28,7 +28,7 @@
 #include "shared/placement/member.h"
 #include "shared/rpc/watched_tls.h"
 #include "shared/tls/certificate_watch.h"
-#include "shared/weights/checkpoint.h"
+#include "shared/weights/model_files.h"
 
 namespace conclave {
 namespace {
@@ -120,12 +120,13 @@ http::ServerOptions HttpOptions(const GatewayOptions& options) {
 absl::StatusOr<std::shared_ptr<const gateway::TextModel>> LoadModel(const CommonOptions& options) {
   if (options.model.empty()) {
     return absl::InvalidArgumentError(
-        "no model given: set --model to a checkpoint folder or to org/name in the local Hugging "
-        "Face cache");
+        "no model given: set --model to a checkpoint folder, a packed file, or org/name in the "
+        "local "
+        "Hugging Face cache");
   }
-  ASSIGN_OR_RETURN(const std::filesystem::path dir, weights::ResolveModelDir(options.model));
+  ASSIGN_OR_RETURN(const std::filesystem::path dir, weights::ResolveModel(options.model));
   return gateway::TextModel::Load(
-      dir, options.served_name.empty() ? dir.filename().string() : options.served_name);
+      dir, options.served_name.empty() ? weights::DefaultServedName(dir) : options.served_name);
 }
 
 absl::StatusOr<gateway::RequestSchedulerOptions> SchedulerOptions(const GatewayOptions& options) {

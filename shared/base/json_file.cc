@@ -157,6 +157,10 @@ bool IsNestedTooDeeply(std::string_view text) {
 
 absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadRegularFile(path, kMaxJsonFileBytes));
+  return ParseJson(path, text);
+}
+
+absl::StatusOr<nlohmann::json> ParseJson(const std::string& path, const std::string& text) {
   if (IsNestedTooDeeply(text)) {
     return absl::InvalidArgumentError(absl::StrCat(
         path, " has JSON nested deeper than ", kDeepestJson, " levels; repair or remove the file"));

@@ -7,13 +7,13 @@
 
 namespace conclave::experts {
 
-ExpertSet::ExpertSet(std::shared_ptr<const weights::Checkpoint> checkpoint,
-                     kernels::NumericsClass numerics)
-    : checkpoint_(std::move(checkpoint)), numerics_(numerics) {}
+ExpertSet::ExpertSet(std::shared_ptr<const weights::StoredModel> model,
+                     const weights::WeightFormats& formats)
+    : model_(std::move(model)), formats_(formats) {}
 
 absl::Status ExpertSet::Load(weights::ExpertId id, kernels::ThreadPool* pool) {
   if (Holds(id)) return absl::OkStatus();
-  ASSIGN_OR_RETURN(auto loaded, weights::LoadExpert(*checkpoint_, numerics_, id, pool));
+  ASSIGN_OR_RETURN(auto loaded, weights::LoadExpert(*model_, formats_, id, pool));
   MutexLock lock(mutex_);
   held_.emplace(
       id, std::move(
@@ -52,7 +52,7 @@ std::vector<weights::ExpertId> ExpertSet::Held() const {
 size_t ExpertSet::bytes() const {
   MutexLock lock(mutex_);
   size_t bytes = 0;
-  for (const auto& [id, expert] : held_) bytes += expert->buffer.capacity_bytes();
+  for (const auto& [id, expert] : held_) bytes += expert->bytes;
   return bytes;
 }
 

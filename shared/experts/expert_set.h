@@ -14,8 +14,8 @@
 #include "kernels/elementwise.h"
 #include "kernels/ffn.h"
 #include "shared/base/mutex.h"
-#include "shared/weights/checkpoint.h"
 #include "shared/weights/expert_weights.h"
+#include "shared/weights/stored_model.h"
 
 namespace conclave::experts {
 
@@ -23,7 +23,8 @@ namespace conclave::experts {
 // compute thread finds.
 class ExpertSet {
  public:
-  ExpertSet(std::shared_ptr<const weights::Checkpoint> checkpoint, kernels::NumericsClass numerics);
+  ExpertSet(std::shared_ptr<const weights::StoredModel> model,
+            const weights::WeightFormats& formats);
 
   // Maps and packs the expert, outside of the lock, on the threads of `pool` (null: on this one
   // alone); nothing to do when it is held. NOT_FOUND if the model has no such expert.
@@ -38,12 +39,12 @@ class ExpertSet {
   std::vector<weights::ExpertId> Held() const;  // ascending
   size_t bytes() const;                         // of the held experts, packed
 
-  const weights::ModelConfig& config() const { return checkpoint_->config(); }
-  kernels::NumericsClass numerics() const { return numerics_; }
+  const weights::ModelConfig& config() const { return model_->config(); }
+  kernels::NumericsClass numerics() const { return formats_.numerics; }
 
  private:
-  const std::shared_ptr<const weights::Checkpoint> checkpoint_;
-  const kernels::NumericsClass numerics_;
+  const std::shared_ptr<const weights::StoredModel> model_;
+  const weights::WeightFormats formats_;
   mutable Mutex mutex_;
   std::map<weights::ExpertId, std::shared_ptr<const weights::ExpertWeights>> held_
       GUARDED_BY(mutex_);

@@ -6,16 +6,18 @@
 #include "shared/base/log.h"
 #include "shared/base/status_macros.h"
 #include "shared/weights/expert_weights.h"
+#include "shared/weights/model_files.h"
+#include "shared/weights/packed_model.h"
 
 namespace conclave::model {
 namespace {
 
-placement::ModelIdentity IdentityOf(const weights::Checkpoint& checkpoint,
-                                    const CommonOptions& common, kernels::NumericsClass numerics) {
-  placement::ModelIdentity identity = ShapeOf(checkpoint.config(), numerics);
-  identity.fingerprint = checkpoint.Fingerprint(identity.numerics_class);
-  identity.served_name =
-      common.served_name.empty() ? checkpoint.dir().filename().string() : common.served_name;
+placement::ModelIdentity IdentityOf(const ServedModel& model, const CommonOptions& common) {
+  placement::ModelIdentity identity = ShapeOf(model.stored->config(), model.formats);
+  identity.fingerprint = model.stored->Fingerprint(identity.numerics_class);
+  identity.served_name = common.served_name.empty()
+                             ? weights::DefaultServedName(model.stored->path())
+                             : common.served_name;
   return identity;
 }
 
@@ -29,31 +31,49 @@ absl::StatusOr<kernels::NumericsClass> ParseNumerics(const std::string& name) {
 }
 
 placement::ModelIdentity ShapeOf(const weights::ModelConfig& config,
-                                 kernels::NumericsClass numerics) {
+                                 const weights::WeightFormats& formats) {
   placement::ModelIdentity identity;
-  identity.numerics_class = std::string(kernels::NumericsClassName(numerics));
+  identity.numerics_class = formats.Label();
   identity.num_layers = config.num_layers;
   for (int32_t layer = 0; layer < config.num_layers; ++layer) {
     if (config.IsMoe(layer)) identity.moe_layers.push_back(layer);
   }
   identity.num_experts = config.moe.num_experts;
-  identity.expert_bytes = static_cast<int64_t>(weights::ExpertBytes(config, numerics));
+  identity.expert_bytes = static_cast<int64_t>(weights::ExpertBytes(config, formats));
   return identity;
 }
 
 absl::StatusOr<ServedModel> OpenServedModel(const CommonOptions& common) {
   if (common.model.empty()) {
     return absl::InvalidArgumentError(
-        "model is not set: pass --model with the checkpoint's folder or org/name");
+        "model is not set: pass --model with the checkpoint's folder, a packed file or org/name");
   }
   ServedModel model;
-  ASSIGN_OR_RETURN(model.numerics, ParseNumerics(common.numerics));
-  ASSIGN_OR_RETURN(const std::filesystem::path dir, weights::ResolveModelDir(common.model));
-  ASSIGN_OR_RETURN(model.checkpoint,
-                   weights::Checkpoint::Open(dir, {.config = {.strict = common.strict_config}}));
-  for (const std::string& warning : model.checkpoint->warnings()) LogWarning(warning);
-  model.identity = IdentityOf(*model.checkpoint, common, model.numerics);
+  ASSIGN_OR_RETURN(const std::filesystem::path path, weights::ResolveModel(common.model));
+  ASSIGN_OR_RETURN(model.stored, weights::OpenModel(path, {.strict = common.strict_config}));
+  for (const std::string& warning : model.stored->warnings()) LogWarning(warning);
+  ASSIGN_OR_RETURN(model.formats, ChooseFormats(*model.stored, common.numerics));
+  model.identity = IdentityOf(model, common);
   return model;
+}
+
+absl::StatusOr<weights::WeightFormats> ChooseFormats(const weights::StoredModel& stored,
+                                                     const std::string& numerics) {
+  ASSIGN_OR_RETURN(const kernels::NumericsClass chosen, ParseNumerics(numerics));
+  const weights::PackedModel* packed = stored.packed();
+  if (packed == nullptr) return weights::WeightFormats(chosen);
+  const auto formats = weights::ParseWeightFormats(packed->formats());
+  if (!formats || formats->Label() != packed->formats()) {
+    return absl::UnimplementedError(absl::StrCat(
+        stored.path().string(), " is packed as \"", packed->formats(), "\"; this version knows ",
+        std::string(weights::kWeightFormatsText), "; use a newer conclave, or pack again"));
+  }
+  if (numerics != "auto" && numerics != packed->formats()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "numerics is ", numerics, " and ", stored.path().string(), " is packed as ",
+        packed->formats(), "; leave numerics at auto, or pack the checkpoint as ", numerics));
+  }
+  return *formats;
 }
 
 absl::StatusOr<kernels::CpuLevel> ChooseCpuLevel(std::string_view setting,

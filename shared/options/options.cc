@@ -244,9 +244,12 @@ std::string StateDir(const CommonOptions& common) {
 }
 
 void AllOptions::Bind(Settings& s) {
-  s.Add("", "model", &common.model, "checkpoint folder, or org/name in the Hugging Face cache");
-  s.Add("", "served_name", &common.served_name, "model name in the API; empty: the folder's name");
-  s.Add("", "numerics", &common.numerics, "numerics class: f32, bf16, int8, int4 or auto (bf16)");
+  s.Add("", "model", &common.model,
+        "checkpoint folder, packed file, or org/name in the Hugging Face cache");
+  s.Add("", "served_name", &common.served_name,
+        "model name in the API; empty: that of folder or file");
+  s.Add("", "numerics", &common.numerics,
+        "numerics class: f32, bf16, int8, int4 or auto (bf16, or the packed file's)");
   s.Add("", "controller_address", &common.controller, "host:port of the controller's gRPC");
   s.Add("", "state_dir", &common.state_dir,
         "folder of state and logs; empty: ~/.local/state/conclave");

@@ -15,10 +15,10 @@ namespace conclave {
 
 // Section "": common to all programs.
 struct CommonOptions {
-  std::string
-      model;  // checkpoint folder, or org/name in the local Hugging Face cache; empty: none given
-  std::string served_name;        // name in the API; empty: the folder's name
-  std::string numerics = "auto";  // f32, bf16, int8, int4, or auto: bf16
+  std::string model;        // checkpoint folder, packed file, or org/name in the local Hugging Face
+                            // cache; empty: none
+  std::string served_name;  // name in the API; empty: that of folder or file
+  std::string numerics = "auto";  // f32, bf16, int8, int4, or auto: bf16, or the packed file's
   // gRPC address of the controller; the setting is called controller_address, because controller:
   // is a section of the file
   std::string controller = "127.0.0.1:8010";

@@ -8,6 +8,7 @@
 #include "shared/base/json_file.h"
 #include "shared/base/status_macros.h"
 #include "shared/text/sampling_ranges.h"
+#include "shared/weights/model_files.h"
 
 namespace conclave::text {
 
@@ -120,26 +121,29 @@ absl::Status ReadSampling(const json& config, const std::string& path, ModelDefa
   return absl::OkStatus();
 }
 
-absl::StatusOr<json> ReadObject(const std::string& path) {
-  ASSIGN_OR_RETURN(json config, ReadJsonFile(path));
+absl::StatusOr<json> ReadObject(const weights::ModelFiles& model, const std::string& name) {
+  ASSIGN_OR_RETURN(const std::string text, model.Read(name, kMaxJsonFileBytes));
+  const std::string path = model.PathOf(name);
+  ASSIGN_OR_RETURN(json config, ParseJson(path, text));
   if (!config.is_object()) return Malformed(path, "the file", config, "a JSON object");
   return config;
 }
 
 }  // namespace
 
-absl::StatusOr<ModelDefaults> LoadModelDefaults(const std::filesystem::path& model_dir,
+absl::StatusOr<ModelDefaults> LoadModelDefaults(const std::filesystem::path& path,
                                                 std::optional<int32_t> tokenizer_eos) {
+  ASSIGN_OR_RETURN(const weights::ModelFiles model, weights::ModelFiles::Open(path));
   ModelDefaults defaults;
-  const std::string generation_path = model_dir / "generation_config.json";
-  absl::StatusOr<json> generation = ReadObject(generation_path);
+  const std::string generation_path = model.PathOf("generation_config.json");
+  absl::StatusOr<json> generation = ReadObject(model, "generation_config.json");
   if (generation.ok()) {
     RETURN_IF_ERROR(ReadSampling(*generation, generation_path, defaults));
   } else if (!absl::IsNotFound(generation.status())) {
     return generation.status();
   }
-  const std::string config_path = model_dir / "config.json";
-  ASSIGN_OR_RETURN(const json config, ReadObject(config_path));
+  const std::string config_path = model.PathOf("config.json");
+  ASSIGN_OR_RETURN(const json config, ReadObject(model, "config.json"));
   std::optional<int64_t> vocab_size;
   RETURN_IF_ERROR(ReadCount(config, config_path, "vocab_size", &vocab_size));
   defaults.vocab_size = vocab_size.value_or(0);

@@ -15,12 +15,14 @@
 #include "shared/base/check.h"
 #include "shared/base/json_file.h"
 #include "shared/base/status_macros.h"
+#include "shared/weights/model_files.h"
 
 namespace conclave::text {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using weights::ModelFiles;
 
 // The largest vocabularies (260 000 tokens) make files of 30 MB.
 constexpr uint64_t kMaxTokenizerBytes = 256u << 20;
@@ -56,13 +58,15 @@ class VersionHash {
   EVP_MD_CTX* const context_;
 };
 
-absl::Status Invalid(const fs::path& path, std::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat(path.string(), ": ", std::string(what)));
+absl::Status Invalid(const std::string& path, std::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat(path, ": ", std::string(what)));
 }
 
 // The object in a file; an empty object if there is no file.
-absl::StatusOr<json> ReadOptionalObject(const fs::path& path, std::string& text) {
-  absl::StatusOr<std::string> read = ReadRegularFile(path.string(), kMaxJsonFileBytes);
+absl::StatusOr<json> ReadOptionalObject(const ModelFiles& model, std::string_view name,
+                                        std::string& text) {
+  const std::string path = model.PathOf(name);
+  absl::StatusOr<std::string> read = model.Read(name, kMaxJsonFileBytes);
   if (absl::IsNotFound(read.status())) return json::object();
   RETURN_IF_ERROR(read.status());
   text = *std::move(read);
@@ -74,37 +78,33 @@ absl::StatusOr<json> ReadOptionalObject(const fs::path& path, std::string& text)
 }
 
 // chat_template.jinja and additional_chat_templates/NAME.jinja, in the order of their names.
-absl::StatusOr<std::vector<NamedTemplate>> TemplatesInFiles(const fs::path& model_dir) {
-  std::vector<std::pair<std::string, fs::path>> found;
-  std::error_code error;
-  if (const fs::path path = model_dir / "chat_template.jinja"; fs::exists(path, error)) {
-    found.emplace_back("default", path);
+absl::StatusOr<std::vector<NamedTemplate>> TemplatesInFiles(const ModelFiles& model) {
+  constexpr std::string_view kFolder = "additional_chat_templates";
+  std::vector<std::pair<std::string, std::string>> found;  // name, file
+  if (model.Has("chat_template.jinja")) found.emplace_back("default", "chat_template.jinja");
+  const size_t first = found.size();
+  for (const std::string& file : model.List(kFolder)) {
+    const fs::path name = file;
+    if (name.extension() != ".jinja") continue;
+    found.emplace_back(name.stem().string(), absl::StrCat(std::string(kFolder), "/", file));
   }
-  std::vector<std::pair<std::string, fs::path>> additional;
-  const fs::path folder = model_dir / "additional_chat_templates";
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    if (it->path().extension() == ".jinja") {
-      additional.emplace_back(it->path().stem().string(), it->path());
-    }
-  }
-  std::sort(additional.begin(), additional.end());
-  found.insert(found.end(), additional.begin(), additional.end());
+  std::sort(found.begin() + static_cast<ptrdiff_t>(first), found.end());
   std::vector<NamedTemplate> templates;
-  for (const auto& [name, path] : found) {
-    ASSIGN_OR_RETURN(std::string source, ReadRegularFile(path.string(), kMaxJsonFileBytes));
-    templates.push_back({name, path.string(), std::move(source)});
+  for (const auto& [name, file] : found) {
+    ASSIGN_OR_RETURN(std::string source, model.Read(file, kMaxJsonFileBytes));
+    templates.push_back({name, model.PathOf(file), std::move(source)});
   }
   return templates;
 }
 
 // `chat_template` of tokenizer_config.json: a string, or a list of {name, template}.
-absl::StatusOr<std::vector<NamedTemplate>> TemplatesInConfig(const fs::path& path,
+absl::StatusOr<std::vector<NamedTemplate>> TemplatesInConfig(const std::string& path,
                                                              const json& config) {
   std::vector<NamedTemplate> templates;
   const auto value = config.find("chat_template");
   if (value == config.end() || value->is_null()) return templates;
   if (value->is_string()) {
-    templates.push_back({"default", path.string(), value->get<std::string>()});
+    templates.push_back({"default", path, value->get<std::string>()});
     return templates;
   }
   constexpr std::string_view kWanted =
@@ -121,44 +121,46 @@ absl::StatusOr<std::vector<NamedTemplate>> TemplatesInConfig(const fs::path& pat
         return Invalid(path, absl::StrCat("chat_template lists the name \"", name, "\" twice"));
       }
     }
-    templates.push_back({name, path.string(), entry["template"].get<std::string>()});
+    templates.push_back({name, path, entry["template"].get<std::string>()});
   }
   return templates;
 }
 
-absl::Status MissingTokenizer(const fs::path& model_dir) {
-  std::error_code error;
-  const bool has_slow = fs::exists(model_dir / "tokenizer.model", error) ||
-                        fs::exists(model_dir / "vocab.json", error);
+absl::Status MissingTokenizer(const ModelFiles& model, const fs::path& path) {
+  if (model.packed()) {
+    return absl::NotFoundError(absl::StrCat(
+        path.string(),
+        " has no tokenizer.json inside; put it into the checkpoint's folder and pack it again"));
+  }
+  const bool has_slow = model.Has("tokenizer.model") || model.Has("vocab.json");
   return absl::NotFoundError(absl::StrCat(
-      (model_dir / "tokenizer.json").string(), " not found",
+      model.PathOf("tokenizer.json"), " not found",
       has_slow ? " (only the files of a slow tokenizer)" : "",
       "; a fast tokenizer is needed: write it with transformers, AutoTokenizer.from_pretrained(\"",
-      model_dir.string(), "\", use_fast=True).save_pretrained(\"", model_dir.string(), "\")"));
+      path.string(), "\", use_fast=True).save_pretrained(\"", path.string(), "\")"));
 }
 
 }  // namespace
 
-absl::StatusOr<TextFiles> ReadTextFiles(const fs::path& model_dir) {
+absl::StatusOr<TextFiles> ReadTextFiles(const fs::path& path) {
+  ASSIGN_OR_RETURN(const ModelFiles model, ModelFiles::Open(path));
   TextFiles files;
-  absl::StatusOr<std::string> tokenizer =
-      ReadRegularFile((model_dir / "tokenizer.json").string(), kMaxTokenizerBytes);
-  if (absl::IsNotFound(tokenizer.status())) return MissingTokenizer(model_dir);
+  absl::StatusOr<std::string> tokenizer = model.Read("tokenizer.json", kMaxTokenizerBytes);
+  if (absl::IsNotFound(tokenizer.status())) return MissingTokenizer(model, path);
   RETURN_IF_ERROR(tokenizer.status());
   files.tokenizer_json = *std::move(tokenizer);
 
-  const fs::path config_path = model_dir / "tokenizer_config.json";
   std::string config_text;
   std::string map_text;
-  ASSIGN_OR_RETURN(json config, ReadOptionalObject(config_path, config_text));
-  ASSIGN_OR_RETURN(const json map,
-                   ReadOptionalObject(model_dir / "special_tokens_map.json", map_text));
+  ASSIGN_OR_RETURN(json config, ReadOptionalObject(model, "tokenizer_config.json", config_text));
+  ASSIGN_OR_RETURN(const json map, ReadOptionalObject(model, "special_tokens_map.json", map_text));
   for (const auto& [key, value] : map.items()) {
     if (!config.contains(key)) config[key] = value;
   }
-  ASSIGN_OR_RETURN(files.templates, TemplatesInFiles(model_dir));
+  ASSIGN_OR_RETURN(files.templates, TemplatesInFiles(model));
   if (files.templates.empty()) {
-    ASSIGN_OR_RETURN(files.templates, TemplatesInConfig(config_path, config));
+    ASSIGN_OR_RETURN(files.templates,
+                     TemplatesInConfig(model.PathOf("tokenizer_config.json"), config));
   }
   config.erase("chat_template");
   files.config_json = config.dump();

@@ -1,5 +1,5 @@
-// The files of a checkpoint folder that decide what text becomes which ids, read once, and their
-// version.
+// The files of a model (a folder, or a packed file) that decide what text becomes which ids, read
+// once, and their version.
 //
 // For Tokenizer and ChatTemplate, at load.
 #pragma once
@@ -29,6 +29,6 @@ struct TextFiles {
 
 // NOT_FOUND: no tokenizer.json. INVALID_ARGUMENT: a file that is too large, not JSON, or not of the
 // expected form.
-absl::StatusOr<TextFiles> ReadTextFiles(const std::filesystem::path& model_dir);
+absl::StatusOr<TextFiles> ReadTextFiles(const std::filesystem::path& model);
 
 }  // namespace conclave::text

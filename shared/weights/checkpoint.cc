@@ -222,7 +222,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const fs::path& mod
 }
 
 const ModelConfig& Checkpoint::config() const { return state_->config; }
-const fs::path& Checkpoint::dir() const { return state_->dir; }
+const fs::path& Checkpoint::path() const { return state_->dir; }
 const std::vector<std::string>& Checkpoint::warnings() const { return state_->warnings; }
 int64_t Checkpoint::weight_bytes() const { return state_->weight_bytes; }
 

@@ -14,11 +14,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "shared/weights/model_config.h"
+#include "shared/weights/stored_model.h"
+#include "shared/weights/tensor_reader.h"
 
 namespace conclave::weights {
 
-class Checkpoint {
+class Checkpoint : public StoredModel, public TensorReader {
  public:
   struct Options {
     ConfigOptions config;
@@ -29,43 +30,31 @@ class Checkpoint {
   // only, never the weights, but for an LM head that should be tied: it must equal the embedding.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::filesystem::path& model_dir,
                                                           const Options& options);
-  ~Checkpoint();
+  ~Checkpoint() override;
 
-  const ModelConfig& config() const;
-  const std::filesystem::path& dir() const;
-  const std::vector<std::string>& warnings() const;  // of config and tensors, one line each
-  int64_t weight_bytes() const;                      // stored bytes of the tensors it reads
+  const ModelConfig& config() const override;
+  const std::filesystem::path& path() const override;  // the folder
+  const std::vector<std::string>& warnings() const override;
+  int64_t weight_bytes() const override;
+  std::string StoredAs() const override { return config().stored_dtype; }
+  absl::Status CheckUnchanged() const override;
+  // Reads 64 KiB samples of every tensor; takes at most seconds.
+  std::string Fingerprint(std::string_view label) const override;
+  const Checkpoint* checkpoint() const override { return this; }
 
-  // Reads rows [first_row, first_row + num_rows) of a matrix (or elements of a vector) as f32 into
-  // `output`: exact for F32, F16 and BF16; FP8 is multiplied by its block scale and rounded to
-  // bf16. `name` is the canonical per-expert name ("...experts.3.up_proj.weight"): fused layouts
-  // are resolved here. CHECK-fails on a name or range that Open did not verify.
+  // Exact for F32, F16 and BF16; FP8 is multiplied by its block scale and rounded to bf16. `name`
+  // is the canonical per-expert name ("...experts.3.up_proj.weight"): fused layouts are resolved
+  // here.
   void ReadRows(std::string_view name, int64_t first_row, int64_t num_rows,
-                std::span<float> output) const;
+                std::span<float> output) const override;
   bool Has(std::string_view name) const;
-
-  // The file that holds a tensor, for messages.
-  std::string FileOf(std::string_view name) const;
-
-  // FAILED_PRECONDITION when a file was written to after Open; called before reading weights.
-  absl::Status CheckUnchanged() const;
-
-  // Lets the system take back the pages of a tensor that is not read again soon.
-  void Forget(std::string_view name) const;
-
-  // SHA-256, 64 hex digits, over the normalised config, the tensor table, 64 KiB samples of every
-  // tensor, and the numerics class name ("bf16"): docs/formats.md. Takes at most seconds.
-  std::string Fingerprint(std::string_view numerics_class) const;
+  std::string FileOf(std::string_view name) const override;
+  void Forget(std::string_view name) const override;
 
  private:
   struct State;
   explicit Checkpoint(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
-
-// Turns the value of --model into a folder: a path, or org/name in the local Hugging Face cache
-// (HF_HOME, HF_HUB_CACHE; default ~/.cache/huggingface), offline: refs/main, else the newest
-// snapshot. NOT_FOUND lists where it looked.
-absl::StatusOr<std::filesystem::path> ResolveModelDir(std::string_view model);
 
 }  // namespace conclave::weights

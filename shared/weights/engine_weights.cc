@@ -6,7 +6,7 @@
 #include "shared/base/check.h"
 #include "shared/base/status_macros.h"
 #include "shared/weights/dtype.h"
-#include "shared/weights/matrix_loader.h"
+#include "shared/weights/packed_model.h"
 #include "shared/weights/tensor_table.h"
 
 namespace conclave::weights {
@@ -15,64 +15,39 @@ namespace {
 using kernels::PackedMatrix;
 using kernels::WeightFormat;
 
-size_t EmbeddingBytes(const ModelConfig& config, WeightFormat format) {
-  return static_cast<size_t>(int64_t{config.vocab_size} * config.hidden) *
-         (format == WeightFormat::kF32 ? sizeof(float) : sizeof(kernels::bf16));
-}
-
-// Walks all tensors of an engine twice, in the same order: first to add up the packed bytes
-// (without a loader), then to load.
-class EngineLoader {
+// Asks for all tensors of an engine in their order.
+class EngineWalk {
  public:
-  EngineLoader(const ModelConfig& config, kernels::NumericsClass numerics)
+  EngineWalk(const ModelConfig& config, const WeightFormats& formats, MatrixSource& source,
+             const EngineProgress& progress)
       : config_(config),
-        format_(kernels::WeightFormatOf(numerics)),
-        table_format_(kernels::TableFormatOf(numerics)) {}
+        format_(formats.dense),
+        table_format_(kernels::TableFormatOf(formats.numerics)),
+        source_(source),
+        progress_(progress) {}
 
-  size_t MeasureBytes() {
-    EngineWeights nothing;
-    Walk(nothing);
-    return static_cast<size_t>(std::exchange(done_bytes_, 0));
-  }
-
-  absl::Status Load(const Checkpoint& checkpoint, EngineWeights& weights, int64_t total_bytes,
-                    const LoadProgress& progress, kernels::ThreadPool* pool) {
-    MatrixLoader loader(checkpoint, weights.buffer, pool);
-    loader_ = &loader;
-    progress_ = &progress;
-    total_bytes_ = total_bytes;
-    Walk(weights);
-    loader_ = nullptr;
-    return loader.Run();
-  }
-
- private:
-  void Walk(EngineWeights& weights) {
-    Embedding(weights);
+  absl::Status Walk(EngineWeights& weights) {
+    weights.embedding =
+        source_.AddRowMajor(table_format_, kEmbeddingName, 0, config_.vocab_size, config_.hidden);
+    const int64_t element = table_format_ == WeightFormat::kF32 ? 4 : 2;
+    bytes_ += static_cast<int64_t>(PackedBuffer::RoundUp(
+        static_cast<size_t>(int64_t{config_.vocab_size} * config_.hidden * element)));
+    Run();
     weights.layers.resize(static_cast<size_t>(config_.num_layers));
     for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
       Layer(layer, weights.layers[static_cast<size_t>(layer)]);
-      Fill();
+      Run();
     }
     weights.final_norm = Vector(std::string(kFinalNormName), config_.hidden);
     weights.lm_head =
         Matrix(table_format_, std::string(config_.tied_embeddings ? kEmbeddingName : kLmHeadName),
                config_.vocab_size, config_.hidden);
-    Fill();
+    Run();
+    weights.bytes = static_cast<size_t>(bytes_);
+    return status_;
   }
 
-  void Embedding(EngineWeights& weights) {
-    const size_t bytes = EmbeddingBytes(config_, table_format_);
-    if (loader_ != nullptr) {
-      std::byte* embedding = weights.buffer.Take(bytes);
-      weights.embedding = {embedding, bytes};
-      loader_->AddRowMajor(table_format_, kEmbeddingName, config_.vocab_size, config_.hidden,
-                           embedding);
-    }
-    queued_bytes_ += static_cast<int64_t>(PackedBuffer::RoundUp(bytes));
-    Fill();
-  }
-
+ private:
   void Layer(int32_t layer, LayerWeights& weights) {
     layer_ = layer;
     weights.attention_norm = LayerVector("input_layernorm.weight", config_.hidden);
@@ -165,50 +140,68 @@ class EngineLoader {
 
   PackedMatrix Matrix(WeightFormat format, const std::string& name, int64_t outputs, int64_t inputs,
                       int64_t first_row = 0) {
-    CountPacked(format, outputs, inputs);
-    return loader_ == nullptr ? PackedMatrix()
-                              : loader_->Add(format, name, first_row, outputs, inputs);
+    bytes_ += static_cast<int64_t>(kernels::PackedBytes(format, outputs, inputs));
+    return source_.Add(format, name, first_row, outputs, inputs);
   }
 
   PackedMatrix Transposed(const std::string& name, int64_t first_row, int64_t outputs,
                           int64_t inputs) {
-    CountPacked(format_, outputs, inputs);
-    return loader_ == nullptr ? PackedMatrix()
-                              : loader_->AddTransposed(format_, name, first_row, outputs, inputs);
+    bytes_ += static_cast<int64_t>(kernels::PackedBytes(format_, outputs, inputs));
+    return source_.AddTransposed(format_, name, first_row, outputs, inputs);
   }
 
   std::vector<float> LayerVector(const std::string& rest, int64_t elements) {
     return Vector(LayerTensorName(layer_, rest), elements);
   }
   std::vector<float> Vector(const std::string& name, int64_t elements) {
-    return loader_ == nullptr ? std::vector<float>() : loader_->LoadVector(name, elements);
+    return source_.LoadVector(name, elements);
   }
 
-  void CountPacked(WeightFormat format, int64_t outputs, int64_t inputs) {
-    queued_bytes_ += static_cast<int64_t>(kernels::PackedBytes(format, outputs, inputs));
-  }
-
-  // Fills what is queued, unless something is wrong already: Load reports it at the end.
-  void Fill() {
-    done_bytes_ += std::exchange(queued_bytes_, 0);
-    if (loader_ == nullptr || !loader_->Run().ok()) return;
-    if (*progress_ != nullptr) (*progress_)(done_bytes_, total_bytes_);
+  void Run() {
+    if (!status_.ok()) return;
+    status_ = source_.Run();
+    if (status_.ok() && progress_ != nullptr) progress_(bytes_);
   }
 
   const ModelConfig& config_;
   const WeightFormat format_, table_format_;
-  MatrixLoader* loader_ = nullptr;  // null while measuring
-  const LoadProgress* progress_ = nullptr;
-  int64_t total_bytes_ = 0;
-  int64_t queued_bytes_ = 0;  // since the last Fill
-  int64_t done_bytes_ = 0;
+  MatrixSource& source_;
+  const EngineProgress& progress_;
+  absl::Status status_;
+  int64_t bytes_ = 0;
   int32_t layer_ = 0;
+};
+
+// Makes nothing.
+class NoSource : public MatrixSource {
+ public:
+  PackedMatrix Add(WeightFormat, std::string_view, int64_t, int64_t, int64_t) override {
+    return {};
+  }
+  PackedMatrix AddTransposed(WeightFormat, std::string_view, int64_t, int64_t, int64_t) override {
+    return {};
+  }
+  std::span<const std::byte> AddRowMajor(WeightFormat, std::string_view, int64_t, int64_t,
+                                         int64_t) override {
+    return {};
+  }
+  absl::Status Run() override { return absl::OkStatus(); }
+  std::vector<float> LoadVector(std::string_view, int64_t) override { return {}; }
 };
 
 }  // namespace
 
-size_t EngineBytes(const ModelConfig& config, kernels::NumericsClass numerics) {
-  return EngineLoader(config, numerics).MeasureBytes();
+absl::Status WalkEngine(const ModelConfig& config, const WeightFormats& formats,
+                        MatrixSource& source, EngineWeights& weights,
+                        const EngineProgress& progress) {
+  return EngineWalk(config, formats, source, progress).Walk(weights);
+}
+
+size_t EngineBytes(const ModelConfig& config, const WeightFormats& formats) {
+  NoSource source;
+  EngineWeights nothing;
+  CONCLAVE_CHECK(WalkEngine(config, formats, source, nothing, nullptr).ok());
+  return nothing.bytes;
 }
 
 void EngineWeights::Embed(std::span<const int32_t> ids, kernels::MatrixView<float> output) const {
@@ -224,17 +217,22 @@ void EngineWeights::Embed(std::span<const int32_t> ids, kernels::MatrixView<floa
   }
 }
 
-absl::StatusOr<std::shared_ptr<const EngineWeights>> LoadEngineWeights(
-    const Checkpoint& checkpoint, kernels::NumericsClass numerics, const LoadProgress& progress,
-    kernels::ThreadPool* pool) {
-  RETURN_IF_ERROR(checkpoint.CheckUnchanged());
+absl::StatusOr<std::shared_ptr<const EngineWeights>> LoadEngineWeights(const StoredModel& model,
+                                                                       const WeightFormats& formats,
+                                                                       const LoadProgress& progress,
+                                                                       kernels::ThreadPool* pool) {
+  RETURN_IF_ERROR(model.CheckUnchanged());
   auto weights = std::make_shared<EngineWeights>();
-  weights->config = checkpoint.config();
-  weights->numerics = numerics;
-  EngineLoader loader(checkpoint.config(), numerics);
-  const size_t bytes = loader.MeasureBytes();
-  weights->buffer = PackedBuffer(bytes);
-  RETURN_IF_ERROR(loader.Load(checkpoint, *weights, static_cast<int64_t>(bytes), progress, pool));
+  weights->config = model.config();
+  weights->numerics = formats.numerics;
+  const size_t bytes = EngineBytes(model.config(), formats);
+  weights->buffer = PackedBuffer(BufferBytes(model, bytes));
+  const auto source = MakeMatrixSource(model, weights->buffer, pool);
+  const auto tell = [&](int64_t done) {
+    if (progress != nullptr) progress(done, static_cast<int64_t>(bytes));
+  };
+  RETURN_IF_ERROR(WalkEngine(weights->config, formats, *source, *weights, tell));
+  if (model.packed() != nullptr) weights->mapped = model.packed()->shared_from_this();
   return weights;
 }
 

@@ -1,7 +1,7 @@
 // Everything of a model but its routed experts, in the kernels' order: what an engine holds.
 //
-// Built once at load; immutable and shared afterwards. Owns its memory (the checkpoint may be
-// closed).
+// Built once at load; immutable and shared afterwards. Owns its memory, or keeps the packed file
+// open that has it.
 #pragma once
 
 #include <cstddef>
@@ -16,9 +16,11 @@
 #include "kernels/ffn.h"
 #include "kernels/matrix.h"
 #include "kernels/thread_pool.h"
-#include "shared/weights/checkpoint.h"
+#include "shared/weights/matrix_source.h"
 #include "shared/weights/model_config.h"
 #include "shared/weights/packed_buffer.h"
+#include "shared/weights/stored_model.h"
+#include "shared/weights/weight_formats.h"
 
 namespace conclave::weights {
 
@@ -68,17 +70,18 @@ struct EngineWeights {
   std::vector<float> final_norm;
   kernels::PackedMatrix
       lm_head;  // [vocab_size, hidden]; a copy of the embedding in the kernels' order when tied
-  PackedBuffer buffer;  // owns what the embedding and the matrices borrow
+  // What the embedding and the matrices borrow from: memory of its own, or a packed file's.
+  PackedBuffer buffer;
+  std::shared_ptr<const PackedModel> mapped;
 
   // Widens the embedding rows of `ids` into output [ids.size(), hidden]. Ids are in range (checked
   // at the edge).
   void Embed(std::span<const int32_t> ids, kernels::MatrixView<float> output) const;
-  size_t bytes() const { return buffer.capacity_bytes(); }
+  size_t bytes = 0;  // of the embedding and all matrices
 };
 
-// Bytes that the loaded engine part takes, EngineWeights::bytes(): known from the config alone, so
-// that memory can be checked before loading.
-size_t EngineBytes(const ModelConfig& config, kernels::NumericsClass numerics);
+// EngineWeights::bytes, known from the config alone, so that memory can be checked before loading.
+size_t EngineBytes(const ModelConfig& config, const WeightFormats& formats);
 
 // Called from the loading thread with (bytes done, bytes in all), some times a layer at most; may
 // be null.
@@ -86,7 +89,17 @@ using LoadProgress = std::function<void(int64_t done, int64_t total)>;
 
 // Loads on the threads of `pool`; null: on the calling thread alone. The bits are the same.
 absl::StatusOr<std::shared_ptr<const EngineWeights>> LoadEngineWeights(
-    const Checkpoint& checkpoint, kernels::NumericsClass numerics, const LoadProgress& progress,
+    const StoredModel& model, const WeightFormats& formats, const LoadProgress& progress,
     kernels::ThreadPool* pool = nullptr);
+
+// Called with the bytes that have been run.
+using EngineProgress = std::function<void(int64_t done)>;
+
+// Asks `source` for everything that an engine holds, layer by layer, in the one order that is also
+// that of packed files, and runs it after the embedding, each layer and the LM head. What comes is
+// put into `weights`. `progress` may be null.
+absl::Status WalkEngine(const ModelConfig& config, const WeightFormats& formats,
+                        MatrixSource& source, EngineWeights& weights,
+                        const EngineProgress& progress);
 
 }  // namespace conclave::weights

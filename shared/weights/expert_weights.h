@@ -11,8 +11,10 @@
 #include "kernels/ffn.h"
 #include "kernels/matrix.h"
 #include "kernels/thread_pool.h"
-#include "shared/weights/checkpoint.h"
+#include "shared/weights/matrix_source.h"
 #include "shared/weights/packed_buffer.h"
+#include "shared/weights/stored_model.h"
+#include "shared/weights/weight_formats.h"
 
 namespace conclave::weights {
 
@@ -22,20 +24,27 @@ struct ExpertId {
   friend auto operator<=>(const ExpertId&, const ExpertId&) = default;
 };
 
-// One expert. Owns its memory.
+// One expert. Owns its memory, or keeps the packed file open that has it.
 struct ExpertWeights {
   ExpertId id;
   kernels::FfnWeights ffn;
   PackedBuffer buffer;
+  std::shared_ptr<const PackedModel> mapped;
+  size_t bytes = 0;
 };
 
 // Bytes that one routed expert takes in the kernels' order, the same for all experts of a model.
-size_t ExpertBytes(const ModelConfig& config, kernels::NumericsClass numerics);
+size_t ExpertBytes(const ModelConfig& config, const WeightFormats& formats);
 
 // Loads on the threads of `pool`; null: on the calling thread alone. Error NOT_FOUND if the model
 // has no such expert.
 absl::StatusOr<std::shared_ptr<const ExpertWeights>> LoadExpert(
-    const Checkpoint& checkpoint, kernels::NumericsClass numerics, ExpertId id,
+    const StoredModel& model, const WeightFormats& formats, ExpertId id,
     kernels::ThreadPool* pool = nullptr);
+
+// Asks `source` for the matrices of an expert that exists, in the order of packed files; the caller
+// runs it.
+kernels::FfnWeights AddExpert(const ModelConfig& config, const WeightFormats& formats, ExpertId id,
+                              MatrixSource& source);
 
 }  // namespace conclave::weights

@@ -15,8 +15,12 @@ namespace conclave::weights {
 absl::StatusOr<nlohmann::json> ReadJsonObject(const std::filesystem::path& path,
                                               uint64_t max_bytes) {
   ASSIGN_OR_RETURN(const std::string text, ReadRegularFile(path.string(), max_bytes));
+  return ParseJsonObject(path.string(), text);
+}
+
+absl::StatusOr<nlohmann::json> ParseJsonObject(const std::string& path, const std::string& text) {
   if (IsNestedTooDeeply(text)) {
-    return absl::InvalidArgumentError(absl::StrCat(path.string(), " has JSON nested deeper than ",
+    return absl::InvalidArgumentError(absl::StrCat(path, " has JSON nested deeper than ",
                                                    kDeepestJson, " levels; download it again"));
   }
 
@@ -38,11 +42,11 @@ absl::StatusOr<nlohmann::json> ReadJsonObject(const std::filesystem::path& path,
   // The parser takes a zero byte for the end of the text and ignores what follows.
   if (object.is_discarded() || !object.is_object() || text.find('\0') != std::string::npos) {
     return absl::InvalidArgumentError(
-        absl::StrCat(path.string(), " is not a JSON object; download it again"));
+        absl::StrCat(path, " is not a JSON object; download it again"));
   }
   if (!duplicate.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(path.string(), " has the key ", duplicate,
-                                                   " twice in one object; remove one"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " has the key ", duplicate, " twice in one object; remove one"));
   }
   return object;
 }

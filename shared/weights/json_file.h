@@ -1,8 +1,9 @@
-// Reads a JSON file of a checkpoint folder.
+// Reads a JSON file of a model.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
@@ -14,5 +15,7 @@ namespace conclave::weights {
 // an object with the same key twice.
 absl::StatusOr<nlohmann::json> ReadJsonObject(const std::filesystem::path& path,
                                               uint64_t max_bytes);
+// The same of a text that has been read from `path`.
+absl::StatusOr<nlohmann::json> ParseJsonObject(const std::string& path, const std::string& text);
 
 }  // namespace conclave::weights

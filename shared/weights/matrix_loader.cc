@@ -30,6 +30,8 @@ int64_t ChunkRows(int64_t num_columns) {
   return std::max(kernels::kPanelOutputs, rows / kernels::kPanelOutputs * kernels::kPanelOutputs);
 }
 
+int64_t ElementBytes(WeightFormat format) { return format == WeightFormat::kF32 ? 4 : 2; }
+
 void RoundTo(WeightFormat format, std::span<const float> values, std::byte* output) {
   if (format == WeightFormat::kF32) {
     std::copy(values.begin(), values.end(), reinterpret_cast<float*>(output));
@@ -57,9 +59,13 @@ PackedMatrix MatrixLoader::AddTransposed(WeightFormat format, std::string_view n
   return {format, num_outputs, num_inputs, packed};
 }
 
-void MatrixLoader::AddRowMajor(WeightFormat format, std::string_view name, int64_t num_rows,
-                               int64_t num_columns, std::byte* output) {
-  Queue({Order::kRowMajor, format, std::string(name), 0, num_rows, num_columns, output});
+std::span<const std::byte> MatrixLoader::AddRowMajor(WeightFormat format, std::string_view name,
+                                                     int64_t first_row, int64_t num_rows,
+                                                     int64_t num_columns) {
+  const auto bytes = static_cast<size_t>(num_rows * num_columns * ElementBytes(format));
+  std::byte* rows = buffer_.Take(bytes);
+  Queue({Order::kRowMajor, format, std::string(name), first_row, num_rows, num_columns, rows});
+  return {rows, bytes};
 }
 
 void MatrixLoader::Queue(Matrix matrix) {
@@ -97,7 +103,7 @@ absl::Status MatrixLoader::Run() {
     status_ = NotFinite(matrix.name, matrix.first_row + chunk.begin, matrix.first_row + chunk.end);
     return status_;
   }
-  for (const Matrix& matrix : matrices) checkpoint_.Forget(matrix.name);
+  for (const Matrix& matrix : matrices) tensors_.Forget(matrix.name);
   return absl::OkStatus();
 }
 
@@ -105,7 +111,7 @@ void MatrixLoader::Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) co
   const int64_t num_rows = chunk.end - chunk.begin;
   const int64_t columns = matrix.num_columns;
   scratch.rows.resize(static_cast<size_t>(num_rows * columns));
-  checkpoint_.ReadRows(matrix.name, matrix.first_row + chunk.begin, num_rows, scratch.rows);
+  tensors_.ReadRows(matrix.name, matrix.first_row + chunk.begin, num_rows, scratch.rows);
   chunk.finite = AllFinite(scratch.rows);
   const float* rows = scratch.rows.data();
   switch (matrix.order) {
@@ -127,8 +133,8 @@ void MatrixLoader::Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) co
       break;
     }
     case Order::kRowMajor: {
-      const int64_t element = matrix.format == WeightFormat::kF32 ? 4 : 2;
-      RoundTo(matrix.format, scratch.rows, matrix.output + chunk.begin * columns * element);
+      RoundTo(matrix.format, scratch.rows,
+              matrix.output + chunk.begin * columns * ElementBytes(matrix.format));
       break;
     }
   }
@@ -136,17 +142,16 @@ void MatrixLoader::Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) co
 
 std::vector<float> MatrixLoader::LoadVector(std::string_view name, int64_t elements) {
   std::vector<float> values(static_cast<size_t>(elements));
-  checkpoint_.ReadRows(name, 0, elements, values);
+  tensors_.ReadRows(name, 0, elements, values);
   if (status_.ok() && !AllFinite(values)) status_ = NotFinite(name, 0, elements);
   return values;
 }
 
 absl::Status MatrixLoader::NotFinite(std::string_view name, int64_t first_row,
                                      int64_t end_row) const {
-  return absl::InvalidArgumentError(
-      absl::StrCat(checkpoint_.FileOf(name), ": tensor ", std::string(name),
-                   " has an infinity or a NaN in rows ", first_row, " to ", end_row - 1,
-                   "; the file is damaged: download it again"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      tensors_.FileOf(name), ": tensor ", std::string(name), " has an infinity or a NaN in rows ",
+      first_row, " to ", end_row - 1, "; the file is damaged: download it again"));
 }
 
 }  // namespace conclave::weights

@@ -1,9 +1,8 @@
-// Reads tensors of a checkpoint and puts matrices into the kernels' order, in chunks of rows on all
-// threads of a pool, so that loading takes little memory beyond its result.
+// Reads tensors and puts matrices into the kernels' order, in chunks of rows on all threads of a
+// pool, so that loading takes little memory beyond its result.
 //
-// Used by the engine's and the experts' loaders, each on its own loading thread. Matrices are
-// queued first and filled by Run: their places follow from the order of the calls, their bits from
-// the checkpoint alone.
+// Matrices are queued first and filled by Run: their places follow from the order of the calls,
+// their bits from the tensors alone.
 #pragma once
 
 #include <cstddef>
@@ -16,37 +15,29 @@
 #include "absl/status/status.h"
 #include "kernels/matrix.h"
 #include "kernels/thread_pool.h"
-#include "shared/weights/checkpoint.h"
+#include "shared/weights/matrix_source.h"
 #include "shared/weights/packed_buffer.h"
+#include "shared/weights/tensor_reader.h"
 
 namespace conclave::weights {
 
-class MatrixLoader {
+class MatrixLoader : public MatrixSource {
  public:
   // Matrices are cut from `buffer`. `pool` null: the calling thread alone. All outlive this.
-  MatrixLoader(const Checkpoint& checkpoint, PackedBuffer& buffer, kernels::ThreadPool* pool)
-      : checkpoint_(checkpoint), buffer_(buffer), pool_(pool) {}
+  MatrixLoader(const TensorReader& tensors, PackedBuffer& buffer, kernels::ThreadPool* pool)
+      : tensors_(tensors), buffer_(buffer), pool_(pool) {}
 
-  // Rows [first_row, first_row + num_outputs) of the tensor `name`, packed.
   kernels::PackedMatrix Add(kernels::WeightFormat format, std::string_view name, int64_t first_row,
-                            int64_t num_outputs, int64_t num_inputs);
-
-  // The transpose of rows [first_row, first_row + num_inputs) of `name`, a tensor of num_outputs
-  // columns, packed.
+                            int64_t num_outputs, int64_t num_inputs) override;
   kernels::PackedMatrix AddTransposed(kernels::WeightFormat format, std::string_view name,
-                                      int64_t first_row, int64_t num_outputs, int64_t num_inputs);
-
-  // The whole tensor [num_rows, num_columns] as it lies, rounded to the format, into `output`.
-  void AddRowMajor(kernels::WeightFormat format, std::string_view name, int64_t num_rows,
-                   int64_t num_columns, std::byte* output);
-
-  // Fills what was added since the last Run, and lets the system take back the pages read.
-  // INVALID_ARGUMENT naming a tensor that holds an infinity or a NaN; later calls then do nothing
-  // and return it again.
-  absl::Status Run();
-
-  // Reads at once; what is wrong with it is reported by the next Run.
-  std::vector<float> LoadVector(std::string_view name, int64_t elements);
+                                      int64_t first_row, int64_t num_outputs,
+                                      int64_t num_inputs) override;
+  std::span<const std::byte> AddRowMajor(kernels::WeightFormat format, std::string_view name,
+                                         int64_t first_row, int64_t num_rows,
+                                         int64_t num_columns) override;
+  // Also lets the system take back the pages read.
+  absl::Status Run() override;
+  std::vector<float> LoadVector(std::string_view name, int64_t elements) override;
 
  private:
   enum class Order : uint8_t { kPacked, kTransposed, kRowMajor };
@@ -76,7 +67,7 @@ class MatrixLoader {
   void Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) const;
   absl::Status NotFinite(std::string_view name, int64_t first_row, int64_t end_row) const;
 
-  const Checkpoint& checkpoint_;
+  const TensorReader& tensors_;
   PackedBuffer& buffer_;
   kernels::ThreadPool* const pool_;
   std::vector<Matrix> matrices_;

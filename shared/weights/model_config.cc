@@ -10,6 +10,7 @@
 #include "shared/weights/family_config.h"
 #include "shared/weights/json_file.h"
 #include "shared/weights/model_families.h"
+#include "shared/weights/model_files.h"
 #include "shared/weights/rope_config.h"
 
 namespace conclave::weights {
@@ -131,11 +132,17 @@ absl::Status NoConfig(const fs::path& model_dir) {
 
 absl::StatusOr<ModelConfig> LoadModelConfig(const fs::path& model_dir, const ConfigOptions& options,
                                             std::vector<std::string>* warnings) {
-  const fs::path path = model_dir / "config.json";
-  std::error_code error;
-  if (!fs::exists(path, error)) return NoConfig(model_dir);
-  ASSIGN_OR_RETURN(const nlohmann::json object, ReadJsonObject(path, kMaxConfigBytes));
-  const std::string where = path.string();
+  ASSIGN_OR_RETURN(const ModelFiles files, ModelFiles::Open(model_dir));
+  if (!files.Has("config.json")) return NoConfig(model_dir);
+  const std::string where = files.PathOf("config.json");
+  ASSIGN_OR_RETURN(const std::string text, files.Read("config.json", kMaxConfigBytes));
+  return ParseModelConfig(where, text, options, warnings);
+}
+
+absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& where, const std::string& text,
+                                             const ConfigOptions& options,
+                                             std::vector<std::string>* warnings) {
+  ASSIGN_OR_RETURN(const nlohmann::json object, ParseJsonObject(where, text));
   ConfigFields fields(object, where);
 
   ModelConfig config;

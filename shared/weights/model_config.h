@@ -110,13 +110,19 @@ struct ConfigOptions {
   bool strict = false;  // an unknown field is an error instead of one warning
 };
 
-// Reads and validates `<model_dir>/config.json`. Errors: NOT_FOUND, INVALID_ARGUMENT (malformed,
-// contradictory), UNIMPLEMENTED (dense model, unknown family, unsupported value of a field that
-// changes the computation): each names the field or file, what was found, what is supported, and
-// the remedy. Unknown fields are appended to `warnings`, one line each.
+// Reads and validates config.json of a folder or of a packed file. Errors: NOT_FOUND,
+// INVALID_ARGUMENT (malformed, contradictory), UNIMPLEMENTED (dense model, unknown family,
+// unsupported value of a field that changes the computation): each names the field or file, what
+// was found, what is supported, and the remedy. Unknown fields are appended to `warnings`, one line
+// each.
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::filesystem::path& model_dir,
                                             const ConfigOptions& options,
                                             std::vector<std::string>* warnings);
+
+// The same of a config.json's text; `where` it is from is for messages.
+absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& where, const std::string& text,
+                                             const ConfigOptions& options,
+                                             std::vector<std::string>* warnings);
 
 // The canonical text that the fingerprint covers: every field that changes the computation, in a
 // fixed order.

@@ -11,6 +11,7 @@ PackedBuffer::PackedBuffer(size_t capacity_bytes) : capacity_bytes_(RoundUp(capa
   void* mapped =
       mmap(nullptr, capacity_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CONCLAVE_CHECK(mapped != MAP_FAILED);
+  madvise(mapped, capacity_bytes_, MADV_HUGEPAGE);  // fewer faults; where there are none, as before
   data_ = {static_cast<std::byte*>(mapped), Unmap{capacity_bytes_}};
 }
 

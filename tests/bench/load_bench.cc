@@ -46,7 +46,7 @@ int Run(const Options& options) {
   Measure("engine", [&]() -> size_t {
     const auto weights = LoadEngineWeights(*checkpoint, numerics, nullptr, &pool);
     status = weights.status();
-    return weights.ok() ? (*weights)->bytes() : 0;
+    return weights.ok() ? (*weights)->bytes : 0;
   });
   if (!status.ok()) return Fail(status);
   experts::ExpertSet experts(checkpoint, numerics);

@@ -17,7 +17,7 @@ using ::testing::HasSubstr;
 constexpr int64_t kGiB = int64_t{1} << 30;
 
 MemoryDemand TwoGiB() {
-  return {.numerics = NumericsClass::kBf16,
+  return {.formats = NumericsClass::kBf16,
           .classes = {{NumericsClass::kF32, 4 * kGiB, 4 * kGiB},
                       {NumericsClass::kBf16, 2 * kGiB, 2 * kGiB},
                       {NumericsClass::kInt8, kGiB, kGiB}},
@@ -49,7 +49,7 @@ TEST(CheckFitsTest, FailsWithARemedyWhenTheWeightsDoNotFit) {
   demand.classes.back().in_all = 3 * kGiB;  // several copies
   EXPECT_THAT(CheckFits(demand, 3 * kGiB / 2, 8 * kGiB).remedy, HasSubstr("docs/two-machines.md"));
   demand.weight_bytes = 4 * kGiB;
-  demand.numerics = NumericsClass::kF32;
+  demand.formats = NumericsClass::kF32;
   const Check half = CheckFits(demand, 3 * kGiB, 8 * kGiB);
   EXPECT_EQ(half.verdict, Verdict::kFail);
   EXPECT_THAT(half.remedy, HasSubstr("another --numerics fits: bf16 2.0 GiB"));
@@ -106,10 +106,23 @@ TEST_F(FitTest, KvMemoryIsRefusedAsTheEngineRefusesIt) {
   EXPECT_FALSE(CheckKvFits(config_, options_, kGiB).ok()) << "each engine takes it";
 }
 
+TEST_F(FitTest, APackedFileIsInMemoryOnce) {
+  const auto mixed = weights::ParseWeightFormats("int8+int4");
+  const int64_t once = DemandOf(config_, options_, mixed).weight_bytes;
+  options_.up.engines = 3;
+  options_.up.workers = 0;
+  const MemoryDemand demand = DemandOf(config_, options_, mixed);
+  EXPECT_EQ(demand.weight_bytes, once);
+  ASSERT_EQ(demand.classes.size(), 1u);
+  EXPECT_EQ(demand.classes[0].formats.Label(), "int8+int4");
+  EXPECT_LT(once, DemandOf(config_, options_, weights::ParseWeightFormats("int8")).weight_bytes);
+}
+
 TEST_F(FitTest, EnginesThatHoldExpertsTakeThemEach) {
   const MemoryDemand shared = DemandOf(config_, options_);
   const auto bytes = [&](NumericsClass numerics) {
-    return std::ranges::find(shared.classes, numerics, &ClassBytes::numerics)->bytes;
+    return std::ranges::find(shared.classes, weights::WeightFormats(numerics), &ClassBytes::formats)
+        ->bytes;
   };
   EXPECT_EQ(shared.weight_bytes, bytes(NumericsClass::kBf16));
   options_.up.workers = 0;

@@ -18,8 +18,7 @@ TEST_P(TokenCostOfTest, AgreesWithTheLoadedWeights) {
   const GoldenModel& model = LoadGolden(GetParam(), numerics);
   const weights::ModelConfig& config = model.checkpoint->config();
   const double element_bytes = 2;
-  double active_bytes =
-      static_cast<double>(model.weights->bytes() - model.weights->embedding.size());
+  double active_bytes = static_cast<double>(model.weights->bytes - model.weights->embedding.size());
   for (int32_t layer = 0; layer < config.num_layers; ++layer) {
     if (!config.IsMoe(layer)) continue;
     active_bytes += config.moe.top_k * static_cast<double>(weights::ExpertBytes(config, numerics));

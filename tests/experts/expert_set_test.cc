@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/bf16.h"
+#include "shared/weights/checkpoint.h"
 
 namespace conclave::experts {
 namespace {

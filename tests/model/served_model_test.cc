@@ -1,12 +1,18 @@
 #include "shared/model/served_model.h"
 
+#include <filesystem>
+#include <fstream>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "shared/weights/packed_layout.h"
+#include "shared/weights/packed_writer.h"
+#include "tests/support/temp_dir.h"
 
 namespace conclave::model {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 CommonOptions Common(const std::string& golden) {
   CommonOptions common;
@@ -18,10 +24,10 @@ TEST(OpenServedModelTest, KnowsTheModelByFingerprintNameAndShape) {
   CommonOptions common = Common("deepseek_v3");
   const absl::StatusOr<ServedModel> model = OpenServedModel(common);
   ASSERT_TRUE(model.ok()) << model.status();
-  const weights::ModelConfig& config = model->checkpoint->config();
-  EXPECT_EQ(model->numerics, kernels::NumericsClass::kBf16);
+  const weights::ModelConfig& config = model->stored->config();
+  EXPECT_EQ(model->formats.numerics, kernels::NumericsClass::kBf16);
   EXPECT_EQ(model->identity.numerics_class, "bf16");
-  EXPECT_EQ(model->identity.fingerprint, model->checkpoint->Fingerprint("bf16"));
+  EXPECT_EQ(model->identity.fingerprint, model->stored->Fingerprint("bf16"));
   EXPECT_EQ(model->identity.served_name, "deepseek_v3");
   EXPECT_EQ(model->identity.num_layers, config.num_layers);
   EXPECT_EQ(model->identity.num_experts, config.moe.num_experts);
@@ -44,6 +50,55 @@ TEST(OpenServedModelTest, NamesWhatIsWrong) {
   unknown.numerics = "fp4";
   EXPECT_THAT(std::string(OpenServedModel(unknown).status().message()), HasSubstr("\"fp4\""));
   EXPECT_FALSE(OpenServedModel(Common("no_such_model")).ok());
+}
+
+// A packed file with a label and one tensor; its model is that of tests/golden/mixtral.
+std::string PackedWithLabel(const conclave::testing::TempDir& dir, const std::string& label) {
+  const std::filesystem::path golden = Common("mixtral").model;
+  std::ifstream file(golden / "config.json");
+  const std::string config{std::istreambuf_iterator<char>(file), {}};
+  weights::PackedLayout layout(std::string(64, 'a'), label);
+  layout.AddText("config.json", config);
+  weights::PackedEntry vector;
+  vector.name = "v";
+  vector.order = weights::PackedEntry::Order::kVector;
+  vector.type = 1;
+  vector.rows = vector.columns = 1;
+  vector.bytes = 4;
+  layout.AddEntry(vector);
+  const std::filesystem::path path = dir.path() / "some model.v1.conclave";
+  auto writer = weights::PackedWriter::Create(path, std::move(layout).Finish(), {config}, true);
+  EXPECT_TRUE(writer.ok() && (*writer)->Commit().ok());
+  return path.string();
+}
+
+TEST(OpenServedModelTest, APackedFileDecidesItsFormats) {
+  const conclave::testing::TempDir dir;
+  CommonOptions common;
+  common.model = PackedWithLabel(dir, "int8+int4:32");
+  const auto model = OpenServedModel(common);
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(model->identity.numerics_class, "int8+int4:32");
+  EXPECT_EQ(model->identity.fingerprint, std::string(64, 'a'));
+  EXPECT_EQ(model->identity.served_name, "some model.v1");
+  EXPECT_EQ(model->formats.experts.group, 32);
+  common.numerics = "int8";
+  const absl::Status other = OpenServedModel(common).status();
+  EXPECT_EQ(other.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(other.message()), HasSubstr("is packed as int8+int4:32"));
+  common.model = PackedWithLabel(dir, "int8");
+  EXPECT_TRUE(OpenServedModel(common).ok());
+}
+
+TEST(OpenServedModelTest, UnknownFormatsOfAPackedFileAreRefused) {
+  const conclave::testing::TempDir dir;
+  CommonOptions common;
+  for (const char* label : {"fp6", "int8:64", "int8+int8"}) {
+    common.model = PackedWithLabel(dir, label);
+    const absl::Status status = OpenServedModel(common).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << label;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(label));
+  }
 }
 
 TEST(ChooseCpuLevelTest, TakesTheBestOrANamedOne) {

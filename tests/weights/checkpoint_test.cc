@@ -71,7 +71,7 @@ TEST_F(CheckpointTest, OpensEveryGoldenModel) {
     const auto checkpoint = Checkpoint::Open(GoldenDir(model), {.config = {.strict = true}});
     ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
     EXPECT_THAT((*checkpoint)->warnings(), IsEmpty());
-    EXPECT_EQ((*checkpoint)->dir(), GoldenDir(model));
+    EXPECT_EQ((*checkpoint)->path(), GoldenDir(model));
     // Every golden tensor is read, and nothing else.
     int64_t bytes = 0;
     for (const auto& [name, tensor] : StoredCheckpoint::Read(GoldenDir(model)).tensors) {

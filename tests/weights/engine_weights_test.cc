@@ -9,6 +9,7 @@
 #include "kernels/bf16.h"
 #include "kernels/panel.h"
 #include "kernels/quantize.h"
+#include "shared/weights/checkpoint.h"
 #include "shared/weights/expert_weights.h"
 #include "tests/support/temp_dir.h"
 #include "tests/weights/stored_checkpoint.h"
@@ -118,8 +119,8 @@ TEST_P(EveryClass, LoadsEveryGoldenModel) {
           ++calls;
         });
     ASSERT_TRUE(weights.ok()) << weights.status();
-    EXPECT_EQ((*weights)->bytes(), EngineBytes(checkpoint->config(), GetParam()));
-    EXPECT_EQ(static_cast<size_t>(last_done), (*weights)->bytes());
+    EXPECT_EQ((*weights)->bytes, EngineBytes(checkpoint->config(), GetParam()));
+    EXPECT_EQ(static_cast<size_t>(last_done), (*weights)->bytes);
     EXPECT_EQ(calls, checkpoint->config().num_layers + 2);  // the embedding, layers, the LM head
     ASSERT_EQ((*weights)->layers.size(), static_cast<size_t>(checkpoint->config().num_layers));
     for (int32_t layer = 0; layer < checkpoint->config().num_layers; ++layer) {
@@ -301,7 +302,7 @@ TEST_P(EveryClass, ThreadsLoadTheSameBits) {
     const auto alone = *LoadEngineWeights(*checkpoint, GetParam(), nullptr);
     const auto together = *LoadEngineWeights(*checkpoint, GetParam(), nullptr, &pool);
     // The embedding is the first thing in the buffer: from there on all of it is compared.
-    EXPECT_EQ(std::memcmp(alone->embedding.data(), together->embedding.data(), alone->bytes()), 0);
+    EXPECT_EQ(std::memcmp(alone->embedding.data(), together->embedding.data(), alone->bytes), 0);
     const ExpertId id{.layer = checkpoint->config().num_layers - 1, .expert = 1};
     const auto expert_alone = *LoadExpert(*checkpoint, GetParam(), id);
     const auto expert_together = *LoadExpert(*checkpoint, GetParam(), id, &pool);

@@ -1,4 +1,4 @@
-// ResolveModelDir: a path, or a name in the local Hugging Face cache.
+// ResolveModel: a path, or a name in the local Hugging Face cache.
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
@@ -9,7 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "shared/base/json_file.h"
-#include "shared/weights/checkpoint.h"
+#include "shared/weights/model_files.h"
 
 namespace conclave::weights {
 namespace {
@@ -79,9 +79,10 @@ fs::path NewestSnapshot(const fs::path& snapshots) {
 
 }  // namespace
 
-absl::StatusOr<fs::path> ResolveModelDir(std::string_view model) {
+absl::StatusOr<fs::path> ResolveModel(std::string_view model) {
   if (model.empty()) {
-    return absl::InvalidArgumentError("the model is \"\"; give a checkpoint folder or org/name");
+    return absl::InvalidArgumentError(
+        "the model is \"\"; give a checkpoint folder, a packed file or org/name");
   }
   const std::string text(model);
   fs::path path(text);
@@ -97,16 +98,22 @@ absl::StatusOr<fs::path> ResolveModelDir(std::string_view model) {
                        " is a GGUF file, which is not supported; give the folder of the original "
                        "safetensors checkpoint (docs/models.md)"));
     }
-    return absl::InvalidArgumentError(absl::StrCat(
-        path.string(), " is a file; give the checkpoint folder that holds config.json"));
+    if (IsPackedFile(path)) return path;
+    if (const auto opened = PackedFile::Open(path); absl::IsPermissionDenied(opened.status())) {
+      return opened.status();
+    }
+    return absl::InvalidArgumentError(
+        absl::StrCat(path.string(),
+                     " is no packed file; give one (conclave pack), or the checkpoint folder that "
+                     "holds config.json"));
   }
 
   const std::string folder_name = CacheFolderName(model);
   if (folder_name.empty()) {
-    return absl::NotFoundError(
-        absl::StrCat(path.string(),
-                     " does not exist; give a checkpoint folder, or org/name of a model in the "
-                     "Hugging Face cache"));
+    return absl::NotFoundError(absl::StrCat(
+        path.string(),
+        " does not exist; give a checkpoint folder, a packed file, or org/name of a model in the "
+        "Hugging Face cache"));
   }
   const fs::path folder = HubCache() / folder_name;
   if (const std::string commit = MainCommit(folder); !commit.empty()) {

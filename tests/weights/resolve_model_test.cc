@@ -3,7 +3,7 @@
 
 #include <cstdlib>
 
-#include "shared/weights/checkpoint.h"
+#include "shared/weights/model_files.h"
 #include "tests/support/temp_dir.h"
 #include "tests/weights/stored_checkpoint.h"
 
@@ -16,7 +16,7 @@ using ::testing::HasSubstr;
 constexpr const char* kVariables[] = {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME",
                                       "XDG_CACHE_HOME", "HOME"};
 
-class ResolveModelDirTest : public ::testing::Test {
+class ResolveModelTest : public ::testing::Test {
  protected:
   void SetUp() override {
     for (const char* name : kVariables) unsetenv(name);
@@ -35,18 +35,18 @@ class ResolveModelDirTest : public ::testing::Test {
     fs::create_directories(refs);
     testing::WriteText(refs / "main", commit);
   }
-  absl::StatusOr<fs::path> Resolve() { return ResolveModelDir("org/my.Model-1"); }
+  absl::StatusOr<fs::path> Resolve() { return ResolveModel("org/my.Model-1"); }
 
   testing::TempDir home_;
 };
 
-TEST_F(ResolveModelDirTest, TakesAFolderAsItIs) {
-  EXPECT_EQ(*ResolveModelDir(home_.path().string()), home_.path());
+TEST_F(ResolveModelTest, TakesAFolderAsItIs) {
+  EXPECT_EQ(*ResolveModel(home_.path().string()), home_.path());
   fs::create_directory(home_.path() / "m");
-  EXPECT_EQ(*ResolveModelDir("~/m"), home_.path() / "m");
+  EXPECT_EQ(*ResolveModel("~/m"), home_.path() / "m");
 }
 
-TEST_F(ResolveModelDirTest, FollowsRefsMain) {
+TEST_F(ResolveModelTest, FollowsRefsMain) {
   const fs::path hub = home_.path() / ".cache" / "huggingface" / "hub";
   const fs::path wanted = AddSnapshot(hub, "aaaa");
   AddSnapshot(hub, "bbbb");
@@ -54,7 +54,7 @@ TEST_F(ResolveModelDirTest, FollowsRefsMain) {
   EXPECT_EQ(*Resolve(), wanted);
 }
 
-TEST_F(ResolveModelDirTest, HonoursTheVariablesInTheirOrder) {
+TEST_F(ResolveModelTest, HonoursTheVariablesInTheirOrder) {
   const fs::path explicit_hub = home_.path() / "explicit";
   const fs::path hf_home = home_.path() / "hf";
   const fs::path xdg = home_.path() / "xdg";
@@ -69,7 +69,7 @@ TEST_F(ResolveModelDirTest, HonoursTheVariablesInTheirOrder) {
   EXPECT_EQ(*Resolve(), in_hub);
 }
 
-TEST_F(ResolveModelDirTest, FallsBackToTheNewestCompleteSnapshot) {
+TEST_F(ResolveModelTest, FallsBackToTheNewestCompleteSnapshot) {
   setenv("HF_HOME", home_.path().c_str(), 1);
   const fs::path hub = home_.path() / "hub";
   const fs::path older = AddSnapshot(hub, "zzzz");
@@ -86,28 +86,28 @@ TEST_F(ResolveModelDirTest, FallsBackToTheNewestCompleteSnapshot) {
   EXPECT_EQ(*Resolve(), newer);
 }
 
-TEST_F(ResolveModelDirTest, SaysWhereItLooked) {
+TEST_F(ResolveModelTest, SaysWhereItLooked) {
   setenv("HF_HOME", "/nonexistent", 1);
   const auto status = Resolve().status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(status.message()), HasSubstr("/nonexistent/hub/models--org--my.Model-1"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("HF_HOME"));
   for (const char* odd : {"org/../etc", "a/b/c", "../m", "noslash", "/no/such", "org/"}) {
-    const auto result = ResolveModelDir(odd);
+    const auto result = ResolveModel(odd);
     EXPECT_EQ(result.status().code(), absl::StatusCode::kNotFound) << odd;
     EXPECT_THAT(std::string(result.status().message()), HasSubstr(odd));
   }
-  EXPECT_EQ(ResolveModelDir("").status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ResolveModel("").status().code(), absl::StatusCode::kInvalidArgument);
 }
 
-TEST_F(ResolveModelDirTest, RefusesFiles) {
+TEST_F(ResolveModelTest, RefusesFiles) {
   const fs::path file = home_.path() / "m.gguf";
   testing::WriteText(file, "GGUF");
-  EXPECT_EQ(ResolveModelDir(file.string()).status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(ResolveModel(file.string()).status().code(), absl::StatusCode::kUnimplemented);
   const fs::path other = home_.path() / "model.safetensors";
   testing::WriteText(other, "");
-  EXPECT_THAT(std::string(ResolveModelDir(other.string()).status().message()),
-              HasSubstr("give the checkpoint folder"));
+  EXPECT_THAT(std::string(ResolveModel(other.string()).status().message()),
+              HasSubstr("or the checkpoint folder"));
 }
 
 }  // namespace

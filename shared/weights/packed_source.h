@@ -1,0 +1,44 @@
+// The matrices of a packed file, where they lie. Its checksums are looked at in Run, on all threads
+// of the pool: what is damaged is never computed with.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "shared/weights/matrix_source.h"
+#include "shared/weights/packed_file.h"
+
+namespace conclave::weights {
+
+class PackedSource : public MatrixSource {
+ public:
+  // Both outlive this, and `file` what it hands out.
+  PackedSource(const PackedFile& file, kernels::ThreadPool* pool) : file_(file), pool_(pool) {}
+
+  kernels::PackedMatrix Add(kernels::WeightFormat format, std::string_view name, int64_t first_row,
+                            int64_t num_outputs, int64_t num_inputs) override;
+  kernels::PackedMatrix AddTransposed(kernels::WeightFormat format, std::string_view name,
+                                      int64_t first_row, int64_t num_outputs,
+                                      int64_t num_inputs) override;
+  std::span<const std::byte> AddRowMajor(kernels::WeightFormat format, std::string_view name,
+                                         int64_t first_row, int64_t num_rows,
+                                         int64_t num_columns) override;
+  absl::Status Run() override;
+  std::vector<float> LoadVector(std::string_view name, int64_t elements) override;
+
+ private:
+  // The bytes of an entry that must be just so; empty, and status_ set, when it is not.
+  std::span<const std::byte> Take(const PackedEntry& wanted);
+  kernels::PackedMatrix Matrix(kernels::WeightFormat format, std::string name, int64_t num_outputs,
+                               int64_t num_inputs);
+
+  const PackedFile& file_;
+  kernels::ThreadPool* const pool_;
+  std::vector<const PackedEntry*> unverified_;
+  absl::Status status_;
+};
+
+}  // namespace conclave::weights
