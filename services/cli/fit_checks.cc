@@ -12,7 +12,6 @@
 #include "shared/model/served_model.h"
 #include "shared/placement/planner.h"
 #include "shared/weights/engine_weights.h"
-#include "shared/weights/packed_model.h"
 
 namespace conclave::cli {
 namespace {
@@ -47,11 +46,6 @@ std::string ClassBytes::text() const {
   return absl::StrCat(formats.Label(), " ", FormatBytes(bytes));
 }
 
-std::optional<weights::WeightFormats> PackedFormats(const weights::StoredModel& stored) {
-  if (stored.packed() == nullptr) return std::nullopt;
-  return weights::ParseWeightFormats(stored.packed()->formats());
-}
-
 MemoryDemand DemandOf(const weights::ModelConfig& config, const AllOptions& options,
                       const Packed& packed) {
   const auto engine_bytes = [&](const weights::WeightFormats& formats) {
@@ -65,11 +59,9 @@ MemoryDemand DemandOf(const weights::ModelConfig& config, const AllOptions& opti
   const int engine_copies = packed ? 1 : options.up.engines;
   MemoryDemand demand;
   demand.formats = FormatsOf(options, packed);
-  std::vector<weights::WeightFormats> choice;
-  if (packed)
-    choice.push_back(*packed);
-  else
-    choice.assign(std::begin(kernels::kNumericsClasses), std::end(kernels::kNumericsClasses));
+  std::vector<weights::WeightFormats> choice(std::begin(kernels::kNumericsClasses),
+                                             std::end(kernels::kNumericsClasses));
+  if (packed) choice = {*packed};
   for (const weights::WeightFormats& each : choice) {
     const int64_t experts = expert_bytes(each) * (local ? engine_copies : 1);
     const int64_t in_all = engine_bytes(each) * engine_copies + experts;

@@ -12,7 +12,6 @@
 #include "services/cli/checks.h"
 #include "shared/options/options.h"
 #include "shared/weights/model_config.h"
-#include "shared/weights/stored_model.h"
 #include "shared/weights/weight_formats.h"
 
 namespace conclave::cli {
@@ -35,9 +34,6 @@ struct MemoryDemand {
   int64_t kv_block_bytes = 0;
   int64_t context_tokens = 0;  // the setting, or the model's
 };
-// The formats of a packed file; nullopt for a checkpoint, or formats that this version does not
-// know.
-std::optional<weights::WeightFormats> PackedFormats(const weights::StoredModel& stored);
 
 // `packed`: the formats of a packed file, which all processes of a machine share.
 MemoryDemand DemandOf(const weights::ModelConfig& config, const AllOptions& options,

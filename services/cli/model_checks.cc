@@ -105,10 +105,9 @@ std::vector<Check> CheckModel(const Context& context) {
   if (!folder.ok()) return failed(folder.status());
   const auto stored = weights::OpenModel(*folder, {.strict = common.strict_config});
   if (!stored.ok()) return failed(stored.status());
-  if (const auto formats = model::ChooseFormats(**stored, common.numerics); !formats.ok()) {
-    return failed(formats.status());
-  }
-  const auto packed = PackedFormats(**stored);
+  const auto formats = model::ChooseFormats(**stored, common.numerics);
+  if (!formats.ok()) return failed(formats.status());
+  const auto packed = (*stored)->packed() ? std::optional(*formats) : std::nullopt;
   const weights::ModelConfig& config = (*stored)->config();
   if (context.options.engine.context > config.max_positions) {
     return failed(absl::InvalidArgumentError(

@@ -113,28 +113,8 @@ void Connection::ReadInput() {
     AwaitTurn();
     return;
   }
-  for (int i = 0; i < kMostReads && phase_ != Phase::kClosed; ++i) {
-    // A client that does not read is not read from either, before what it is owed grows too long.
-    if (!output_.empty() && session_ && session_->congested()) return;
-    size_t count = 0;
-    switch (stream_.Read(thread_->input, &count)) {
-      case Result::kDone:
-        TakeInput({thread_->input.data(), count});
-        if (!stream_.encrypted() && count < thread_->input.size()) {
-          WaitReadable();
-          return;
-        }
-        break;
-      case Result::kReadable:
-        WaitReadable();
-        return;
-      case Result::kWritable:
-        WaitWritable();
-        return;
-      case Result::kClosed:
-        Close();
-        return;
-    }
+  for (int i = 0; i < kMostReads; ++i) {
+    if (!ReadPiece(thread_->input)) return;
   }
   if (!stream_.HasUnread()) {
     WaitReadable();
@@ -143,45 +123,44 @@ void Connection::ReadInput() {
   boost::asio::post(*thread_->io, [self = shared_from_this()] { self->ReadInput(); });
 }
 
+bool Connection::ReadPiece(std::span<char> room) {
+  // A client that does not read is not read from either, before what it is owed grows too long.
+  if (!output_.empty() && session_ && session_->congested()) return false;
+  size_t count = 0;
+  switch (stream_.Read(room, &count)) {
+    case Result::kDone:
+      if (newcomer()) newcomer_bytes_ += count;
+      TakeInput({room.data(), count});
+      if (phase_ == Phase::kClosed) return false;
+      if (stream_.encrypted() || count == room.size()) return true;
+      WaitReadable();
+      return false;
+    case Result::kReadable:
+      WaitReadable();
+      return false;
+    case Result::kWritable:
+      WaitWritable();
+      return false;
+    case Result::kClosed:
+      Close();
+      return false;
+  }
+  return false;
+}
+
 void Connection::AwaitTurn() {
   if (phase_ != Phase::kClosed) place_.Await(newcomer_bytes_, [this] { TakeTurn(); });
 }
 
 void Connection::TakeTurn() {
   const auto self = shared_from_this();
-  if (!newcomer()) {  // since it began to wait
-    ReadInput();
+  const bool speaks = phase_ == Phase::kPreface || phase_ == Phase::kOpen;
+  if (newcomer() && speaks && stream_.Deserted()) {
+    Close();  // nobody wants an answer to what is still unread
     return;
   }
-  if (phase_ == Phase::kPreface || phase_ == Phase::kOpen) {
-    if (stream_.Deserted()) {  // nobody wants an answer to what is still unread
-      Close();
-      return;
-    }
-    if (!output_.empty() && session_ && session_->congested()) return;
-  }
-  size_t count = 0;
-  switch (stream_.Read(std::span(thread_->input).first(kNewcomerBytes), &count)) {
-    case Result::kDone:
-      newcomer_bytes_ += count;
-      TakeInput({thread_->input.data(), count});
-      if (phase_ == Phase::kClosed) return;
-      if (!stream_.encrypted() && count < kNewcomerBytes) {
-        WaitReadable();
-      } else {
-        ReadInput();
-      }
-      return;
-    case Result::kReadable:
-      WaitReadable();
-      return;
-    case Result::kWritable:
-      WaitWritable();
-      return;
-    case Result::kClosed:
-      Close();
-      return;
-  }
+  // It may have become known since it began to wait.
+  if (!newcomer() || ReadPiece(std::span(thread_->input).first(kNewcomerBytes))) ReadInput();
 }
 
 void Connection::TakeInput(std::string_view bytes) {

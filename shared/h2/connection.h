@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -47,6 +48,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void OnWritable();
   void StepHandshake();
   void ReadInput();
+  // Reads once and takes what has come. True: there may be more; else it waits for it, or is
+  // closed.
+  bool ReadPiece(std::span<char> room);
   // Nothing has been answered yet: reads a piece when its turn comes.
   void AwaitTurn();
   void TakeTurn();
