@@ -72,9 +72,10 @@ absl::Status CheckDestination(const fs::path& path, bool replace) {
   if (lstat(path.c_str(), &found) != 0) {
     return errno == ENOENT ? absl::OkStatus() : SystemError("cannot look at", path, errno);
   }
-  if (S_ISDIR(found.st_mode)) {
+  if (!S_ISREG(found.st_mode) && !S_ISLNK(found.st_mode)) {  // never put in a device's place
     return absl::FailedPreconditionError(
-        absl::StrCat(path.string(), " is a folder; give the name of a file"));
+        absl::StrCat(path.string(), " is ", S_ISDIR(found.st_mode) ? "a folder" : "no regular file",
+                     "; give the name of a file"));
   }
   return replace ? absl::OkStatus() : Exists(path);
 }

@@ -283,6 +283,10 @@ TEST_F(PackedWriterTest, DoesNotReplaceWhatAppearedMeanwhile) {
 TEST_F(PackedWriterTest, RefusesAPlaceWhereItCannotWrite) {
   const absl::Status folder = Pack(dir_.path(), true);
   EXPECT_THAT(Message(folder), HasSubstr("is a folder; give the name of a file"));
+  const std::filesystem::path pipe = dir_.path() / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_THAT(Message(Pack(pipe, true)), HasSubstr("is no regular file"));
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe));
   const absl::Status missing = Pack(dir_.path() / "none" / "m.packed");
   EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(Message(missing), AllOf(HasSubstr("none"), HasSubstr("make the folder first")));
