@@ -16,6 +16,23 @@ namespace {
 [[maybe_unused]] const int poll_interval =
     setenv("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "100", 0);
 
+// Whoever holds the channel, a stub among them, holds the certificates that its next connection
+// reads.
+std::shared_ptr<grpc::Channel> Connect(const ChannelOptions& options) {
+  if (options.tls == nullptr) {
+    return grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(),
+                                     MakeChannelArguments(options));
+  }
+  struct Holder {
+    std::shared_ptr<const TlsCredentials> tls;
+    std::shared_ptr<grpc::Channel> channel;
+  };
+  const auto holder = std::make_shared<Holder>(
+      options.tls, grpc::CreateCustomChannel(options.address, options.tls->ForChannel(),
+                                             MakeChannelArguments(options)));
+  return {holder, holder->channel.get()};
+}
+
 }  // namespace
 
 grpc::ChannelArguments MakeChannelArguments(const ChannelOptions& options) {
@@ -48,10 +65,7 @@ grpc::ChannelArguments MakeChannelArguments(const ChannelOptions& options) {
 }
 
 Channel::Channel(const ChannelOptions& options)
-    : channel_(grpc::CreateCustomChannel(
-          options.address,
-          options.tls != nullptr ? options.tls->ForChannel() : grpc::InsecureChannelCredentials(),
-          MakeChannelArguments(options))),
+    : channel_(Connect(options)),
       address_(options.address),
       secret_(options.secret),
       cluster_(options.cluster) {}

@@ -32,6 +32,7 @@ constexpr char kListenSetting[] = "--listen";
 }  // namespace
 
 struct Server::State {
+  std::shared_ptr<const TlsCredentials> tls;  // read by each handshake
   std::vector<std::string> health_names;
   std::unique_ptr<grpc::Server> server;
   std::string address;
@@ -78,6 +79,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   quota.SetMaxThreads(kMaxThreads);
   builder.SetResourceQuota(quota);
   auto state = std::make_unique<State>();
+  state->tls = options.tls;
   state->health_names = options.health_names;
   for (grpc::Service* service : services) builder.RegisterService(service);
   state->server = builder.BuildAndStart();

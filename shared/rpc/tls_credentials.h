@@ -1,7 +1,8 @@
 // TLS for gRPC, with certificates that may be replaced while connections live: new connections use
 // the new ones.
 //
-// TLS 1.3 only. Thread-safe; outlived by the servers and channels made with it.
+// TLS 1.3 only. Thread-safe. Must outlive the servers and channels made with it, each of whose
+// handshakes reads it: rpc::Server and rpc::Channel hold it.
 #pragma once
 
 #include <memory>

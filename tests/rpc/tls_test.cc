@@ -112,6 +112,25 @@ TEST_F(TlsTest, RenewedCertificatesAreForNewConnectionsAndOldOnesLiveOn) {
   EXPECT_EQ(service_.num_peers(), 1u);  // the same connection
 }
 
+// gRPC reads the certificates again each second, and drops authorities that are gone.
+TEST_F(TlsTest, AChannelAndAServerKeepTheirCertificatesForLaterConnections) {
+  Start(Credentials(authority_.Issue(dir_.path(), "server")));
+  const Channel lasting(
+      {.address = server_->address(), .tls = Credentials(authority_.Issue(dir_.path(), "client"))});
+  ASSERT_TRUE(CallOn(lasting).ok());
+  std::this_thread::sleep_for(milliseconds(2'500));
+  EXPECT_TRUE(Call(Credentials(authority_.Issue(dir_.path(), "newcomer"))).ok());
+  const std::string address = server_->address();
+  server_.reset();
+  grpc::Service* const services[] = {&service_};
+  auto again = Server::Start({.name = "probe",
+                              .listen = address,
+                              .tls = Credentials(authority_.Issue(dir_.path(), "server"))},
+                             services);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(testing::WaitFor([&] { return CallOn(lasting).ok(); }));
+}
+
 TEST_F(TlsTest, FilesOfAClusterAreCheckedTogether) {
   const auto fault = [](const tls::CertificateFiles& files, const std::string& name = "conclave") {
     return std::string(ReadClusterTls(files, name).status().message());
