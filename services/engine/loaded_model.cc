@@ -4,16 +4,33 @@
 #include <chrono>
 #include <utility>
 
+#include "kernels/peaks.h"
 #include "services/engine/dispatch/local_dispatch.h"
 #include "services/engine/kv_memory.h"
 #include "services/engine/metered_dispatch.h"
-#include "services/engine/token_cost.h"
 #include "shared/base/byte_size.h"
 #include "shared/base/limits.h"
 #include "shared/base/log.h"
 #include "shared/base/status_macros.h"
+#include "shared/model/token_cost.h"
 
 namespace conclave::engine {
+namespace {
+
+// Of one core at its peak, in the multiply-adds that weights of the type take, each of which is two
+// operations. Measured within some milliseconds.
+double OperationsASecond(kernels::CpuLevel level, kernels::WeightType type) {
+  using kernels::WeightType;
+  constexpr int64_t kRounds = 20'000;
+  constexpr double kWithoutInstruction = 20e9;
+  const WeightType multiplied = type == WeightType::kInt4 ? WeightType::kInt8 : type;
+  const auto start = std::chrono::steady_clock::now();
+  const auto done = static_cast<double>(kernels::MultiplyAdds(level, multiplied, kRounds));
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  return done > 0 ? done / elapsed.count() : kWithoutInstruction;
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const Parts& parts) {
   std::unique_ptr<LoadedModel> loaded(new LoadedModel(parts));
@@ -95,8 +112,19 @@ void LoadedModel::StartLoop() {
   stepper.scheduler.context_tokens = context_tokens_;
   stepper.scheduler.missing_expert_wait = std::chrono::milliseconds(options.missing_expert_wait_ms);
   stepper.scheduler.fingerprint = parts_.model->identity.fingerprint;
-  const TokenCost cost = TokenCostOf(weights_->config);
-  stepper.costs = GuessCosts(cost.parameters, cost.attention_width, num_threads());
+  stepper.scheduler.prefill_budget_ms = options.prefill_budget_ms;
+  const weights::ModelConfig& config = weights_->config;
+  const model::TokenCost cost = model::TokenCostOf(config);
+  const auto moe_layers = std::ranges::count(config.ffn, weights::FfnKind::kMoe);
+  const double expert_bytes =
+      static_cast<double>(weights::ExpertBytes(config, parts_.model->formats));
+  stepper.costs = GuessCosts(
+      {.dense_bytes = static_cast<double>(weights_->bytes - weights_->embedding.size()),
+       .expert_bytes = expert_bytes * static_cast<double>(moe_layers * config.moe.num_experts),
+       .expert_share = static_cast<double>(config.moe.top_k) / config.moe.num_experts,
+       .active_parameters = static_cast<double>(cost.parameters),
+       .attention_width = static_cast<double>(cost.attention_width)},
+      num_threads() * OperationsASecond(parts_.level, parts_.model->formats.experts.type));
   stepper.vocab_size = weights_->config.vocab_size;
   stepper_ = std::make_unique<Stepper>(stepper, Stepper::Parts{.forward = forward_.get(),
                                                                .dispatch = dispatch_,

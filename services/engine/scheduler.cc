@@ -1,6 +1,7 @@
 #include "services/engine/scheduler.h"
 
 #include <algorithm>
+#include <cmath>
 #include <ranges>
 #include <span>
 #include <tuple>
@@ -172,6 +173,7 @@ StepPlan Scheduler::Plan() {
   GiveDecodeBlocks();
   StepPlan plan;
   limit_ms_ = options_.step_budget_ms;
+  if (!AnyGenerates()) limit_ms_ = std::max(limit_ms_, options_.prefill_budget_ms);
   urgent_ = false;
   bool may_admit = true;
   bool first_class = true;
@@ -202,6 +204,12 @@ void Scheduler::GuardUrgent(const StepPlan& plan) {
                          : turn % kRareStep == kRareStep - 1 ? kRareStretch
                                                              : kUrgentStretch;
   limit_ms_ = stretch * step_times_->urgent.PredictMs(plan.shape);
+}
+
+bool Scheduler::AnyGenerates() const {
+  return std::ranges::any_of(running_, [this](const Sequence* sequence) {
+    return sequence->num_to_compute() == 1 && Runnable(*sequence);
+  });
 }
 
 // Blocks for the next row of every sequence that could have one, in the order of service: whoever
@@ -264,6 +272,12 @@ std::vector<Sequence*> Scheduler::PrefillCandidates(QosClass qos, bool may_admit
 
 // Returns whether later classes may admit: not after a sequence that had to wait for blocks.
 bool Scheduler::PlanPrefills(QosClass qos, bool may_admit, StepPlan* plan) {
+  if (urgent_) {
+    prefill_limit_ms_ = limit_ms_;
+  } else if (plan->shape.prefill_tokens == 0) {
+    // Not below what takes as long as reading all weights does: smaller parts would mostly read.
+    prefill_limit_ms_ = std::max(limit_ms_, PredictMs(plan->shape) + PrefillWorthMs(plan->shape));
+  }
   for (Sequence* sequence : PrefillCandidates(qos, may_admit)) {
     if (!sequence->running && !may_admit) continue;  // those that hold blocks already go on
     int64_t chunk = ChunkOf(*sequence, *plan);
@@ -284,21 +298,25 @@ bool Scheduler::PlanPrefills(QosClass qos, bool may_admit, StepPlan* plan) {
   return may_admit;
 }
 
-// The longest chunk that keeps the step within its limit, and, in a step that is not urgent, not
-// below what pays for the step's fixed cost.
+// How much longer a step becomes by prefill that takes as long as its weights: with the experts
+// that the rows so far have not chosen.
+double Scheduler::PrefillWorthMs(const StepShape& shape) const {
+  const StepCosts costs = step_times_->any.costs();
+  const double rows = shape.decode_rows + shape.prefill_tokens;
+  return costs.fixed_ms + costs.experts_ms * (1 + std::pow(1 - costs.expert_share, rows));
+}
+
+// The longest chunk that keeps the step within its limit for prefill.
 int64_t Scheduler::ChunkOf(const Sequence& sequence, const StepPlan& plan) const {
   const int64_t most =
       std::min(sequence.num_to_compute(), options_.max_step_tokens - plan.shape.prefill_tokens);
   if (most <= 0) return 0;
   const bool first = plan.shape.prefill_tokens == 0 && !urgent_;
-  double limit_ms = limit_ms_;
-  if (first)
-    limit_ms = std::max(limit_ms, PredictMs(plan.shape) + step_times_->any.costs().fixed_ms);
   int64_t fits = first ? std::min(most, kLeastChunk) : 0;
   int64_t too_many = most + 1;
   while (fits + 1 < too_many) {
     const int64_t middle = fits + (too_many - fits) / 2;
-    if (PredictMs(WithPrefill(plan.shape, sequence, middle)) <= limit_ms) {
+    if (PredictMs(WithPrefill(plan.shape, sequence, middle)) <= prefill_limit_ms_) {
       fits = middle;
     } else {
       too_many = middle;

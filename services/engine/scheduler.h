@@ -7,7 +7,7 @@
 // Order of service: QoS class; inside a class the earliest deadline, where a sequence without one
 // counts as due kPatience after its arrival, so that nobody waits for ever behind newcomers; then
 // arrival. In a step, class by class: first the decode rows, then prefill in chunks cut to the
-// step's budget of predicted milliseconds.
+// step's budget of predicted milliseconds: a larger one while nobody generates, who would wait.
 //
 // A step with realtime rows is an urgent one: what else runs in it makes it at most a twentieth
 // longer than it would be alone, so that a realtime sequence keeps its pace beside any load. How
@@ -42,6 +42,7 @@ struct SchedulerOptions {
   // Predicted length of a step into which prefill is cut. A step with realtime rows is cut by what
   // these take alone instead: others stretch it by a twentieth, one in 512 to four times that.
   double step_budget_ms = 50;
+  double prefill_budget_ms = 0;    // the same while no sequence generates, if it is longer
   int32_t max_batch = 256;         // sequences running at once
   int32_t max_waiting = 1024;      // sequences queued beside those
   int64_t max_step_tokens = 1024;  // rows of one step: bounds the memory of activations
@@ -135,6 +136,8 @@ class Scheduler {
   void PlanDecodes(QosClass qos, bool all, StepPlan* plan);
   std::vector<Sequence*> PrefillCandidates(QosClass qos, bool may_admit) const;
   bool PlanPrefills(QosClass qos, bool may_admit, StepPlan* plan);
+  bool AnyGenerates() const;
+  double PrefillWorthMs(const StepShape& shape) const;
   int64_t ChunkOf(const Sequence& sequence, const StepPlan& plan) const;
   // The realtime rows are planned: bounds what the other classes add.
   void GuardUrgent(const StepPlan& plan);
@@ -152,8 +155,9 @@ class Scheduler {
   TimePoint planned_at_;  // of the last Plan: when its step began
   uint64_t next_arrival_ = 0;
   uint64_t step_ = 0;
-  double limit_ms_ = 0;  // of the step that is being planned
-  bool urgent_ = false;  // it has realtime rows: nothing of others goes beyond the limit
+  double limit_ms_ = 0;          // of the step that is being planned
+  double prefill_limit_ms_ = 0;  // the same for what prefill may make it
+  bool urgent_ = false;          // it has realtime rows: nothing of others goes beyond the limit
   uint64_t urgent_steps_ = 0;
   uint64_t alone_steps_ = 0;  // the last so many steps had realtime rows alone
   int64_t num_preemptions_ = 0;

@@ -21,20 +21,24 @@ constexpr double kLeastShareOfPrior = 1e-3;
 
 }  // namespace
 
-StepCosts GuessCosts(int64_t active_parameters, int64_t attention_width, int threads) {
-  const double gigaflops = 80.0 * threads;   // sustained by one core on bf16 panels
-  const double gigabytes_per_second = 10.0;  // of weights streamed while decoding
-  const double parameters = static_cast<double>(active_parameters);
+StepCosts GuessCosts(const ModelSize& size, double operations_a_second) {
+  constexpr double kShareOfPeak = 0.4;
+  const double operations_a_ms = 1e-3 * kShareOfPeak * operations_a_second;
+  const double bytes_a_ms = 20e6;  // 20 GB/s
   StepCosts costs;
-  costs.fixed_ms = 0.2 + parameters * 2 / (gigabytes_per_second * 1e6) / 2;
-  costs.decode_row_ms = 0.05 + parameters * 2 / (gigabytes_per_second * 1e6) / 2;
-  costs.prefill_token_ms = 0.01 + parameters * 2 / (gigaflops * 1e6);
-  costs.context_token_ms = static_cast<double>(attention_width) * 4 / (gigaflops * 1e6);
+  costs.fixed_ms = 0.2 + size.dense_bytes / bytes_a_ms;
+  costs.experts_ms = size.expert_bytes / bytes_a_ms;
+  costs.expert_share = size.expert_share;
+  costs.prefill_token_ms = 0.01 + size.active_parameters * 2 / operations_a_ms;
+  costs.decode_row_ms = 0.05 + costs.prefill_token_ms;
+  costs.context_token_ms = size.attention_width * 4 / operations_a_ms;
   return costs;
 }
 
 StepTimeModel::StepTimeModel(const StepCosts& prior)
-    : costs_{prior.fixed_ms, prior.decode_row_ms, prior.prefill_token_ms, prior.context_token_ms} {
+    : expert_share_(prior.expert_share),
+      costs_{prior.fixed_ms, prior.decode_row_ms, prior.prefill_token_ms, prior.context_token_ms,
+             prior.experts_ms} {
   for (int i = 0; i < kTerms; ++i) {
     const double deviation = kPriorSpread * costs_[i];
     most_variance_[i] = deviation * deviation;
@@ -42,9 +46,10 @@ StepTimeModel::StepTimeModel(const StepCosts& prior)
   }
 }
 
-StepTimeModel::Vector StepTimeModel::Terms(const StepShape& shape) {
+StepTimeModel::Vector StepTimeModel::Terms(const StepShape& shape) const {
+  const double rows = shape.decode_rows + shape.prefill_tokens;
   return {1.0, static_cast<double>(shape.decode_rows), static_cast<double>(shape.prefill_tokens),
-          static_cast<double>(shape.context_tokens)};
+          static_cast<double>(shape.context_tokens), 1 - std::pow(1 - expert_share_, rows)};
 }
 
 double StepTimeModel::PredictMs(const StepShape& shape) const {
@@ -82,6 +87,8 @@ void StepTimeModel::Observe(const StepShape& shape, double measured_ms) {
   }
 }
 
-StepCosts StepTimeModel::costs() const { return {costs_[0], costs_[1], costs_[2], costs_[3]}; }
+StepCosts StepTimeModel::costs() const {
+  return {costs_[0], costs_[1], costs_[2], costs_[3], costs_[4], expert_share_};
+}
 
 }  // namespace conclave::engine

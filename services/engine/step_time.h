@@ -1,6 +1,6 @@
 // How long a step will take: linear models, corrected by every measured step.
 //
-// Used by the step thread alone; pure. A Kalman filter over four non-negative costs (R. E. Kalman,
+// Used by the step thread alone; pure. A Kalman filter over five non-negative costs (R. E. Kalman,
 // 1960; the costs do a slow random walk): costs that the recent steps do not reveal keep their
 // estimate, and one slow step moves nothing far.
 #pragma once
@@ -22,11 +22,25 @@ struct StepCosts {
   double decode_row_ms = 1;
   double prefill_token_ms = 0.2;
   double context_token_ms = 1e-5;
+  // Of reading all routed experts. A step reads those that some row chose: of n rows that choose
+  // `expert_share` of them each, 1 - (1 - expert_share)^n.
+  double experts_ms = 0;
+  double expert_share = 0;  // known, not estimated
 };
 
-// A first guess from the weights that one token passes through and the cores at work: decode is
-// bound by memory, prefill by arithmetic. Right within some factor; measured steps do the rest.
-StepCosts GuessCosts(int64_t active_parameters, int64_t attention_width, int threads);
+// What GuessCosts goes by.
+struct ModelSize {
+  double dense_bytes = 0;        // of the weights that every step reads
+  double expert_bytes = 0;       // of all routed experts
+  double expert_share = 0;       // of them, for one row
+  double active_parameters = 0;  // multiplied for a row
+  double attention_width = 0;    // multiply-adds for a row and a token that it attends to
+};
+
+// A first guess from what a step reads and multiplies. `operations_a_second`: of the threads
+// together at their peak, a multiply-add being two. Right within some factor; measured steps do the
+// rest.
+StepCosts GuessCosts(const ModelSize& size, double operations_a_second);
 
 class StepTimeModel {
  public:
@@ -38,11 +52,12 @@ class StepTimeModel {
   StepCosts costs() const;
 
  private:
-  static constexpr int kTerms = 4;
+  static constexpr int kTerms = 5;
   using Vector = std::array<double, kTerms>;
 
-  static Vector Terms(const StepShape& shape);
+  Vector Terms(const StepShape& shape) const;
 
+  double expert_share_;
   Vector costs_;
   Vector
       most_variance_;  // of each cost: what is not observed does not become more unknown than this

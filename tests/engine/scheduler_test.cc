@@ -67,6 +67,36 @@ TEST(Scheduler, MixesDecodeRowsAndPrefillInOneBudget) {
   EXPECT_FALSE(plan.sequences[2].samples);
 }
 
+TEST(Scheduler, TakesLongerStepsOfPrefillWhileNobodyGenerates) {
+  SchedulerFixture f(64, {.step_budget_ms = 10, .prefill_budget_ms = 20});
+  ASSERT_TRUE(f.scheduler.Add(f.Request(1, 300, 3)).ok());
+  EXPECT_THAT(f.Step(), ElementsAre(Pair(1, 195)));
+  EXPECT_THAT(f.Step(), ElementsAre(Pair(1, 105)));
+  ASSERT_TRUE(f.scheduler.Add(f.Request(2, 300, 2)).ok());
+  EXPECT_THAT(f.Step(), ElementsAre(Pair(1, 1), Pair(2, 85)));
+  EXPECT_THAT(f.Step(), ElementsAre(Pair(1, 1), Pair(2, 85)));
+  EXPECT_THAT(f.Step(), ElementsAre(Pair(2, 130)));
+}
+
+// A chunk beside decode rows takes at least as long as the weights that it makes the step read.
+TEST(Scheduler, PrefillPaysForTheExpertsThatItReads) {
+  SchedulerFixture f(64, {.step_budget_ms = 0.01});
+  StepCosts costs = kTestCosts;
+  costs.experts_ms = 8;
+  costs.expert_share = 0.25;
+  f.step_times.any = StepTimeModel(costs);
+  ASSERT_TRUE(f.scheduler.Add(f.Request(1, 5, 50)).ok());
+  f.Step();
+  ASSERT_TRUE(f.scheduler.Add(f.Request(2, 300, 2)).ok());
+  // (0.5 + 8) / 0.1 tokens, but for a little: their last one need not choose all experts.
+  EXPECT_THAT(f.Step(), ElementsAre(Pair(1, 1), Pair(2, 85)));
+  f.scheduler.Remove({1, 2});
+  // The same for several prompts together.
+  for (uint64_t id = 3; id <= 6; ++id) ASSERT_TRUE(f.scheduler.Add(f.Request(id, 25, 9)).ok());
+  EXPECT_THAT(f.Step(),
+              ElementsAre(Pair(1, 1), Pair(3, 25), Pair(4, 25), Pair(5, 25), Pair(6, 10)));
+}
+
 TEST(Scheduler, PrefillGoesOnUnderABudgetBelowOneToken) {
   SchedulerFixture f(64, {.step_budget_ms = 0.01});
   ASSERT_TRUE(f.scheduler.Add(f.Request(1, 40, 1)).ok());

@@ -1,5 +1,6 @@
 #include "services/engine/step_time.h"
 
+#include <cmath>
 #include <random>
 
 #include "gtest/gtest.h"
@@ -7,13 +8,19 @@
 namespace conclave::engine {
 namespace {
 
-constexpr StepCosts kTrue{
-    .fixed_ms = 3, .decode_row_ms = 0.4, .prefill_token_ms = 0.05, .context_token_ms = 2e-5};
+constexpr StepCosts kTrue{.fixed_ms = 3,
+                          .decode_row_ms = 0.4,
+                          .prefill_token_ms = 0.05,
+                          .context_token_ms = 2e-5,
+                          .experts_ms = 12,
+                          .expert_share = 0.1};
 
 double TrueMs(const StepShape& shape) {
   return kTrue.fixed_ms + kTrue.decode_row_ms * shape.decode_rows +
          kTrue.prefill_token_ms * shape.prefill_tokens +
-         kTrue.context_token_ms * static_cast<double>(shape.context_tokens);
+         kTrue.context_token_ms * static_cast<double>(shape.context_tokens) +
+         kTrue.experts_ms *
+             (1 - std::pow(1 - kTrue.expert_share, shape.decode_rows + shape.prefill_tokens));
 }
 
 StepShape AnyShape(std::mt19937& random) {
@@ -32,7 +39,9 @@ TEST_P(StepTimeFit, FindsTheCostsFromNoisySteps) {
   StepTimeModel model({.fixed_ms = kTrue.fixed_ms * GetParam(),
                        .decode_row_ms = kTrue.decode_row_ms * GetParam(),
                        .prefill_token_ms = kTrue.prefill_token_ms * GetParam(),
-                       .context_token_ms = kTrue.context_token_ms * GetParam()});
+                       .context_token_ms = kTrue.context_token_ms * GetParam(),
+                       .experts_ms = kTrue.experts_ms * GetParam(),
+                       .expert_share = kTrue.expert_share});
   std::mt19937 random(1);
   std::normal_distribution<double> noise(0, 0.03);
   for (int i = 0; i < 400; ++i) {
@@ -76,8 +85,12 @@ TEST(StepTimeModel, OneDisturbedStepMovesLittle) {
 }
 
 TEST(StepTimeModel, KeepsWhatTheLastStepsDoNotShow) {
-  StepTimeModel model(
-      {.fixed_ms = 1, .decode_row_ms = 1, .prefill_token_ms = 1, .context_token_ms = 1e-5});
+  StepTimeModel model({.fixed_ms = 1,
+                       .decode_row_ms = 1,
+                       .prefill_token_ms = 1,
+                       .context_token_ms = 1e-5,
+                       .experts_ms = 1,
+                       .expert_share = kTrue.expert_share});
   std::mt19937 random(3);
   for (int i = 0; i < 400; ++i) {
     const StepShape shape = AnyShape(random);
@@ -98,17 +111,47 @@ TEST(StepTimeModel, CostsNeverBecomeNegative) {
     ASSERT_GT(costs.decode_row_ms, 0);
     ASSERT_GT(costs.prefill_token_ms, 0);
     ASSERT_GT(costs.context_token_ms, 0);
+    ASSERT_GT(costs.experts_ms, 0);
   }
 }
 
+// What decode and small chunks show of a model most of whose bytes are experts is also right for
+// chunks that choose all of them.
+TEST(StepTimeModel, KnowsThatManyRowsReadTheExpertsOnce) {
+  const StepCosts truth{.fixed_ms = 40,
+                        .decode_row_ms = 3,
+                        .prefill_token_ms = 2.5,
+                        .context_token_ms = 1e-5,
+                        .experts_ms = 330,
+                        .expert_share = 6.0 / 64};
+  const StepTimeModel true_model(truth);
+  StepCosts prior = truth;
+  prior.fixed_ms *= 3;
+  prior.prefill_token_ms *= 2;
+  prior.experts_ms *= 4;
+  StepTimeModel model(prior);
+  std::mt19937 random(5);
+  for (int i = 0; i < 200; ++i) {
+    StepShape shape;
+    (i % 2 == 0 ? shape.decode_rows : shape.prefill_tokens) =
+        static_cast<int32_t>(1 + random() % 40);
+    model.Observe(shape, true_model.PredictMs(shape));
+  }
+  const StepShape whole{.prefill_tokens = 512};
+  EXPECT_NEAR(model.PredictMs(whole) / true_model.PredictMs(whole), 1, 0.2);
+}
+
 TEST(GuessCosts, IsPositiveAndGrowsWithTheModel) {
-  const StepCosts small = GuessCosts(1'000'000, 64, 2),
-                  large = GuessCosts(2'400'000'000, 16 * 1088, 2);
+  const ModelSize sizes[] = {{1e6, 1e6, 0.25, 1e6, 64}, {1e9, 15e9, 0.1, 2.4e9, 16 * 1088}};
+  const StepCosts small = GuessCosts(sizes[0], 1e12), large = GuessCosts(sizes[1], 1e12);
   EXPECT_GT(small.fixed_ms, 0);
+  EXPECT_GT(large.fixed_ms, small.fixed_ms);
+  EXPECT_GT(large.experts_ms, small.experts_ms);
   EXPECT_GT(large.decode_row_ms, small.decode_row_ms);
   EXPECT_GT(large.prefill_token_ms, small.prefill_token_ms);
   EXPECT_GT(large.context_token_ms, small.context_token_ms);
-  EXPECT_LT(GuessCosts(2'400'000'000, 64, 16).prefill_token_ms, large.prefill_token_ms);
+  EXPECT_LT(GuessCosts(sizes[1], 8e12).prefill_token_ms, large.prefill_token_ms);
+  EXPECT_EQ(large.expert_share, 0.1);
 }
 
 }  // namespace

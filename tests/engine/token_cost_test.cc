@@ -1,4 +1,4 @@
-#include "services/engine/token_cost.h"
+#include "shared/model/token_cost.h"
 
 #include <string>
 
@@ -23,7 +23,7 @@ TEST_P(TokenCostOfTest, AgreesWithTheLoadedWeights) {
     if (!config.IsMoe(layer)) continue;
     active_bytes += config.moe.top_k * static_cast<double>(weights::ExpertBytes(config, numerics));
   }
-  const TokenCost cost = TokenCostOf(config);
+  const model::TokenCost cost = model::TokenCostOf(config);
   // Routers are stored in f32, and panels are padded.
   EXPECT_GE(active_bytes, 0.95 * element_bytes * static_cast<double>(cost.parameters));
   EXPECT_LE(active_bytes, 1.35 * element_bytes * static_cast<double>(cost.parameters));

@@ -81,6 +81,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"engine", [](AllOptions& o) { o.engine.threads = -1; }, "engine.threads is -1"},
         Bad{"engine", [](AllOptions& o) { o.engine.context = -1; }, "engine.context"},
         Bad{"engine", [](AllOptions& o) { o.engine.step_budget_ms = 0; }, "engine.step_budget_ms"},
+        Bad{"engine", [](AllOptions& o) { o.engine.prefill_budget_ms = -1; },
+            "engine.prefill_budget_ms"},
         Bad{"engine", [](AllOptions& o) { o.engine.experts = "cloud"; }, "engine.experts"},
         Bad{"engine", [](AllOptions& o) { o.engine.listen = "0.0.0.0:8020"; },
             "cluster_secret_file"},

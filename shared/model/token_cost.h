@@ -1,13 +1,14 @@
-// What one token costs, counted from the model's config: the step-time model's first guess.
+// What one token costs, counted from the model's config: the first guess of an engine's step-time
+// model, and a part of the bound that `conclave bench model` computes.
 //
-// Pure; used while the engine starts.
+// Pure.
 #pragma once
 
 #include <cstdint>
 
 #include "shared/weights/model_config.h"
 
-namespace conclave::engine {
+namespace conclave::model {
 
 struct TokenCost {
   int64_t parameters = 0;       // multiplied for one token, routed experts included
@@ -17,4 +18,4 @@ struct TokenCost {
 
 TokenCost TokenCostOf(const weights::ModelConfig& config);
 
-}  // namespace conclave::engine
+}  // namespace conclave::model

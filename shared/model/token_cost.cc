@@ -1,6 +1,6 @@
-#include "services/engine/token_cost.h"
+#include "shared/model/token_cost.h"
 
-namespace conclave::engine {
+namespace conclave::model {
 namespace {
 
 int64_t AttentionParameters(const weights::ModelConfig& config) {
@@ -43,4 +43,4 @@ TokenCost TokenCostOf(const weights::ModelConfig& config) {
   return cost;
 }
 
-}  // namespace conclave::engine
+}  // namespace conclave::model
