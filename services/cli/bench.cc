@@ -1,5 +1,6 @@
 // `conclave bench WHAT`: serve_bench/ measures a running cluster, gateway_bench/ what the gateway
-// costs, machine_bench/ what the machine can do, kernel_bench/ how near the kernels come to it.
+// costs, machine_bench/ what the machine can do, kernel_bench/ and model_bench/ how near the
+// kernels and a model come to it.
 #include <algorithm>
 #include <cstdio>
 #include <optional>
@@ -15,6 +16,7 @@
 #include "services/cli/interrupt.h"
 #include "services/cli/kernel_bench/kernel_bench.h"
 #include "services/cli/machine_bench/machine_bench.h"
+#include "services/cli/model_bench/model_bench.h"
 #include "services/cli/serve_bench/serve_bench.h"
 #include "shared/base/json_file.h"
 #include "shared/base/status_macros.h"
@@ -26,21 +28,45 @@ class BenchCommand final : public Command {
  public:
   const char* name() const override { return "bench"; }
   const char* summary() const override {
-    return "measure: bench serve, bench gateway, bench machine, bench kernels";
+    return "measure: bench serve, bench model, bench gateway, bench machine, bench kernels";
   }
   void AddFlags(CLI::App& app) override {
     app_ = &app;
     app.add_option(
-           "serve|gateway|machine|kernels", what_,
-           "a running cluster, what the gateway costs, what the machine can do, or how near "
-           "the kernels come to it")
+           "serve|model|gateway|machine|kernels", what_,
+           "a running cluster, a model by itself, what the gateway costs, what the machine can "
+           "do, or how near the kernels come to it")
         ->type_name("");
+    app.add_option("FILE", model_.model,
+                   "model: packed file, checkpoint folder, or org/name in the Hugging Face cache; "
+                   "default: the setting model")
+        ->type_name("");
+    app.add_option("--expert-workers", model_.workers,
+                   "model: of the cluster beside the one in a single process; 0: without it")
+        ->check(CLI::Range(0, 64))
+        ->option_text("N [2]");
+    app.add_option("--prefill", model_.prefill, "model: tokens of the prompts")
+        ->check(CLI::Range(1, 1'000'000))
+        ->type_name("N,...")
+        ->delimiter(',')
+        ->option_text("N,... [128,512,2048]");
+    app.add_option("--batch", model_.batches, "model: sequences at once")
+        ->check(CLI::Range(1, 1024))
+        ->delimiter(',')
+        ->option_text("N,... [1,4,8,32]");
+    app.add_option("--context", model_.contexts, "model: tokens before those that are generated")
+        ->check(CLI::Range(0, 1'000'000))
+        ->delimiter(',')
+        ->option_text("N,... [0,2048,8192]");
+    app.add_option("--rounds", model_.rounds, "model: times that each is measured")
+        ->check(CLI::Range(1, 100))
+        ->option_text("N [3]");
     app.add_option("--rows", rows_, GatewayBenchRows())->type_name("ROW,...")->delimiter(',');
     app.add_option("--echo-answers", echo_answers_)->group("");  // what RunGatewayBench starts
-    app.add_option("--seconds", seconds_, "gateway, machine, kernels: of each measurement")
+    app.add_option("--seconds", seconds_, "gateway, model, machine, kernels: of each measurement")
         ->check(CLI::Range(0.1, 600.0))
-        ->option_text("N [gateway 5, machine 1, kernels 0.5]");
-    app.add_option("--threads", threads_, "machine, kernels: threads; 0: one a core")
+        ->option_text("N [gateway 5, model 4, machine 1, kernels 0.5]");
+    app.add_option("--threads", threads_, "model, machine, kernels: threads; 0: one a core")
         ->check(CLI::Range(0, 1024))
         ->option_text("N [0]");
     app.add_option("--only", only_, "kernels: those whose name contains it; may be repeated")
@@ -91,11 +117,13 @@ class BenchCommand final : public Command {
  private:
   absl::Status CheckFlags() const;
   int Serve(const Context& context);
+  int Model(const Context& context);
   absl::StatusOr<std::vector<std::string>> Prompts() const;
 
   CLI::App* app_ = nullptr;
   std::string what_, prompts_file_, system_file_;
   ServeBenchOptions serve_;
+  ModelBenchOptions model_;
   std::string prompt_ = serve_.prompts.front();
   bool json_ = false;
   std::vector<std::string> rows_, only_;
@@ -126,8 +154,9 @@ absl::Status BenchCommand::CheckFlags() const {
        {"--gateway", "--concurrency", "--rate", "--requests", "--turns", "--system", "--prompt",
         "--prompts", "--first-token-ms", "--per-token-ms", "--raw"}},
       {{"gateway"}, {"--rows", "--streams"}},
-      {{"gateway", "machine", "kernels"}, {"--seconds"}},
-      {{"machine", "kernels"}, {"--threads"}},
+      {{"model"}, {"FILE", "--expert-workers", "--prefill", "--batch", "--context", "--rounds"}},
+      {{"gateway", "model", "machine", "kernels"}, {"--seconds"}},
+      {{"model", "machine", "kernels"}, {"--threads"}},
       {{"kernels"}, {"--only"}}};
   for (const Group& group : groups) {
     if (std::ranges::find(group.whats, what_) != group.whats.end()) continue;
@@ -145,8 +174,8 @@ int BenchCommand::Run(const Context& context) {
   if (what_.empty()) {
     std::fputs(app_->help("conclave").c_str(), stderr);
     return Fail(absl::InvalidArgumentError(
-        "what is to be measured: conclave bench serve, bench gateway, bench machine or bench "
-        "kernels"));
+        "what is to be measured: conclave bench serve, bench model, bench gateway, bench machine "
+        "or bench kernels"));
   }
   if (const absl::Status flags = CheckFlags(); !flags.ok()) return Fail(flags);
   if (what_ == "serve") return Serve(context);
@@ -160,6 +189,7 @@ int BenchCommand::Run(const Context& context) {
         context,
         {.rows = rows_, .seconds = seconds_.value_or(5), .streams = streams_, .json = json_});
   }
+  if (what_ == "model") return Model(context);
   if (what_ == "machine") {
     return RunMachineBench({.threads = threads_, .seconds = seconds_.value_or(1), .json = json_});
   }
@@ -169,8 +199,16 @@ int BenchCommand::Run(const Context& context) {
   }
   return Fail(absl::InvalidArgumentError(
       absl::StrCat("\"", what_,
-                   "\" cannot be measured; bench serve, bench gateway, bench machine and bench "
-                   "kernels can")));
+                   "\" cannot be measured; bench serve, bench model, bench gateway, bench machine "
+                   "and bench kernels can")));
+}
+
+int BenchCommand::Model(const Context& context) {
+  if (model_.model.empty()) model_.model = context.options.common.model;
+  model_.threads = threads_;
+  model_.seconds = seconds_.value_or(model_.seconds);
+  model_.json = json_;
+  return RunModelBench(context, model_);
 }
 
 int BenchCommand::Serve(const Context& context) {

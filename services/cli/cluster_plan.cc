@@ -193,7 +193,10 @@ absl::StatusOr<ClusterPlan> Planner::Plan() {
       process.flags = {"--name=" + process.name, "--listen=" + process.address,
                        "--ops-listen=" + process.ops_address};
       if (!IsSet(kind + ".threads")) {
-        process.flags.push_back(absl::StrCat("--threads=", std::max(1, cores_ / count)));
+        // A step seldom has as much for one worker as for the others: who has more may use the
+        // cores that they leave.
+        const int cores = kind == "expert" ? 2 * cores_ / count : cores_ / count;
+        process.flags.push_back(absl::StrCat("--threads=", std::clamp(cores, 1, cores_)));
       }
       if (kind == "engine" && count > 1) {
         const double share = context_.options.engine.kv_memory_share / count;

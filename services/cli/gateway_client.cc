@@ -28,7 +28,9 @@ constexpr Duration kCancelPoll = std::chrono::milliseconds(50);
 
 v1::GenerateRequest ToProto(const GenerationRequest& request) {
   v1::GenerateRequest proto;
-  if (request.chat.empty()) {
+  if (request.chat.empty() && !request.ids.empty()) {
+    proto.mutable_tokens()->mutable_ids()->Add(request.ids.begin(), request.ids.end());
+  } else if (request.chat.empty()) {
     proto.set_text(request.text);
   } else {
     for (const ChatTurn& turn : request.chat) {

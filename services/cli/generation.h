@@ -26,7 +26,8 @@ struct Parameters {
 };
 
 struct GenerationRequest {
-  std::vector<ChatTurn> chat;  // empty: `text` is completed as it is
+  std::vector<ChatTurn> chat;  // empty: `ids` or, without them, `text` is completed as it is
+  std::vector<int32_t> ids;
   std::string text;
   Parameters parameters;
   std::chrono::milliseconds timeout{0};  // for the whole answer; 0: none

@@ -56,7 +56,11 @@ TEST(PlanClusterTest, HasAllProcessesWithPortsOfTheirOwn) {
 TEST(PlanClusterTest, SharesOutTheCores) {
   const auto plan = PlanCluster(MakeContext({"--up-auto-ports"}), 8);
   ASSERT_TRUE(plan.ok());
-  EXPECT_THAT(plan->processes[1].flags, Contains("--threads=4"));  // one of two workers
+  // Two workers, each of which may use all cores while the other one has nothing to do.
+  EXPECT_THAT(plan->processes[1].flags, Contains("--threads=8"));
+  const auto four = PlanCluster(MakeContext({"--up-auto-ports", "--up-workers=4"}), 8);
+  ASSERT_TRUE(four.ok());
+  EXPECT_THAT(four->processes[1].flags, Contains("--threads=4"));
   EXPECT_THAT(plan->processes[3].flags, Contains("--threads=8"));  // the engine
   const auto given = PlanCluster(MakeContext({"--up-auto-ports", "--engine-threads=3"}), 8);
   EXPECT_THAT(given->processes[3].flags, Contains("--threads=3"));

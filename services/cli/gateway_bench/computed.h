@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "conclave/v1/inference.pb.h"
-#include "services/cli/gateway_bench/bench_cluster.h"
+#include "services/cli/bench_cluster/bench_cluster.h"
 #include "services/cli/gateway_bench/load.h"
 #include "services/cli/gateway_bench/senders.h"
 

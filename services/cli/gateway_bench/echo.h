@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "services/cli/gateway_bench/child.h"
+#include "services/cli/bench_cluster/child.h"
 #include "shared/base/signals.h"
 
 namespace conclave::cli {

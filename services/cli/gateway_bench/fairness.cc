@@ -4,7 +4,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "services/cli/gateway_bench/bench_cluster.h"
+#include "services/cli/bench_cluster/bench_cluster.h"
 #include "services/cli/gateway_bench/computed.h"
 #include "services/cli/gateway_bench/row.h"
 #include "shared/base/status_macros.h"

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "services/cli/bench_cluster/process_cost.h"
 #include "services/cli/gateway_bench/kept_answer.h"
-#include "services/cli/gateway_bench/process_cost.h"
 #include "services/cli/gateway_bench/row.h"
 #include "shared/base/status_macros.h"
 

@@ -7,7 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "conclave/v1/inference.pb.h"
-#include "services/cli/gateway_bench/bench_cluster.h"
+#include "services/cli/bench_cluster/bench_cluster.h"
 #include "services/cli/gateway_bench/echo.h"
 #include "services/cli/gateway_bench/h2_sender.h"
 #include "services/cli/gateway_bench/http_sender.h"

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "services/cli/gateway_bench/bench_cluster.h"
+#include "services/cli/bench_cluster/bench_cluster.h"
 #include "services/cli/gateway_bench/computed.h"
 #include "services/cli/gateway_bench/core_split.h"
 #include "services/cli/gateway_bench/row.h"

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "conclave/v1/inference.grpc.pb.h"
-#include "services/cli/gateway_bench/bench_cluster.h"
+#include "services/cli/bench_cluster/bench_cluster.h"
 #include "services/cli/gateway_bench/computed.h"
 #include "services/cli/gateway_bench/row.h"
 #include "services/cli/percentiles.h"

@@ -10,9 +10,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
-#include "services/cli/gateway_bench/bench_cluster.h"
+#include "services/cli/bench_cluster/bench_cluster.h"
+#include "services/cli/bench_cluster/process_cost.h"
 #include "services/cli/gateway_bench/http_sender.h"
-#include "services/cli/gateway_bench/process_cost.h"
 #include "services/cli/gateway_bench/row.h"
 #include "shared/base/address.h"
 #include "shared/base/mutex.h"

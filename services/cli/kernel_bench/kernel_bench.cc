@@ -27,29 +27,11 @@ struct Measured {
   std::optional<double> share;  // of the bound
 };
 
-// What bounds the kernels here.
-struct Bounds {
-  double read_rate = 0;
-  std::map<kernels::WeightType, double> operation_rates;
-
-  // The least time of a call; none where the level has no instruction of its own for the type.
-  std::optional<double> Seconds(const KernelCase& kernel) const {
-    const double rate = operation_rates.at(kernel.type);
-    if (!kernel.bounded || rate == 0) return std::nullopt;
-    return std::max(kernel.bytes / read_rate, kernel.operations / rate);
-  }
-};
-
-// RESOURCE_EXHAUSTED without the memory that the kernels need, too.
-absl::StatusOr<Bounds> MeasureBounds(kernels::CpuLevel level, int threads, double seconds) {
-  using kernels::WeightType;
-  Bounds bounds;
-  ASSIGN_OR_RETURN(bounds.read_rate, ReadRate(level, threads, seconds));
-  for (const WeightType type : {WeightType::kF32, WeightType::kBf16, WeightType::kInt8}) {
-    bounds.operation_rates[type] = MultiplyAddRate(level, type, threads, seconds);
-  }
-  bounds.operation_rates[WeightType::kInt4] = bounds.operation_rates[WeightType::kInt8];
-  return bounds;
+// The least time of a call; none where the level has no instruction of its own for the type.
+std::optional<double> BoundSeconds(const KernelCase& kernel, const MachineRates& rates) {
+  const double operations = rates.operations.at(kernel.type);
+  if (!kernel.bounded || operations == 0) return std::nullopt;
+  return std::max(kernel.bytes / rates.read, kernel.operations / operations);
 }
 
 // Seconds of a call, after one to warm up.
@@ -72,13 +54,11 @@ std::string Rounded(double value, int digits) {
   return text;
 }
 
-void PrintTable(const Bounds& bounds, const std::vector<Measured>& all) {
+void PrintTable(const MachineRates& rates, const std::vector<Measured>& all) {
   using kernels::WeightType;
-  const auto rate = [&](WeightType type) {
-    return Rounded(1e-9 * bounds.operation_rates.at(type), 0);
-  };
+  const auto rate = [&](WeightType type) { return Rounded(1e-9 * rates.operations.at(type), 0); };
   std::printf("memory read %s GB/s, multiply-adds f32 %s, bf16 %s, int8 %s GOP/s\n",
-              Rounded(1e-9 * bounds.read_rate, 1).c_str(), rate(WeightType::kF32).c_str(),
+              Rounded(1e-9 * rates.read, 1).c_str(), rate(WeightType::kF32).c_str(),
               rate(WeightType::kBf16).c_str(), rate(WeightType::kInt8).c_str());
   std::vector<std::vector<std::string>> table = {
       {"KERNEL", "MICROSECONDS", "GB/S", "GOP/S", "OF THE BOUND"}};
@@ -91,7 +71,7 @@ void PrintTable(const Bounds& bounds, const std::vector<Measured>& all) {
   std::printf("%s", FormatTable(table).c_str());
 }
 
-void PrintJson(const Bounds& bounds, const std::vector<Measured>& all, int threads,
+void PrintJson(const MachineRates& rates, const std::vector<Measured>& all, int threads,
                kernels::CpuLevel level) {
   using kernels::WeightType;
   nlohmann::json list = nlohmann::json::array();
@@ -105,11 +85,11 @@ void PrintJson(const Bounds& bounds, const std::vector<Measured>& all, int threa
   }
   const nlohmann::json told = {{"threads", threads},
                                {"cpu_level", std::string(kernels::CpuLevelName(level))},
-                               {"bytes_read_per_second", bounds.read_rate},
+                               {"bytes_read_per_second", rates.read},
                                {"operations_per_second",
-                                {{"f32", bounds.operation_rates.at(WeightType::kF32)},
-                                 {"bf16", bounds.operation_rates.at(WeightType::kBf16)},
-                                 {"int8", bounds.operation_rates.at(WeightType::kInt8)}}},
+                                {{"f32", rates.operations.at(WeightType::kF32)},
+                                 {"bf16", rates.operations.at(WeightType::kBf16)},
+                                 {"int8", rates.operations.at(WeightType::kInt8)}}},
                                {"kernels", list}};
   std::printf("%s\n", told.dump(2).c_str());
 }
@@ -135,8 +115,8 @@ int RunKernelBench(const KernelBenchOptions& options) {
   const int threads = options.threads > 0 ? options.threads : ReadCpuLimit().cores;
   const kernels::CpuLevel level = kernels::BestCpuLevel();
   kernels::Context context(level, threads);
-  const auto bounds = MeasureBounds(level, threads, options.seconds);
-  if (!bounds.ok()) return Fail(bounds.status());
+  const auto rates = MeasureRates(level, threads, options.seconds);
+  if (!rates.ok()) return Fail(rates.status());
   std::vector<Measured> all;
   for (const NamedCase& named : chosen) {
     std::fprintf(stderr, "%s\n", named.name.c_str());
@@ -146,10 +126,10 @@ int RunKernelBench(const KernelBenchOptions& options) {
                  .bytes = kernel.bytes,
                  .operations = kernel.operations,
                  .share = std::nullopt};
-    if (const auto bound = bounds->Seconds(kernel)) one.share = *bound / one.seconds;
+    if (const auto bound = BoundSeconds(kernel, *rates)) one.share = *bound / one.seconds;
     all.push_back(std::move(one));
   }
-  options.json ? PrintJson(*bounds, all, threads, level) : PrintTable(*bounds, all);
+  options.json ? PrintJson(*rates, all, threads, level) : PrintTable(*rates, all);
   return kExitOk;
 }
 

@@ -14,6 +14,7 @@
 #include "kernels/peaks.h"
 #include "shared/base/byte_size.h"
 #include "shared/base/limits.h"
+#include "shared/base/status_macros.h"
 
 namespace conclave::cli {
 namespace {
@@ -92,6 +93,17 @@ double MultiplyAddRate(kernels::CpuLevel level, kernels::WeightType type, int th
   return Rate(threads, seconds, [&](int) {
     return static_cast<double>(kernels::MultiplyAdds(level, type, kRounds));
   });
+}
+
+absl::StatusOr<MachineRates> MeasureRates(kernels::CpuLevel level, int threads, double seconds) {
+  using kernels::WeightType;
+  MachineRates rates;
+  ASSIGN_OR_RETURN(rates.read, ReadRate(level, threads, seconds));
+  for (const WeightType type : {WeightType::kF32, WeightType::kBf16, WeightType::kInt8}) {
+    rates.operations[type] = MultiplyAddRate(level, type, threads, seconds);
+  }
+  rates.operations[WeightType::kInt4] = rates.operations[WeightType::kInt8];
+  return rates;
 }
 
 }  // namespace conclave::cli

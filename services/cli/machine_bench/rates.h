@@ -2,6 +2,8 @@
 // else.
 #pragma once
 
+#include <map>
+
 #include "absl/status/statusor.h"
 #include "kernels/context.h"
 #include "kernels/matrix.h"
@@ -15,5 +17,15 @@ absl::StatusOr<double> ReadRate(kernels::CpuLevel level, int threads, double sec
 // being two; 0 if the level has no such instruction.
 double MultiplyAddRate(kernels::CpuLevel level, kernels::WeightType type, int threads,
                        double seconds);
+
+// What bounds kernels and models here.
+struct MachineRates {
+  double read = 0;  // bytes a second
+  // A second, by weights' type; 0 where the level has no instruction of its own for it.
+  std::map<kernels::WeightType, double> operations;
+};
+
+// Each rate measured for so long.
+absl::StatusOr<MachineRates> MeasureRates(kernels::CpuLevel level, int threads, double seconds);
 
 }  // namespace conclave::cli

@@ -15,6 +15,7 @@
 #include "services/cli/command.h"
 #include "services/cli/interrupt.h"
 #include "services/cli/pack/known_shapes.h"
+#include "services/cli/pack/plain_tokenizer.h"
 #include "services/cli/table.h"
 #include "shared/base/byte_size.h"
 #include "shared/base/json_file.h"
@@ -196,6 +197,16 @@ absl::Status PackCommand::OpenRandom(Source& source) const {
   source.input.config = &source.config;
   source.input.tensors = source.random.get();
   source.input.texts = {{"config.json", text}};
+  if (source.config.vocab_size < kFewestPlainIds) {
+    std::fprintf(stderr,
+                 "warning: vocab_size is %d, too few for a tokenizer of bytes: a gateway cannot "
+                 "serve what is packed\n",
+                 source.config.vocab_size);
+    return absl::OkStatus();
+  }
+  for (auto& text_file : PlainTokenizer(source.config.vocab_size)) {
+    source.input.texts.push_back(std::move(text_file));
+  }
   return absl::OkStatus();
 }
 

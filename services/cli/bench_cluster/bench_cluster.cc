@@ -1,4 +1,4 @@
-#include "services/cli/gateway_bench/bench_cluster.h"
+#include "services/cli/bench_cluster/bench_cluster.h"
 
 #include <algorithm>
 #include <chrono>
@@ -23,20 +23,23 @@ absl::StatusOr<std::unique_ptr<BenchCluster>> BenchCluster::Start(
     return absl::InvalidArgumentError(
         "no temporary folder can be made; set TMPDIR to a folder that may be written");
   }
-  identity::KeyFile keys;
-  for (const identity::TenantRecord& tenant : options.tenants) {
-    identity::DrawnKey drawn = identity::DrawKey();
-    drawn.record.tenant = tenant.name;
-    keys.tenants.push_back(tenant);
-    keys.keys.push_back(std::move(drawn.record));
-    cluster->keys_.push_back(std::move(drawn.text));
+  const std::string state_dir = folder + "/state";
+  std::vector<std::string> words = {"up",          "--auto-ports", "--model",     options.model,
+                                    "--state-dir", state_dir,      "--base-port", "18000",
+                                    "--log-level", "warning"};
+  if (!options.tenants.empty()) {
+    identity::KeyFile keys;
+    for (const identity::TenantRecord& tenant : options.tenants) {
+      identity::DrawnKey drawn = identity::DrawKey();
+      drawn.record.tenant = tenant.name;
+      keys.tenants.push_back(tenant);
+      keys.keys.push_back(std::move(drawn.record));
+      cluster->keys_.push_back(std::move(drawn.text));
+    }
+    const std::string keys_file = folder + "/keys.json";
+    RETURN_IF_ERROR(identity::WriteKeyFile(keys_file, keys));
+    words.insert(words.end(), {"--gateway-keys-file", keys_file});
   }
-  const std::string keys_file = folder + "/keys.json", state_dir = folder + "/state";
-  RETURN_IF_ERROR(identity::WriteKeyFile(keys_file, keys));
-  std::vector<std::string> words = {
-      "up",          "--auto-ports", "--model", options.model, "--gateway-keys-file",
-      keys_file,     "--state-dir",  state_dir, "--base-port", "18000",
-      "--log-level", "warning"};
   words.insert(words.end(), options.flags.begin(), options.flags.end());
   const std::string log = folder + "/up.log";
   ASSIGN_OR_RETURN(cluster->up_, Child::Start(std::move(words), log));

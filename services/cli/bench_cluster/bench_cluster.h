@@ -1,5 +1,5 @@
-// A cluster for one row of the table, in a temporary folder: with API keys, and whatever else the
-// row sets. Gone when the object is.
+// A cluster to be measured, in a temporary folder: with API keys, and whatever else the benchmark
+// sets. Gone when the object is.
 #pragma once
 
 #include <atomic>
@@ -8,15 +8,15 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "services/cli/bench_cluster/child.h"
 #include "services/cli/cluster_state.h"
-#include "services/cli/gateway_bench/child.h"
 #include "shared/identity/key_file.h"
 
 namespace conclave::cli {
 
 struct BenchClusterOptions {
-  std::string model;                               // checkpoint folder
-  std::vector<identity::TenantRecord> tenants;     // a key each
+  std::string model;                               // checkpoint folder or packed file
+  std::vector<identity::TenantRecord> tenants;     // a key each; none: no keys are asked for
   std::vector<std::string> flags;                  // further ones of `conclave up`
   const std::atomic<bool>* interrupted = nullptr;  // ends the start
 };

@@ -1,9 +1,11 @@
-#include "services/cli/gateway_bench/process_cost.h"
+#include "services/cli/bench_cluster/process_cost.h"
 
 #include <unistd.h>
 
 #include <ctime>
 #include <fstream>
+#include <sstream>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 
@@ -31,6 +33,22 @@ absl::StatusOr<int64_t> ResidentBytes(int64_t pid) {
   int64_t size = 0, resident = 0;
   if (!(file >> size >> resident)) return Gone(pid);
   return resident * sysconf(_SC_PAGESIZE);
+}
+
+absl::StatusOr<SharedMemoryUse> MemoryUse(int64_t pid) {
+  constexpr int64_t kKib = 1024;
+  std::ifstream file(absl::StrCat("/proc/", pid, "/smaps_rollup"));
+  SharedMemoryUse use;
+  std::string line, name;
+  while (std::getline(file, line)) {
+    std::istringstream words(line);
+    int64_t kib = 0;
+    if (!(words >> name >> kib)) continue;
+    if (name == "Pss:") use.proportional = kib * kKib;
+    if (name == "Anonymous:") use.anonymous = kib * kKib;
+  }
+  if (use.proportional == 0) return Gone(pid);
+  return use;
 }
 
 }  // namespace conclave::cli

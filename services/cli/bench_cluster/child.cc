@@ -1,4 +1,4 @@
-#include "services/cli/gateway_bench/child.h"
+#include "services/cli/bench_cluster/child.h"
 
 #include <signal.h>
 #include <unistd.h>
