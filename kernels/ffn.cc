@@ -73,8 +73,12 @@ cpu::ChainBlock BlockOf(WeightFormat format, const cpu::RoundedRows& rows, int64
   return block;
 }
 
+int64_t PanelBytesOf(const PackedMatrix& matrix) {
+  return static_cast<int64_t>(PanelBytes(matrix.format, matrix.num_inputs));
+}
+
 const std::byte* PanelOf(const PackedMatrix& matrix, int64_t panel) {
-  return matrix.data + static_cast<size_t>(panel) * PanelBytes(matrix.format, matrix.num_inputs);
+  return matrix.data + panel * PanelBytesOf(matrix);
 }
 
 // silu(gate) * up of `columns` columns from `column` on, as inputs of a matrix of format `down`,
@@ -118,6 +122,9 @@ void RunHidden(const FfnWeights& weights, cpu::ChainFunction chain, const cpu::R
         BlockOf(weights.gate.format, input, row, std::min(kHiddenRows, end_row - row));
     block.panels = panels;
     block.num_panels = 2 * count;
+    if (row + kHiddenRows >= end_row) {
+      block.next_panels = unit_panels * PanelBytesOf(weights.gate);
+    }
     block.output = sums;
     block.output_stride = 2 * up_column;
     block.num_outputs = 2 * up_column;
@@ -139,6 +146,7 @@ void RunDown(const PackedMatrix& down, cpu::ChainFunction chain, const cpu::Roun
   cpu::ChainBlock block = BlockOf(down.format, hidden, first_row, end_row - first_row);
   block.panels = panels;
   block.num_panels = count;
+  block.next_panels = cpu::kTilePanels * PanelBytesOf(down);
   block.output = output.Row(first_row) + first * kPanelOutputs;
   block.output_stride = output.stride;
   block.num_outputs = std::min(count * kPanelOutputs, down.num_outputs - first * kPanelOutputs);

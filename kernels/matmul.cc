@@ -50,6 +50,7 @@ void Run(const PackedMatrix& weight, const float* bias, MatrixView<const float> 
           block.steps = rows.steps;
           block.panels = panels;
           block.num_panels = count;
+          block.next_panels = group_bytes;
           block.output = output.data + first_output;
           block.output_stride = output.stride;
           block.num_outputs = std::min(count * kPanelOutputs, weight.num_outputs - first_output);

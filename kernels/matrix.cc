@@ -102,6 +102,10 @@ WeightFormat TableFormatOf(NumericsClass numerics) {
   return numerics == NumericsClass::kF32 ? WeightFormat::kF32 : WeightFormat::kBf16;
 }
 
+WeightFormat HeadFormatOf(WeightFormat dense) {
+  return dense.integers() ? WeightFormat{WeightType::kInt8, dense.group} : dense;
+}
+
 size_t PackedBytes(WeightFormat format, int64_t num_outputs, int64_t num_inputs) {
   return static_cast<size_t>(NumPanels(num_outputs)) * PanelBytes(format, num_inputs);
 }

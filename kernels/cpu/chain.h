@@ -28,6 +28,9 @@ struct ChainBlock {
   int64_t num_outputs =
       0;  // columns that exist: at most 16 * num_panels, more than 16 * (num_panels - 1)
   bool resume = false;  // the chains go on from `output` instead of +0
+  // Bytes from each panel to the one that will be asked for next, which many rows fetch meanwhile:
+  // memory and arithmetic then overlap. 0: nothing is fetched. Need not lie in any matrix.
+  int64_t next_panels = 0;
 };
 
 using ChainFunction = void (*)(const ChainBlock& block);

@@ -57,14 +57,32 @@ class TileSums {
   int64_t stride_, columns_;
 };
 
+// What a tile of rows fetches of the next panels while it multiplies: every `parts`-th line, from
+// line `part` on.
+struct NextPanels {
+  int64_t ahead = 0;  // bytes from a panel to the next one; 0: none
+  int64_t part = 0, parts = 1;
+
+  // Of the `bytes` that follow this address.
+  [[gnu::always_inline]] void Fetch(const std::byte* panel, int64_t bytes) const {
+    constexpr int64_t kLineBytes = 64;
+    for (int64_t at = part * kLineBytes; at < bytes; at += parts * kLineBytes) {
+      _mm_prefetch(reinterpret_cast<const char*>(panel) + ahead + at, _MM_HINT_T1);
+    }
+  }
+};
+
 // Formats f32 and bf16. `Step` is the arithmetic of one step:
 //   Weight Step::LoadWeight(const std::byte*)            64 bytes of a panel
 //   Input Step::LoadInput(const std::byte*)              4 bytes of a row, in every lane
 //   __m512 Step::Apply(Input, Weight, __m512 sum)
 template <typename Step>
 struct FloatTile {
-  template <int kRows, int kPanels>
-  [[gnu::noinline]] static void Run(const ChainBlock& block, int64_t row, int64_t panel) {
+  static constexpr bool kNarrowFromCache = false;
+
+  template <int kRows, int kPanels, bool kFetch>
+  [[gnu::noinline]] static void Run(const ChainBlock& block, int64_t row, int64_t panel,
+                                    NextPanels) {
     constexpr int64_t kRowBytes = 4, kPanelBytes = 64;  // of a step
     TileSums<FloatTile, kRows, kPanels> sums(block, row, panel);
     const std::byte* rows[kRows];
@@ -102,8 +120,14 @@ struct FloatTile {
 // adds to each lane of `sum` the products of its four unsigned `bytes` and the four signed inputs.
 template <typename Dot, bool kInt4>
 struct IntegerTile {
-  template <int kRows, int kPanels>
-  [[gnu::noinline]] static void Run(const ChainBlock& block, int64_t row, int64_t panel) {
+  // Dots and as many sums, beside some inputs and weights: of two panels, which then come from the
+  // cache.
+  static constexpr int kMostInRegisters = 12;
+  static constexpr bool kNarrowFromCache = true;
+
+  template <int kRows, int kPanels, bool kFetch>
+  [[gnu::noinline]] static void Run(const ChainBlock& block, int64_t row, int64_t panel,
+                                    NextPanels next) {
     const int64_t group = block.format.group;
     const int64_t words = group / (kInt4 ? 8 : 4);  // of 64 bytes
     const int64_t row_bytes = group + 8, panel_bytes = kScalesBytes + words * 64;
@@ -123,6 +147,10 @@ struct IntegerTile {
         __builtin_memcpy(&start, rows[r] + group + 4, sizeof(start));
 #pragma GCC unroll 8
         for (int p = 0; p < kPanels; ++p) dots[r][p] = _mm512_set1_epi32(start);
+      }
+      if constexpr (kFetch) {
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) next.Fetch(panels[p], panel_bytes);
       }
       for (int64_t w = 0; w < words; ++w) {
         const auto bytes = [&](int p) {
@@ -148,8 +176,10 @@ struct IntegerTile {
         }
         panels[p] += panel_bytes;
       }
-      // The sums stay in memory, the registers belong to the dots.
-      asm volatile("" : : "r"(&sums) : "memory");
+      // Where both are too many, the sums stay in memory and the registers belong to the dots.
+      if constexpr (kRows < 4 || kRows * kPanels > kMostInRegisters) {
+        asm volatile("" : : "r"(&sums) : "memory");
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) rows[r] += row_bytes;
     }
@@ -174,24 +204,51 @@ struct IntegerTile {
   }
 };
 
-// All panels for the rows [row, row + kRows).
-template <typename Tile, int kRows>
-void RunRows(const ChainBlock& block, int64_t row, int64_t first_panel, int64_t end_panel) {
-  constexpr int kWide = kRows <= 3 ? 8 : 4;
+// Up to so many rows are bound by memory, whose panels are read faster side by side. With more they
+// are in the cache: other rows have used or fetched them.
+constexpr int64_t kMostRowsFromMemory = 2 * kTileRows;
+
+// All panels for the rows [row, row + kRows), at most `kWide` at once.
+template <typename Tile, int kRows, int kWide, bool kFetch>
+void RunRowsWide(const ChainBlock& block, int64_t row, int64_t first_panel, int64_t end_panel,
+                 NextPanels next) {
   int64_t p = first_panel;
-  for (; p + kWide <= end_panel; p += kWide) Tile::template Run<kRows, kWide>(block, row, p);
+  for (; p + kWide <= end_panel; p += kWide) {
+    Tile::template Run<kRows, kWide, kFetch>(block, row, p, next);
+  }
   if constexpr (kWide == 8) {
     if (p + 4 <= end_panel) {
-      Tile::template Run<kRows, 4>(block, row, p);
+      Tile::template Run<kRows, 4, kFetch>(block, row, p, next);
       p += 4;
     }
   }
-  if (p + 2 <= end_panel) {
-    Tile::template Run<kRows, 2>(block, row, p);
-    p += 2;
+  if constexpr (kWide >= 4) {
+    if (p + 2 <= end_panel) {
+      Tile::template Run<kRows, 2, kFetch>(block, row, p, next);
+      p += 2;
+    }
   }
-  if (p < end_panel) Tile::template Run<kRows, 1>(block, row, p);
+  if (p < end_panel) Tile::template Run<kRows, 1, kFetch>(block, row, p, next);
 }
+
+template <typename Tile, int kRows>
+void RunRows(const ChainBlock& block, int64_t row, int64_t first_panel, int64_t end_panel,
+             NextPanels next) {
+  if constexpr (Tile::kNarrowFromCache && kRows >= 4) {
+    if (block.num_rows > kMostRowsFromMemory) {
+      if (next.ahead != 0) {
+        RunRowsWide<Tile, kRows, 2, true>(block, row, first_panel, end_panel, next);
+      } else {
+        RunRowsWide<Tile, kRows, 2, false>(block, row, first_panel, end_panel, next);
+      }
+      return;
+    }
+  }
+  RunRowsWide<Tile, kRows, kRows <= 3 ? 8 : 4, false>(block, row, first_panel, end_panel, next);
+}
+
+// Of the tiles that share the panels, those that fetch the next ones.
+constexpr int64_t kMostFetchingTiles = 8;
 
 template <typename Tile>
 void RunChainBlock(const ChainBlock& block) {
@@ -200,27 +257,31 @@ void RunChainBlock(const ChainBlock& block) {
   for (int64_t panel = 0; panel < block.num_panels; panel += kTilePanels) {
     const int64_t end = std::min(panel + kTilePanels, block.num_panels);
     int64_t row = 0;
+    NextPanels next;
+    next.parts = std::min<int64_t>(tiles, kMostFetchingTiles);
     for (int64_t tile = 0; tile < tiles; ++tile) {
+      next.ahead = tile < next.parts ? block.next_panels : 0;
+      next.part = tile;
       // Even tiles: 7 rows are 4 + 3, not 6 + 1.
       const int64_t rows = (block.num_rows - row + tiles - tile - 1) / (tiles - tile);
       switch (rows) {
         case 1:
-          RunRows<Tile, 1>(block, row, panel, end);
+          RunRows<Tile, 1>(block, row, panel, end, next);
           break;
         case 2:
-          RunRows<Tile, 2>(block, row, panel, end);
+          RunRows<Tile, 2>(block, row, panel, end, next);
           break;
         case 3:
-          RunRows<Tile, 3>(block, row, panel, end);
+          RunRows<Tile, 3>(block, row, panel, end, next);
           break;
         case 4:
-          RunRows<Tile, 4>(block, row, panel, end);
+          RunRows<Tile, 4>(block, row, panel, end, next);
           break;
         case 5:
-          RunRows<Tile, 5>(block, row, panel, end);
+          RunRows<Tile, 5>(block, row, panel, end, next);
           break;
         default:
-          RunRows<Tile, 6>(block, row, panel, end);
+          RunRows<Tile, 6>(block, row, panel, end, next);
           break;
       }
       row += rows;

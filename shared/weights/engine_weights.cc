@@ -39,9 +39,9 @@ class EngineWalk {
       Run();
     }
     weights.final_norm = Vector(std::string(kFinalNormName), config_.hidden);
-    weights.lm_head =
-        Matrix(table_format_, std::string(config_.tied_embeddings ? kEmbeddingName : kLmHeadName),
-               config_.vocab_size, config_.hidden);
+    weights.lm_head = Matrix(kernels::HeadFormatOf(format_),
+                             std::string(config_.tied_embeddings ? kEmbeddingName : kLmHeadName),
+                             config_.vocab_size, config_.hidden);
     Run();
     weights.bytes = static_cast<size_t>(bytes_);
     return status_;

@@ -12,6 +12,8 @@ namespace {
 constexpr uint64_t kWholeBytes = 64 << 10;
 constexpr uint64_t kPieceBytes = 16 << 10;
 constexpr uint64_t kPieces = kWholeBytes / kPieceBytes;
+// Of what docs/numerics.md defines for integers. 1 had the LM head in bf16.
+constexpr char kIntegerRevision[] = " revision 2";
 
 }  // namespace
 
@@ -35,7 +37,9 @@ FingerprintHash::FingerprintHash(std::string_view numerics_class, std::string_vi
     : digest_(std::make_unique<Digest>()) {
   CONCLAVE_CHECK(digest_->context != nullptr);
   CONCLAVE_CHECK(EVP_DigestInit_ex(digest_->context, EVP_sha256(), nullptr) == 1);
-  Add(absl::StrCat("conclave fingerprint 1\nnumerics=", std::string(numerics_class), "\n"));
+  const bool integers = numerics_class.find("int") != std::string_view::npos;
+  Add(absl::StrCat("conclave fingerprint 1\nnumerics=", std::string(numerics_class),
+                   integers ? kIntegerRevision : "", "\n"));
   Add(config_text);
 }
 

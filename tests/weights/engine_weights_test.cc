@@ -98,6 +98,9 @@ class EveryClass : public ::testing::TestWithParam<NumericsClass> {
  protected:
   WeightFormat format() const { return kernels::WeightFormatOf(GetParam()); }
   WeightFormat table_format() const { return kernels::TableFormatOf(GetParam()); }
+  WeightFormat head_format() const {
+    return kernels::HeadFormatOf(kernels::WeightFormatOf(GetParam()));
+  }
 };
 INSTANTIATE_TEST_SUITE_P(Classes, EveryClass, ::testing::ValuesIn(kernels::kNumericsClasses),
                          [](const auto& info) {
@@ -150,7 +153,7 @@ TEST_P(EveryClass, PacksGroupedAttentionAsStored) {
   EXPECT_EQ(weights->layers[1].ffn_norm,
             Values(stored.tensors.at("model.layers.1.post_attention_layernorm.weight")));
   EXPECT_EQ(weights->final_norm, Values(stored.tensors.at("model.norm.weight")));
-  ExpectRows(weights->lm_head, table_format(), stored.tensors.at("lm_head.weight"));
+  ExpectRows(weights->lm_head, head_format(), stored.tensors.at("lm_head.weight"));
 }
 
 TEST_P(EveryClass, KeepsRouterAndSharedGateInF32) {
@@ -247,7 +250,7 @@ TEST_P(EveryClass, TiedHeadIsTheEmbedding) {
   stored.tensors.erase("lm_head.weight");
   stored.Write(dir.path());
   const auto weights = *LoadEngineWeights(*Open(dir.path()), GetParam(), nullptr);
-  ExpectRows(weights->lm_head, table_format(), stored.tensors.at("model.embed_tokens.weight"));
+  ExpectRows(weights->lm_head, head_format(), stored.tensors.at("model.embed_tokens.weight"));
 }
 
 TEST(EngineWeightsTest, RoundsF32ToNearestEvenInBf16) {
