@@ -43,8 +43,7 @@ inline constexpr WeightFormat WeightFormat::kInt4{WeightType::kInt4, 64};
 // The format in which a class stores its weight matrices.
 WeightFormat WeightFormatOf(NumericsClass numerics);
 
-// The format, f32 or bf16, of what is looked up rather than multiplied once: embedding table and KV
-// cache.
+// The format, f32 or bf16, of the embedding table and the KV cache.
 WeightFormat TableFormatOf(NumericsClass numerics);
 
 // The format of the LM head, given that of the other matrices: int8 beside int4, whose error would

@@ -48,6 +48,12 @@ void RunChain(ChainFunction chain, const ChainBlock& block) {
       part.input = block.input + step * StepRowBytes(block.format);
       part.steps = std::min(run_steps, block.steps - step);
       part.resume = block.resume || step > 0;
+      // After a run comes the next one of the same panels, and after the last the next panels'
+      // first.
+      const bool last = step + run_steps >= block.steps;
+      if (block.next_panels != 0) {
+        part.next_panels = last ? block.next_panels - step * step_bytes : run_steps * step_bytes;
+      }
       chain(part);
     }
   }

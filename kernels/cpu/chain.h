@@ -28,8 +28,9 @@ struct ChainBlock {
   int64_t num_outputs =
       0;  // columns that exist: at most 16 * num_panels, more than 16 * (num_panels - 1)
   bool resume = false;  // the chains go on from `output` instead of +0
-  // Bytes from each panel to the one that will be asked for next, which many rows fetch meanwhile:
-  // memory and arithmetic then overlap. 0: nothing is fetched. Need not lie in any matrix.
+  // Bytes from each panel to the one that will be asked for next, which many rows of integers fetch
+  // meanwhile: reading and multiplying then overlap. 0: nothing is fetched. Need not lie in any
+  // matrix.
   int64_t next_panels = 0;
 };
 
@@ -51,8 +52,8 @@ void ChainBf16Avx512Bf16(const ChainBlock& block);      // VDPBF16PS
 void ChainIntegersAvx512(const ChainBlock& block);      // VPDPBUSD by products of words
 void ChainIntegersAvx512Vnni(const ChainBlock& block);  // VPDPBUSD
 
-// Rows in a register tile, and panels beside them: 6 x 4 or 3 x 8 accumulators leave room for the
-// operands in 32 registers, and cover the latency of the multiply-add several times over.
+// Rows in a register tile, and panels in a group: tiles of 6 x 4 or 3 x 8 accumulators leave room
+// for the operands in 32 registers, and cover the latency of the multiply-add several times over.
 inline constexpr int64_t kTileRows = 6;
 inline constexpr int64_t kTilePanels = 8;
 

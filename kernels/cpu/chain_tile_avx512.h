@@ -120,8 +120,7 @@ struct FloatTile {
 // adds to each lane of `sum` the products of its four unsigned `bytes` and the four signed inputs.
 template <typename Dot, bool kInt4>
 struct IntegerTile {
-  // Dots and as many sums, beside some inputs and weights: of two panels, which then come from the
-  // cache.
+  // So many dots and as many sums fit the registers beside inputs and weights.
   static constexpr int kMostInRegisters = 12;
   static constexpr bool kNarrowFromCache = true;
 

@@ -173,7 +173,7 @@ StepPlan Scheduler::Plan() {
   GiveDecodeBlocks();
   StepPlan plan;
   limit_ms_ = options_.step_budget_ms;
-  if (!AnyGenerates()) limit_ms_ = std::max(limit_ms_, options_.prefill_budget_ms);
+  may_be_long_ = !AnyGenerates();
   urgent_ = false;
   bool may_admit = true;
   bool first_class = true;
@@ -207,9 +207,9 @@ void Scheduler::GuardUrgent(const StepPlan& plan) {
 }
 
 bool Scheduler::AnyGenerates() const {
-  return std::ranges::any_of(running_, [this](const Sequence* sequence) {
-    return sequence->num_to_compute() == 1 && Runnable(*sequence);
-  });
+  // One that is paced or parked will soon be due.
+  return std::ranges::any_of(
+      running_, [](const Sequence* sequence) { return sequence->num_to_compute() == 1; });
 }
 
 // Blocks for the next row of every sequence that could have one, in the order of service: whoever
@@ -294,6 +294,8 @@ bool Scheduler::PlanPrefills(QosClass qos, bool may_admit, StepPlan* plan) {
     plan->sequences.push_back({.sequence = sequence,
                                .num_tokens = chunk,
                                .samples = chunk == sequence->num_to_compute()});
+    // Whose prompt is done waits for the step's end from here on.
+    if (plan->sequences.back().samples) may_be_long_ = false;
   }
   return may_admit;
 }
@@ -312,11 +314,14 @@ int64_t Scheduler::ChunkOf(const Sequence& sequence, const StepPlan& plan) const
       std::min(sequence.num_to_compute(), options_.max_step_tokens - plan.shape.prefill_tokens);
   if (most <= 0) return 0;
   const bool first = plan.shape.prefill_tokens == 0 && !urgent_;
+  const double limit_ms = may_be_long_ && !urgent_
+                              ? std::max(prefill_limit_ms_, options_.prefill_budget_ms)
+                              : prefill_limit_ms_;
   int64_t fits = first ? std::min(most, kLeastChunk) : 0;
   int64_t too_many = most + 1;
   while (fits + 1 < too_many) {
     const int64_t middle = fits + (too_many - fits) / 2;
-    if (PredictMs(WithPrefill(plan.shape, sequence, middle)) <= prefill_limit_ms_) {
+    if (PredictMs(WithPrefill(plan.shape, sequence, middle)) <= limit_ms) {
       fits = middle;
     } else {
       too_many = middle;

@@ -7,7 +7,8 @@
 // Order of service: QoS class; inside a class the earliest deadline, where a sequence without one
 // counts as due kPatience after its arrival, so that nobody waits for ever behind newcomers; then
 // arrival. In a step, class by class: first the decode rows, then prefill in chunks cut to the
-// step's budget of predicted milliseconds: a larger one while nobody generates, who would wait.
+// step's budget of predicted milliseconds, which is larger while no sequence waits for the step's
+// end: none generates, and no prompt is done in it.
 //
 // A step with realtime rows is an urgent one: what else runs in it makes it at most a twentieth
 // longer than it would be alone, so that a realtime sequence keeps its pace beside any load. How
@@ -41,8 +42,9 @@ namespace conclave::engine {
 struct SchedulerOptions {
   // Predicted length of a step into which prefill is cut. A step with realtime rows is cut by what
   // these take alone instead: others stretch it by a twentieth, one in 512 to four times that.
+  // Its prefill may take as long as reading all weights in any case.
   double step_budget_ms = 50;
-  double prefill_budget_ms = 0;    // the same while no sequence generates, if it is longer
+  double prefill_budget_ms = 0;    // the same, if longer, for prefill that no sequence waits for
   int32_t max_batch = 256;         // sequences running at once
   int32_t max_waiting = 1024;      // sequences queued beside those
   int64_t max_step_tokens = 1024;  // rows of one step: bounds the memory of activations
@@ -157,6 +159,7 @@ class Scheduler {
   uint64_t step_ = 0;
   double limit_ms_ = 0;          // of the step that is being planned
   double prefill_limit_ms_ = 0;  // the same for what prefill may make it
+  bool may_be_long_ = false;     // nobody waits for its end yet
   bool urgent_ = false;          // it has realtime rows: nothing of others goes beyond the limit
   uint64_t urgent_steps_ = 0;
   uint64_t alone_steps_ = 0;  // the last so many steps had realtime rows alone

@@ -170,7 +170,7 @@ absl::Status EngineOptions::Validate() const {
   RETURN_IF_ERROR(NotOneOf("engine.experts", experts, {"remote", "local"}));
   RETURN_IF_ERROR(OutOfRange<int64_t>("engine.context", context, 0, 16'777'216));
   RETURN_IF_ERROR(OutOfRange("engine.step_budget_ms", step_budget_ms, 0.1, 60'000.0));
-  RETURN_IF_ERROR(OutOfRange("engine.prefill_budget_ms", prefill_budget_ms, 0.0, 60'000.0));
+  RETURN_IF_ERROR(OutOfRange("engine.prefill_budget_ms", prefill_budget_ms, 0.0, 4000.0));
   RETURN_IF_ERROR(OutOfRange("engine.kv_memory_share", kv_memory_share, 0.001, 0.95));
   RETURN_IF_ERROR(OutOfRange("engine.max_batch", max_batch, 1, 65'536));
   RETURN_IF_ERROR(OutOfRange("engine.max_waiting", max_waiting, 1, 1'000'000));
@@ -320,9 +320,10 @@ void AllOptions::Bind(Settings& s) {
   s.Add("engine", "prefix_cache", &engine.prefix_cache,
         "keep keys and values of what has ended, for prompts that begin equally");
   s.Add("engine", "step_budget_ms", &engine.step_budget_ms,
-        "predicted length of a step without realtime rows, into which prefill is cut, ms");
+        "predicted length of a step without realtime rows, into which prefill is cut, but for what "
+        "pays for reading the weights, ms");
   s.Add("engine", "prefill_budget_ms", &engine.prefill_budget_ms,
-        "the same while no sequence generates, who would wait, if it is longer, ms");
+        "the same for prefill that no sequence waits for, as none generates, ms");
   s.Add("engine", "max_batch", &engine.max_batch, "sequences running at once");
   s.Add("engine", "max_waiting", &engine.max_waiting, "sequences queued, more are refused");
   s.Add("engine", "missing_expert_wait_ms", &engine.missing_expert_wait_ms,

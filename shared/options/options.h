@@ -96,7 +96,7 @@ struct EngineOptions : MemberOptions {
   // Predicted length of a step into which prefill is cut. A step with realtime rows is cut by what
   // these take alone instead: others stretch it by a twentieth, one in 512 to four times that.
   double step_budget_ms = 50;
-  double prefill_budget_ms = 4000;
+  double prefill_budget_ms = 3000;
   int32_t max_batch = 256;     // sequences running at once
   int32_t max_waiting = 1024;  // sequences queued before new ones are refused
   int32_t missing_expert_wait_ms =

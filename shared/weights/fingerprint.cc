@@ -37,7 +37,7 @@ FingerprintHash::FingerprintHash(std::string_view numerics_class, std::string_vi
     : digest_(std::make_unique<Digest>()) {
   CONCLAVE_CHECK(digest_->context != nullptr);
   CONCLAVE_CHECK(EVP_DigestInit_ex(digest_->context, EVP_sha256(), nullptr) == 1);
-  const bool integers = numerics_class.find("int") != std::string_view::npos;
+  const bool integers = numerics_class.substr(0, 3) == "int";  // those of the head
   Add(absl::StrCat("conclave fingerprint 1\nnumerics=", std::string(numerics_class),
                    integers ? kIntegerRevision : "", "\n"));
   Add(config_text);

@@ -21,7 +21,8 @@ struct WeightFormats {
 
   // Rows between engine and workers, tables and KV cache follow from the class; matrices from:
   kernels::NumericsClass numerics = kernels::NumericsClass::kBf16;
-  kernels::WeightFormat dense = kernels::WeightFormat::kBf16;    // attention, dense and shared FFN
+  kernels::WeightFormat dense =
+      kernels::WeightFormat::kBf16;  // attention, dense and shared FFN, LM head (HeadFormatOf it)
   kernels::WeightFormat experts = kernels::WeightFormat::kBf16;  // routed experts
 
   // The name in settings, fingerprints and metrics: "bf16"; "int4:32" in groups of 32; "int8+int4"

@@ -78,6 +78,23 @@ TEST(Scheduler, TakesLongerStepsOfPrefillWhileNobodyGenerates) {
   EXPECT_THAT(f.Step(), ElementsAre(Pair(2, 130)));
 }
 
+TEST(Scheduler, ALongStepHasOnePromptThatIsDoneInIt) {
+  SchedulerFixture f(64, {.step_budget_ms = 10, .prefill_budget_ms = 50});
+  ASSERT_TRUE(f.scheduler.Add(f.Request(1, 60, 2)).ok());
+  ASSERT_TRUE(f.scheduler.Add(f.Request(2, 300, 2)).ok());
+  EXPECT_THAT(f.Step(), ElementsAre(Pair(1, 60), Pair(2, 35)));
+}
+
+TEST(Scheduler, APacedSequenceWaitsForNoLongStep) {
+  SchedulerFixture f(64, {.step_budget_ms = 10, .prefill_budget_ms = 50});
+  SequenceRequest paced = f.Request(1, 20, 50);
+  paced.sampling.pace = 10;
+  ASSERT_TRUE(f.scheduler.Add(std::move(paced)).ok());
+  f.Step();
+  ASSERT_TRUE(f.scheduler.Add(f.Request(2, 300, 2)).ok());
+  EXPECT_THAT(f.Step(), ElementsAre(Pair(2, 95)));
+}
+
 // A chunk beside decode rows takes at least as long as the weights that it makes the step read.
 TEST(Scheduler, PrefillPaysForTheExpertsThatItReads) {
   SchedulerFixture f(64, {.step_budget_ms = 0.01});

@@ -159,11 +159,13 @@ TEST(MatmulTest, LongChainsResumeWithTheSameBits) {
   Rng rng(4);
   for (WeightFormat format : kAllFormats) {
     const OwnedMatrix weight = RandomMatrix(rng, format, 33, 4001);
-    const StridedRows input(rng, 9, 4001);
-    const std::vector<float> expected = Reference(weight.view(), nullptr, input.view);
-    for (CpuLevel level : SupportedLevels()) {
-      EXPECT_TRUE(SameBits(RunMatmul(weight.view(), nullptr, input.view, level, 2), expected))
-          << NameOf(format) << " " << CpuLevelName(level);
+    for (const int64_t rows : {9, 13, 50}) {
+      const StridedRows input(rng, rows, 4001);
+      const std::vector<float> expected = Reference(weight.view(), nullptr, input.view);
+      for (CpuLevel level : SupportedLevels()) {
+        EXPECT_TRUE(SameBits(RunMatmul(weight.view(), nullptr, input.view, level, 2), expected))
+            << NameOf(format) << " " << CpuLevelName(level) << " " << rows;
+      }
     }
   }
 }

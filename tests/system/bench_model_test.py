@@ -37,7 +37,7 @@ class BenchModel(unittest.TestCase):
         done = conclave("bench", "model", self.file, *SMALL, "--json")
         self.assertEqual(done.returncode, 0, done.stderr)
         told = json.loads(done.stdout)
-        self.assertEqual((told["model"], told["formats"], told["num_workers"]), ("tiny", "int8", 2))
+        self.assertEqual((told["model"], told["formats"], told["num_workers"], told["complete"]), ("tiny", "int8", 2, True))
         self.assertEqual([(row["what"], row.get("tokens"), row.get("batch"), row.get("context")) for row in told["rows"]],
                          [("prefill", 16, None, None), ("prefill", 70, None, None)] + [("decode", None, batch, context) for context in (0, 64) for batch in (1, 3)])
         for row in told["rows"]:
@@ -47,6 +47,7 @@ class BenchModel(unittest.TestCase):
                 self.assertAlmostEqual(speed["share_of_bound"], speed["tokens_per_second"] / speed["bound_tokens_per_second"], places=6)
             if row["what"] == "decode":
                 # Two of eight experts a row.
+                self.assertIsNotNone(row["active_expert_ratio"], "the engine's metric was not read")
                 self.assertGreaterEqual(row["active_expert_ratio"], 0.25)
                 self.assertLessEqual(row["active_expert_ratio"], min(1, 0.25 * row["batch"]))
         for cluster in ("in_process", "workers"):

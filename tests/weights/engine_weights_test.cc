@@ -99,7 +99,14 @@ class EveryClass : public ::testing::TestWithParam<NumericsClass> {
   WeightFormat format() const { return kernels::WeightFormatOf(GetParam()); }
   WeightFormat table_format() const { return kernels::TableFormatOf(GetParam()); }
   WeightFormat head_format() const {
-    return kernels::HeadFormatOf(kernels::WeightFormatOf(GetParam()));
+    switch (GetParam()) {
+      case kernels::NumericsClass::kF32:
+        return WeightFormat::kF32;
+      case kernels::NumericsClass::kBf16:
+        return WeightFormat::kBf16;
+      default:
+        return WeightFormat::kInt8;
+    }
   }
 };
 INSTANTIATE_TEST_SUITE_P(Classes, EveryClass, ::testing::ValuesIn(kernels::kNumericsClasses),

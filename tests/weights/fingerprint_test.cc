@@ -56,8 +56,7 @@ TEST(SampleRangesTest, SpreadsFourPiecesFromStartToEnd) {
 TEST(FingerprintTest, IsTheHashThatTheDocumentDefines) {
   const StoredCheckpoint stored = StoredCheckpoint::Read(GoldenDir("olmoe"));
   const auto checkpoint = *Checkpoint::Open(GoldenDir("olmoe"), {});
-  std::string text = "conclave fingerprint 1\nnumerics=f32\n";
-  text += NormalisedConfigText(checkpoint->config());
+  std::string text = NormalisedConfigText(checkpoint->config());
   for (const auto& [name, tensor] : stored.tensors) {  // OLMoE's names are canonical
     text += "tensor " + name + " BF16 " + std::to_string(tensor.shape[0]) + " " +
             std::to_string(tensor.shape.size() == 2 ? tensor.shape[1] : 1) + "\n";
@@ -68,7 +67,13 @@ TEST(FingerprintTest, IsTheHashThatTheDocumentDefines) {
       for (size_t i = 0; i < 4; ++i) text += tensor.data.substr((size - 16384) * i / 3, 16384);
     }
   }
-  EXPECT_EQ(checkpoint->Fingerprint("f32"), Sha256Hex(text));
+  for (const auto& [label, told] : {std::pair{"f32", "f32"},
+                                    {"bf16+int4:32", "bf16+int4:32"},
+                                    {"int8", "int8 revision 2"},
+                                    {"int8+int4:32", "int8+int4:32 revision 2"}}) {
+    EXPECT_EQ(checkpoint->Fingerprint(label),
+              Sha256Hex(std::string("conclave fingerprint 1\nnumerics=") + told + "\n" + text));
+  }
 }
 
 TEST(FingerprintTest, TellsModelsAndClassesApart) {

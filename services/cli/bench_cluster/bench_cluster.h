@@ -1,5 +1,5 @@
-// A cluster to be measured, in a temporary folder: with API keys, and whatever else the benchmark
-// sets. Gone when the object is.
+// A cluster to be measured, in a temporary folder: with what the benchmark sets. Gone when the
+// object is.
 #pragma once
 
 #include <atomic>

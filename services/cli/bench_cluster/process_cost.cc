@@ -47,7 +47,10 @@ absl::StatusOr<SharedMemoryUse> MemoryUse(int64_t pid) {
     if (name == "Pss:") use.proportional = kib * kKib;
     if (name == "Anonymous:") use.anonymous = kib * kKib;
   }
-  if (use.proportional == 0) return Gone(pid);
+  if (use.proportional == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("/proc/", pid, "/smaps_rollup cannot be read, or the process has ended"));
+  }
   return use;
 }
 

@@ -20,6 +20,7 @@ struct SharedMemoryUse {
   int64_t proportional = 0;
   int64_t anonymous = 0;  // of these, and whole: memory that is no file's
 };
+// UNAVAILABLE where the system does not tell.
 absl::StatusOr<SharedMemoryUse> MemoryUse(int64_t pid);
 
 }  // namespace conclave::cli

@@ -51,7 +51,8 @@ class ModelBench {
              const std::atomic<bool>& interrupted)
       : context_(context), options_(options), interrupted_(interrupted) {}
 
-  absl::StatusOr<ModelBenchReport> Run() {
+  // What ended it early is told after what was measured until then.
+  absl::Status Run() {
     RETURN_IF_ERROR(Open());
     RETURN_IF_ERROR(MeasureMachine());
     RETURN_IF_ERROR(StartClusters());
@@ -59,8 +60,9 @@ class ModelBench {
     for (const int64_t context : options_.contexts) {
       for (const int batch : options_.batches) RETURN_IF_ERROR(MeasureDecode(batch, context));
     }
-    return std::move(report_);
+    return absl::OkStatus();
   }
+  ModelBenchReport& report() { return report_; }
 
  private:
   absl::Status Open() {
@@ -96,7 +98,7 @@ class ModelBench {
     ASSIGN_OR_RETURN(level_,
                      model::ChooseCpuLevel("engine.cpu_level", context_.options.engine.cpu_level));
     report_.cpu_level = kernels::CpuLevelName(level_);
-    report_.threads = options_.threads > 0 ? options_.threads : ReadCpuLimit().cores;
+    report_.threads = ThreadsOf(context_.options.engine.threads);
     ASSIGN_OR_RETURN(report_.rates, MeasureRates(level_, report_.threads, kRateSeconds));
     rates_ = report_.rates;
     return absl::OkStatus();
@@ -107,16 +109,29 @@ class ModelBench {
     std::vector<std::string> flags;
     for (const Settings::Row& row : context_.rows) {
       if (row.source == "default") continue;
-      if (row.key != "numerics" && !absl::StartsWith(row.key, "engine.") &&
-          !absl::StartsWith(row.key, "expert.")) {
-        continue;
-      }
+      const bool of_members =
+          absl::StartsWith(row.key, "engine.") || absl::StartsWith(row.key, "expert.");
+      if (row.key != "numerics" && !of_members) continue;
+      if (IsOwn(row.key.substr(row.key.find('.') + 1))) continue;
       std::string name = row.key;
       for (char& c : name) c = c == '.' || c == '_' ? '-' : c;
       flags.push_back(absl::StrCat("--", name, "=", row.value));
     }
-    if (options_.threads > 0) flags.push_back(absl::StrCat("--engine-threads=", options_.threads));
+    if (report_.threads > 0) flags.push_back(absl::StrCat("--engine-threads=", report_.threads));
     return flags;
+  }
+
+  // Settings that the benchmark chooses itself.
+  bool IsOwn(const std::string& name) const {
+    for (const char* own : {"experts", "name", "listen", "ops_listen", "advertise"}) {
+      if (name == own) return true;
+    }
+    return name == "threads";
+  }
+
+  int ThreadsOf(int setting) const {
+    if (options_.threads > 0) return options_.threads;
+    return setting > 0 ? setting : ReadCpuLimit().cores;
   }
 
   absl::StatusOr<std::unique_ptr<ModelRun>> StartOne(int workers, ModelBenchCost* cost) const {
@@ -127,8 +142,9 @@ class ModelBench {
                                .vocab_size = vocab_size_,
                                .flags = Flags(),
                                .interrupted = &interrupted_};
-    if (workers > 0 && options_.threads > 0) {
-      options.flags.push_back(absl::StrCat("--expert-threads=", options_.threads));
+    if (workers > 0) {
+      options.flags.push_back(
+          absl::StrCat("--expert-threads=", ThreadsOf(context_.options.expert.threads)));
     }
     ASSIGN_OR_RETURN(auto run, ModelRun::Start(options));
     ASSIGN_OR_RETURN(const ResidentMemory memory, run->Memory());
@@ -179,13 +195,17 @@ class ModelBench {
     return absl::OkStatus();
   }
 
-  absl::Status LeaveOut(const std::string& row) const {
-    Tell(absl::StrCat(row, " is left out: the model's context is ", most_context_, " tokens"));
+  absl::Status LeaveOut(const std::string& row, const std::string& reason) const {
+    Tell(absl::StrCat(row, " is left out: ", reason));
     return absl::OkStatus();
+  }
+  std::string ContextReason() const {
+    return absl::StrCat("the model's context is ", most_context_, " tokens");
   }
 
   absl::Status MeasurePrefill(int64_t tokens) {
-    if (tokens + 1 > most_context_) return LeaveOut(absl::StrCat("prefill ", tokens));
+    if (tokens + 1 > most_context_)
+      return LeaveOut(absl::StrCat("prefill ", tokens), ContextReason());
     Tell(absl::StrCat("prefill, ", tokens, " tokens ..."));
     const auto count = static_cast<double>(tokens);
     const auto bound_of = [&] {
@@ -197,23 +217,27 @@ class ModelBench {
                      rates_);
     };
     ModelBenchRow row = {.what = "prefill", .tokens = tokens};
-    RETURN_IF_ERROR(InTurn(
+    const absl::Status measured = InTurn(
         [&](ModelRun& run) -> absl::StatusOr<SpeedOf> {
           ASSIGN_OR_RETURN(const double seconds, run.Prefill(tokens));
           const StepBound bound = bound_of();
           row.bound_by_memory = bound.by_memory();
           return SpeedOf{count / seconds, count / bound.seconds};
         },
-        &row));
+        &row);
+    // Of a context that settings or memory make shorter than the model's.
+    if (absl::IsInvalidArgument(measured)) {
+      return LeaveOut(absl::StrCat("prefill ", tokens), std::string(measured.message()));
+    }
+    RETURN_IF_ERROR(measured);
     report_.rows.push_back(row);
     return absl::OkStatus();
   }
 
   absl::Status MeasureDecode(int batch, int64_t context) {
-    if (context + kFewestTokens + 1 > most_context_) {
-      return LeaveOut(absl::StrCat("decode, batch ", batch, ", context ", context));
-    }
-    Tell(absl::StrCat("decode, batch ", batch, ", context ", context, " ..."));
+    const std::string name = absl::StrCat("decode, batch ", batch, ", context ", context);
+    if (context + kFewestTokens + 1 > most_context_) return LeaveOut(name, ContextReason());
+    Tell(name + " ...");
     const double rows = batch;
     const auto bound_of = [&](double ratio, double length) {
       return BoundOf(work_,
@@ -228,19 +252,25 @@ class ModelBench {
         std::clamp(static_cast<int>(options_.seconds * kUsualShare / guess.seconds), kFewestTokens,
                    static_cast<int>(std::min<int64_t>(kMostTokens, most_context_ - context - 1)));
     ModelBenchRow row = {.what = "decode", .batch = batch, .context = context};
-    RETURN_IF_ERROR(InTurn(
+    const absl::Status measured = InTurn(
         [&](ModelRun& run) -> absl::StatusOr<SpeedOf> {
           ASSIGN_OR_RETURN(const Decoded decoded, run.Decode(batch, context, tokens));
           const double ratio =
               decoded.active_expert_ratio > 0 ? decoded.active_expert_ratio : ExpectedRatio(rows);
           const StepBound bound = bound_of(ratio, decoded.context);
           if (&run == in_process_.get()) {
-            row.active_expert_ratio = ratio;
+            row.active_expert_ratio = decoded.active_expert_ratio;
             row.bound_by_memory = bound.by_memory();
           }
           return SpeedOf{decoded.tokens_per_second, rows / bound.seconds};
         },
-        &row));
+        &row);
+    if (absl::IsOutOfRange(measured)) {
+      return LeaveOut(name, absl::StrCat(std::string(measured.message()),
+                                         "; their KV caches may be more than engine.kv_memory"));
+    }
+    if (absl::IsInvalidArgument(measured)) return LeaveOut(name, std::string(measured.message()));
+    RETURN_IF_ERROR(measured);
     report_.rows.push_back(row);
     return absl::OkStatus();
   }
@@ -269,14 +299,18 @@ class ModelBench {
 int RunModelBench(const Context& context, const ModelBenchOptions& options) {
   StopSignals signals;
   const InterruptFlag interrupt(signals);
-  auto report = ModelBench(context, options, interrupt.interrupted()).Run();
-  if (absl::IsCancelled(report.status())) {
+  ModelBench bench(context, options, interrupt.interrupted());
+  const absl::Status ended = bench.Run();
+  ModelBenchReport& report = bench.report();
+  report.complete = ended.ok();
+  if (ended.ok() || !report.rows.empty()) {
+    std::fputs((options.json ? report.ToJson() : report.ToTable()).c_str(), stdout);
+  }
+  if (absl::IsCancelled(ended)) {
     std::fprintf(stderr, "interrupted\n");
     return kExitInterrupted;
   }
-  if (!report.ok()) return Fail(report.status());
-  std::fputs((options.json ? report->ToJson() : report->ToTable()).c_str(), stdout);
-  return kExitOk;
+  return ended.ok() ? kExitOk : Fail(ended);
 }
 
 }  // namespace conclave::cli

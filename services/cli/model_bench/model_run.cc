@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <random>
 #include <thread>
 #include <utility>
@@ -43,35 +44,50 @@ struct Timed {
   absl::StatusOr<GenerationResult> result = absl::UnknownError("");
 };
 
-// Tokens a second while all generate: from the first token of the last one to begin to the last
-// token of the first one to end.
-absl::StatusOr<double> CommonRate(const std::vector<Timed>& all) {
-  steady_clock::time_point begin = steady_clock::time_point::min();
-  steady_clock::time_point end = steady_clock::time_point::max();
+std::vector<Generation> Generations(const std::vector<Timed>& all) {
+  std::vector<Generation> generations;
   for (const Timed& one : all) {
-    if (one.result->arrivals.empty()) return absl::InternalError("a generation without tokens");
-    begin = std::max(begin, one.start + one.result->arrivals.front().at);
-    end = std::min(end, one.start + one.result->arrivals.back().at);
-  }
-  int64_t tokens = 0;
-  for (const Timed& one : all) {
+    Generation& generation = generations.emplace_back();
     for (const GenerationResult::Arrival& arrival : one.result->arrivals) {
-      const auto at = one.start + arrival.at;
-      if (at > begin && at <= end) tokens += arrival.num_tokens;
+      generation.push_back(
+          {Seconds((one.start + arrival.at).time_since_epoch()), arrival.num_tokens});
     }
   }
-  if (tokens == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("there was no moment at which all of ", all.size(),
-                     " sequences generated; take a smaller --batch, or more --seconds"));
-  }
-  return static_cast<double>(tokens) / Seconds(end - begin);
+  return generations;
 }
 
 }  // namespace
 
+std::optional<double> CommonRate(const std::vector<Generation>& all) {
+  double begin = -std::numeric_limits<double>::infinity();
+  double end = std::numeric_limits<double>::infinity();
+  for (const Generation& generation : all) {
+    if (generation.empty()) return std::nullopt;
+    begin = std::max(begin, generation.front().seconds);
+    end = std::min(end, generation.back().seconds);
+  }
+  double sum = 0;
+  for (const Generation& generation : all) {
+    double first = 0, last = 0;
+    int64_t tokens = -1;  // after those that came first
+    for (const Arrived& arrived : generation) {
+      if (arrived.seconds < begin || arrived.seconds > end) continue;
+      if (tokens < 0) first = arrived.seconds;
+      tokens = tokens < 0 ? 0 : tokens + arrived.tokens;
+      last = arrived.seconds;
+    }
+    if (tokens <= 0) return std::nullopt;
+    sum += static_cast<double>(tokens) / (last - first);
+  }
+  return sum;
+}
+
 absl::StatusOr<std::unique_ptr<ModelRun>> ModelRun::Start(const ModelRunOptions& options) {
-  std::vector<std::string> flags = {"--workers", std::to_string(options.workers)};
+  // Whatever settings files and the environment say.
+  std::vector<std::string> flags = {
+      absl::StrCat("--workers=", options.workers), "--engines=1",
+      absl::StrCat("--engine-experts=", options.workers > 0 ? "remote" : "local"),
+      "--gateway-keys-file=", "--gateway-server-cert-file="};
   flags.insert(flags.end(), options.flags.begin(), options.flags.end());
   const auto start = steady_clock::now();
   ASSIGN_OR_RETURN(auto cluster, BenchCluster::Start({.model = options.model,
@@ -151,7 +167,12 @@ absl::StatusOr<Decoded> ModelRun::Decode(int batch, int64_t context, int tokens)
   for (std::thread& client : clients) client.join();
   for (const Timed& one : all) RETURN_IF_ERROR(one.result.status());
   Decoded decoded;
-  ASSIGN_OR_RETURN(decoded.tokens_per_second, CommonRate(all));
+  const std::optional<double> rate = CommonRate(Generations(all));
+  if (!rate) {
+    return absl::OutOfRangeError(
+        absl::StrCat("there was no moment at which all of ", batch, " sequences generated"));
+  }
+  decoded.tokens_per_second = *rate;
   decoded.context = static_cast<double>(context + kOwnIds) + 0.5 * tokens;
   const auto use = ReadExpertUse();
   if (use_before && use && use->steps > use_before->steps) {

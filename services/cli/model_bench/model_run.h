@@ -25,6 +25,18 @@ struct ModelRunOptions {
   const std::atomic<bool>* interrupted = nullptr;
 };
 
+// Tokens of one sequence that came together, and when, on any clock.
+struct Arrived {
+  double seconds = 0;
+  int64_t tokens = 0;
+};
+using Generation = std::vector<Arrived>;  // in their order
+
+// Tokens a second of all together, from the first token of the last to begin to the last one of the
+// first to end. Events of a step do not all come at the same moment, so that each sequence's rate
+// is taken between its own ones. Nullopt without at least two events of each.
+std::optional<double> CommonRate(const std::vector<Generation>& all);
+
 struct Decoded {
   double tokens_per_second = 0;    // of all sequences together
   double context = 0;              // tokens before the new one, on average
@@ -51,7 +63,8 @@ class ModelRun {
 
   // `batch` sequences that begin with the same `context` ids and one of their own, each going on
   // for `tokens` tokens; measured while all of them generate. The common beginning is computed
-  // before, once.
+  // before, once. OUT_OF_RANGE when there was no such moment: the gateway sends an engine no more
+  // than its KV cache could hold if nothing was shared.
   absl::StatusOr<Decoded> Decode(int batch, int64_t context, int tokens);
 
  private:

@@ -92,7 +92,8 @@ std::string ModelBenchReport::ToJson() const {
     } else {
       one["batch"] = row.batch;
       one["context"] = row.context;
-      one["active_expert_ratio"] = row.active_expert_ratio;
+      one["active_expert_ratio"] =
+          row.active_expert_ratio > 0 ? nlohmann::json(row.active_expert_ratio) : nlohmann::json();
     }
     if (row.workers) one["workers"] = cli::ToJson(*row.workers);
     list.push_back(std::move(one));
@@ -110,6 +111,7 @@ std::string ModelBenchReport::ToJson() const {
                           {{"f32", rates.operations.at(WeightType::kF32)},
                            {"bf16", rates.operations.at(WeightType::kBf16)},
                            {"int8", rates.operations.at(WeightType::kInt8)}}},
+                         {"complete", complete},
                          {"rows", std::move(list)},
                          {"in_process", cli::ToJson(in_process)}};
   if (workers) told["workers"] = cli::ToJson(*workers);

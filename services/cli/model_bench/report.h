@@ -25,7 +25,7 @@ struct ModelBenchRow {
   SpeedOf in_process = {};
   std::optional<SpeedOf> workers = {};
   bool bound_by_memory = false;
-  double active_expert_ratio = 0;  // of a decode, in process
+  double active_expert_ratio = 0;  // of a decode, in process; 0: unknown
 };
 
 // Start and memory of one cluster.
@@ -42,6 +42,7 @@ struct ModelBenchReport {
   double active_bytes = 0;  // that a token alone reads
   MachineRates rates;       // reading: the median of what was measured in between
   std::vector<ModelBenchRow> rows;
+  bool complete = false;  // it was not ended early
   ModelBenchCost in_process;
   std::optional<ModelBenchCost> workers;
 

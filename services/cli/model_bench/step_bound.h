@@ -1,4 +1,4 @@
-// The least time that a step of a model can take on a machine, from what it must read and multiply.
+// The time that a step of a model takes on a machine if it reads and multiplies at full speed.
 //
 // Pure.
 #pragma once
@@ -45,8 +45,9 @@ struct StepBound {
 };
 
 // Each matrix is read once, by rows that are all there, and takes the longer of reading and
-// multiplying; attention multiplies (its cache is read by cores that multiply longer). An unknown
-// rate bounds nothing. Activations, norms and everything between processes are free.
+// multiplying (a program that reads one matrix while it multiplies by another could be faster);
+// attention multiplies, and its cache is not counted. An unknown rate bounds nothing. Activations,
+// norms and everything between processes are free.
 StepBound BoundOf(const ModelWork& work, const StepWork& step, const MachineRates& rates);
 
 }  // namespace conclave::cli
