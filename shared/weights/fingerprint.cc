@@ -12,7 +12,7 @@ namespace {
 constexpr uint64_t kWholeBytes = 64 << 10;
 constexpr uint64_t kPieceBytes = 16 << 10;
 constexpr uint64_t kPieces = kWholeBytes / kPieceBytes;
-// Of what docs/numerics.md defines for integers. 1 had the LM head in bf16.
+// Of what docs/numerics.md defines for integers: raised when their bits change.
 constexpr char kIntegerRevision[] = " revision 2";
 
 }  // namespace

@@ -16,7 +16,7 @@
 
 namespace conclave::weights {
 
-inline constexpr uint32_t kPackedVersion = 1;
+inline constexpr uint32_t kPackedVersion = 2;
 inline constexpr uint64_t kPackedHeaderBytes = 128;
 inline constexpr uint64_t kPackedPageBytes = 4096;     // blocks begin on pages
 inline constexpr uint64_t kPackedEntryAlignment = 64;  // a cache line, and a 512-bit register

@@ -106,7 +106,7 @@ TEST(PackedIndexTest, LiesWhereTheFormatSays) {
   EXPECT_EQ(file.size(), 8192u + 54u);
 }
 
-// A file that was written by another program, from docs/packed-format.md alone: files of version 1
+// A file that was written by another program, from docs/packed-format.md alone: files of version 2
 // stay readable as long as the version is.
 TEST(PackedIndexTest, ReadsAStoredFile) {
   const std::filesystem::path path =
@@ -177,12 +177,12 @@ TEST(PackedIndexTest, TellsAnotherVersionBeforeItBelievesAnyChecksum) {
   const absl::Status newer = Parse(file).status();
   EXPECT_EQ(newer.code(), absl::StatusCode::kUnimplemented);
   EXPECT_EQ(Message(newer),
-            "dir/m.packed has version 7 of the packed format, this conclave reads version 1; use a "
+            "dir/m.packed has version 7 of the packed format, this conclave reads version 2; use a "
             "newer conclave or pack the model again");
   EXPECT_EQ(Parse(file.substr(0, 12)).status().code(), absl::StatusCode::kUnimplemented);
   PutNumber(file, 8, 4, 0);
   EXPECT_THAT(Message(Parse(file).status()),
-              AllOf(HasSubstr("version 0"), HasSubstr("reads version 1; pack the model again")));
+              AllOf(HasSubstr("version 0"), HasSubstr("reads version 2; pack the model again")));
 }
 
 TEST(PackedIndexTest, TellsWhatIsNoPackedFile) {

@@ -6,7 +6,9 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <iterator>
 #include <memory>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -86,7 +88,8 @@ class ModelBench {
     if (!fs::is_directory(path_)) {
       ReadThrough(path_, interrupted_);
     } else {
-      for (const auto& entry : fs::directory_iterator(path_)) {
+      std::error_code error;
+      for (const auto& entry : fs::directory_iterator(path_, error)) {
         ReadThrough(entry.path(), interrupted_);
       }
     }
@@ -111,22 +114,21 @@ class ModelBench {
       if (row.source == "default") continue;
       const bool of_members =
           absl::StartsWith(row.key, "engine.") || absl::StartsWith(row.key, "expert.");
-      if (row.key != "numerics" && !of_members) continue;
-      if (IsOwn(row.key.substr(row.key.find('.') + 1))) continue;
+      if (row.key != "numerics" && (!of_members || IsOwn(row.key))) continue;
       std::string name = row.key;
       for (char& c : name) c = c == '.' || c == '_' ? '-' : c;
       flags.push_back(absl::StrCat("--", name, "=", row.value));
     }
-    if (report_.threads > 0) flags.push_back(absl::StrCat("--engine-threads=", report_.threads));
+    flags.push_back(absl::StrCat("--engine-threads=", report_.threads));
     return flags;
   }
 
   // Settings that the benchmark chooses itself.
-  bool IsOwn(const std::string& name) const {
-    for (const char* own : {"experts", "name", "listen", "ops_listen", "advertise"}) {
-      if (name == own) return true;
-    }
-    return name == "threads";
+  static bool IsOwn(const std::string& key) {
+    constexpr std::string_view kOwn[] = {"experts",    "name",      "listen",
+                                         "ops_listen", "advertise", "threads"};
+    return std::ranges::find(kOwn, std::string_view(key).substr(key.find('.') + 1)) !=
+           std::end(kOwn);
   }
 
   int ThreadsOf(int setting) const {
