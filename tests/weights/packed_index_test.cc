@@ -72,7 +72,7 @@ TEST(PackedIndexTest, ReadsAsManyTensorsAsTheLargestModelsHave) {
 TEST(PackedIndexTest, LiesWhereTheFormatSays) {
   const std::string file = SmallFile();
   EXPECT_EQ(file.substr(0, 8), "CONCLAVE");
-  EXPECT_EQ(GetNumber(file, 8, 4), 1u);
+  EXPECT_EQ(GetNumber(file, 8, 4), 2u);
   EXPECT_EQ(GetNumber(file, 16, 8), file.size());
   EXPECT_EQ(GetNumber(file, 24, 8), 128u);
   const uint64_t table_bytes = GetNumber(file, 32, 8);
