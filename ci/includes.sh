@@ -32,7 +32,7 @@ only shared/net shared/net shared/base shared/tls
 only shared/http shared/http shared/net shared/base shared/metrics shared/tls
 # Row frames carry the kernels' row types; they are a target of their own, which gateway and controller do not link.
 only shared/h2 shared/h2 shared/base shared/net shared/rpc
-only shared/rpc shared/rpc shared/base shared/metrics shared/net shared/tls conclave/v1 kernels
+only shared/rpc shared/rpc shared/base shared/metrics shared/net shared/shm shared/tls conclave/v1 kernels
 only shared/weights shared/weights shared/base kernels
 only shared/text shared/text shared/base shared/weights
 only shared/experts shared/experts shared/weights shared/base shared/metrics kernels

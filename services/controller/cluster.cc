@@ -297,6 +297,7 @@ ModelTopology Cluster::TopologyOf(Model& model) const {
     worker.name = name;
     worker.address = member->report.address;
     worker.host = member->report.host;
+    worker.host_socket = member->report.host_socket;
     worker.live = member->live;
     worker.hold = owned[name];
     for (const ExpertKey& key : kept[name]) {

@@ -29,6 +29,7 @@ struct Report {
   std::string address;
   std::string ops_address;
   std::string host;
+  placement::HostSocket host_socket;
   std::string version;
   int64_t pid = 0;
   int64_t resident_bytes = 0;

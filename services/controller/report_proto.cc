@@ -25,6 +25,7 @@ Report FromProto(const v1::MemberReport& proto) {
   report.address = proto.address();
   report.ops_address = proto.ops_address();
   report.host = proto.host();
+  report.host_socket = placement::FromProto(proto.host_socket());
   report.version = proto.version();
   report.pid = proto.pid();
   report.resident_bytes = proto.resident_bytes();
@@ -58,6 +59,7 @@ void ToProto(const MemberRow& row, v1::Member* proto) {
   to->set_ops_address(report.ops_address);
   to->set_pid(report.pid);
   to->set_host(report.host);
+  placement::ToProto(report.host_socket, to->mutable_host_socket());
   to->set_version(report.version);
   if (report.status.model) placement::ToProto(*report.status.model, to->mutable_model());
   placement::ToProto(report.seen_epoch, to->mutable_seen_epoch());

@@ -36,7 +36,7 @@ ComputeLoop::ComputeLoop(const ComputeOptions& options, const experts::ExpertSet
 
 ComputeLoop::~ComputeLoop() {
   stopping_ = true;
-  arrivals_.Close();
+  doorbell_->Ring();
   thread_.join();
 }
 
@@ -44,7 +44,7 @@ bool ComputeLoop::Submit(std::unique_ptr<PendingFrame>&& frame) {
   Arrival arrival = std::move(frame);
   ++pending_;
   ++num_frames_;
-  if (arrivals_.TryPush(std::move(arrival))) return true;
+  if (Push(std::move(arrival))) return true;
   --pending_;
   frame = std::move(std::get<std::unique_ptr<PendingFrame>>(arrival));
   return false;
@@ -52,20 +52,58 @@ bool ComputeLoop::Submit(std::unique_ptr<PendingFrame>&& frame) {
 
 void ComputeLoop::Cancel(uint64_t stream, uint64_t call_id) {
   // A full queue loses the cancellation; the rows are then computed and thrown away by the engine.
-  arrivals_.TryPush(CancelCall{stream, call_id});
+  Push(CancelCall{stream, call_id});
 }
 
-void ComputeLoop::CloseStream(uint64_t stream) { arrivals_.TryPush(CancelStream{stream}); }
+void ComputeLoop::CloseStream(uint64_t stream) { Push(CancelStream{stream}); }
+
+bool ComputeLoop::Push(Arrival&& arrival) {
+  const bool pushed = arrivals_.TryPush(std::move(arrival));
+  doorbell_->Ring();
+  return pushed;
+}
+
+void ComputeLoop::AddSource(std::shared_ptr<FrameSource> source) {
+  {
+    MutexLock lock(mutex_);
+    sources_.push_back(std::move(source));
+  }
+  doorbell_->Ring();
+}
+
+void ComputeLoop::RemoveSource(const FrameSource* source) {
+  std::shared_ptr<FrameSource> removed;  // destroyed after the lock
+  MutexLock lock(mutex_);
+  const auto at = std::find_if(sources_.begin(), sources_.end(),
+                               [source](const auto& entry) { return entry.get() == source; });
+  if (at == sources_.end()) return;
+  removed = std::move(*at);
+  sources_.erase(at);
+}
+
+void ComputeLoop::PollSources() {
+  {
+    MutexLock lock(mutex_);
+    polled_ = sources_;
+  }
+  for (const auto& source : polled_) source->Poll();
+  polled_.clear();
+}
 
 void ComputeLoop::Run() {
   SetThreadName("expert-compute");
   context_ = std::make_unique<kernels::Context>(options_.cpu_level, options_.num_threads);
   rate_since_ = clock_.Now();
   while (!stopping_) {
-    if (!queue_.Plannable()) arrivals_.WaitNotEmpty(kIdleWait);
+    const uint32_t seen = doorbell_->Look();
+    PollSources();
     TakeArrivals();
     DropExpired();
-    if (queue_.Plannable()) RunUnit();
+    if (queue_.Plannable()) {
+      RunUnit();
+    } else {
+      doorbell_->Wait(seen, kIdleWait);
+    }
     MeasureRate(0);
   }
 }

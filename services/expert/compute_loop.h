@@ -1,8 +1,8 @@
 // The worker's compute thread: takes frames from the streams, plans units of work, computes them,
 // and answers.
 //
-// Submit, Cancel and CloseStream are called on gRPC threads; everything else happens on the one
-// thread that this object owns, which alone touches the queue and the kernels' context.
+// Submit, Cancel, CloseStream and the sources' are called on any thread; everything else happens on
+// the one thread that this object owns, which alone touches the queue and the kernels' context.
 #pragma once
 
 #include <atomic>
@@ -20,9 +20,19 @@
 #include "services/expert/worker_metrics.h"
 #include "shared/base/bounded_queue.h"
 #include "shared/base/clock.h"
+#include "shared/base/mutex.h"
 #include "shared/experts/expert_set.h"
+#include "shared/shm/shared_doorbell.h"
 
 namespace conclave::expert {
+
+// A stream whose frames nobody brings: the compute thread looks into it whenever the doorbell rang.
+class FrameSource {
+ public:
+  virtual ~FrameSource() = default;
+  // Submits what has come, and goes on with what could not be sent. On the compute thread.
+  virtual void Poll() = 0;
+};
 
 struct ComputeOptions {
   kernels::CpuLevel cpu_level = kernels::CpuLevel::kReference;
@@ -47,6 +57,12 @@ class ComputeLoop {
   void Cancel(uint64_t stream, uint64_t call_id);
   void CloseStream(uint64_t stream);
 
+  // `source` is polled until it is removed; a poll that is under way then still ends after it.
+  void AddSource(std::shared_ptr<FrameSource> source) EXCLUDES(mutex_);
+  void RemoveSource(const FrameSource* source) EXCLUDES(mutex_);
+  // Rung by whoever has something for the compute thread, in this process or another.
+  const shm::SharedDoorbell& doorbell() const { return doorbell_; }
+
   // Frames taken and not completely answered.
   int64_t pending() const { return pending_.load(); }
   // Frames ever taken.
@@ -66,6 +82,8 @@ class ComputeLoop {
   using Arrival = std::variant<std::unique_ptr<PendingFrame>, CancelCall, CancelStream>;
 
   void Run();
+  void PollSources() EXCLUDES(mutex_);
+  bool Push(Arrival&& arrival);
   void TakeArrivals();
   void Drop(std::unique_ptr<PendingFrame> frame);
   void DropExpired();
@@ -81,7 +99,10 @@ class ComputeLoop {
   const Clock& clock_;
   WorkerMetrics& metrics_;
 
+  const shm::SharedDoorbell doorbell_{"conclave-expert-bell"};
   BoundedQueue<Arrival> arrivals_;
+  Mutex mutex_;
+  std::vector<std::shared_ptr<FrameSource>> sources_ GUARDED_BY(mutex_);
   std::atomic<bool> stopping_{false};
   std::atomic<int64_t> pending_{0};
   std::atomic<uint64_t> num_frames_{0};
@@ -89,6 +110,7 @@ class ComputeLoop {
   std::atomic<double> queue_ms_{0};
 
   // The compute thread's own.
+  std::vector<std::shared_ptr<FrameSource>> polled_;  // kept for its memory
   std::unique_ptr<kernels::Context> context_;
   experts::ExpertScratch scratch_;
   FrameQueue queue_;

@@ -1,6 +1,6 @@
 // A request frame inside the worker, from its arrival to its last answer, and where its answers go.
 //
-// Made on a gRPC thread, then owned by the compute thread alone.
+// Made on a stream's thread, then owned by the compute thread alone.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +22,9 @@ class AnswerSink {
   virtual ~AnswerSink() = default;
   // Takes a whole frame for sending.
   virtual void Send(rpc::OutgoingFrame frame) = 0;
-  // The memory of a request of so many bytes is free again.
+  // A request of so many bytes is in the worker, until RequestDone.
+  virtual void RequestTaken(size_t request_bytes) = 0;
+  // Its memory is free again.
   virtual void RequestDone(size_t request_bytes) = 0;
 };
 

@@ -43,6 +43,15 @@ class BoundedQueue {
     return item;
   }
 
+  // Takes the first item, if there is one, without waiting.
+  std::optional<T> TryPop() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    if (items_.empty()) return std::nullopt;
+    T item = std::move(items_.front());
+    items_.pop_front();
+    return item;
+  }
+
   // Takes everything that is there, without waiting.
   std::vector<T> PopAll() EXCLUDES(mutex_) {
     MutexLock lock(mutex_);

@@ -92,6 +92,7 @@ class Membership {
     MemberKind kind = MemberKind::kEngine;
     std::string address;      // host:port of the gRPC port, as others reach it
     std::string ops_address;  // host:port of the HTTP port
+    HostSocket host_socket = {};  // of a worker that has one
     std::string state_dir;    // topology-<name>.json is kept here; empty: not kept
     // Called before each report, on the member thread; thread-safe and quick.
     std::function<MemberStatus()> status;

@@ -42,10 +42,18 @@ struct ModelIdentity {
   ExpertKeys AllExperts() const;
 };
 
+// Where engines of the same host reach a worker through shared memory. Both empty: nowhere.
+struct HostSocket {
+  std::string host_id;  // shm::HostId() of the worker
+  std::string path;     // as the worker sees it
+  friend bool operator==(const HostSocket&, const HostSocket&) = default;
+};
+
 struct TopologyWorker {
   std::string name;     // "expert-0"
   std::string address;  // host:port
   std::string host;     // failure domain
+  HostSocket host_socket;
   bool live = false;    // holds its lease
   ExpertKeys
       hold;  // what the worker is to have loaded: it loads what is missing and releases the rest

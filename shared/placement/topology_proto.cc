@@ -51,6 +51,13 @@ ModelIdentity FromProto(const v1::ModelIdentity& proto) {
   return model;
 }
 
+void ToProto(const HostSocket& socket, v1::HostSocket* proto) {
+  proto->set_host_id(socket.host_id);
+  proto->set_path(socket.path);
+}
+
+HostSocket FromProto(const v1::HostSocket& proto) { return {proto.host_id(), proto.path()}; }
+
 void ToProto(const Topology& topology, v1::Topology* proto) {
   proto->set_cluster_id(topology.cluster_id);
   ToProto(topology.epoch, proto->mutable_epoch());
@@ -62,6 +69,7 @@ void ToProto(const Topology& topology, v1::Topology* proto) {
       w->set_name(worker.name);
       w->set_address(worker.address);
       w->set_host(worker.host);
+      ToProto(worker.host_socket, w->mutable_host_socket());
       w->set_live(worker.live);
       ToProto(worker.hold, w->mutable_hold());
       ToProto(worker.serve, w->mutable_serve());
@@ -81,6 +89,7 @@ Topology FromProto(const v1::Topology& proto) {
       w.name = worker.name();
       w.address = worker.address();
       w.host = worker.host();
+      w.host_socket = FromProto(worker.host_socket());
       w.live = worker.live();
       w.hold = FromProto(worker.hold());
       w.serve = FromProto(worker.serve());

@@ -18,6 +18,9 @@ ExpertKeys FromProto(const google::protobuf::RepeatedPtrField<v1::LayerExperts>&
 void ToProto(const ModelIdentity& model, v1::ModelIdentity* proto);
 ModelIdentity FromProto(const v1::ModelIdentity& proto);
 
+void ToProto(const HostSocket& socket, v1::HostSocket* proto);
+HostSocket FromProto(const v1::HostSocket& proto);
+
 void ToProto(const Topology& topology, v1::Topology* proto);
 Topology FromProto(const v1::Topology& proto);
 

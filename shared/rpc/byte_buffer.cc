@@ -1,17 +1,23 @@
 #include "shared/rpc/byte_buffer.h"
 
+#include <memory>
 #include <utility>
+#include <vector>
+
+#include "grpcpp/support/slice.h"
 
 namespace conclave::rpc {
 
-ReceivedMessage::ReceivedMessage(const grpc::ByteBuffer& buffer) {
-  if (!buffer.Valid() || !buffer.Dump(&slices_).ok()) slices_.clear();
+ReceivedMessage FromByteBuffer(const grpc::ByteBuffer& buffer) {
+  // Never resized once it is filled: short slices hold their bytes inside.
+  const auto slices = std::make_shared<std::vector<grpc::Slice>>();
+  if (!buffer.Valid() || !buffer.Dump(slices.get()).ok()) slices->clear();
   std::vector<std::span<const std::byte>> pieces;
-  pieces.reserve(slices_.size());
-  for (const grpc::Slice& slice : slices_) {
+  pieces.reserve(slices->size());
+  for (const grpc::Slice& slice : *slices) {
     pieces.emplace_back(reinterpret_cast<const std::byte*>(slice.begin()), slice.size());
   }
-  bytes_ = ScatteredBytes(std::move(pieces));
+  return {ScatteredBytes(std::move(pieces)), slices};
 }
 
 grpc::ByteBuffer ToByteBuffer(OutgoingFrame frame) {
@@ -23,12 +29,6 @@ grpc::ByteBuffer ToByteBuffer(OutgoingFrame frame) {
         data, piece.size, [](void* owned) { delete[] static_cast<std::byte*>(owned); }, data);
   }
   return grpc::ByteBuffer(slices.data(), slices.size());
-}
-
-size_t FrameBytes(const OutgoingFrame& frame) {
-  size_t bytes = 0;
-  for (const FrameBuffer& piece : frame) bytes += piece.size;
-  return bytes;
 }
 
 }  // namespace conclave::rpc

@@ -53,16 +53,19 @@ void ClusterId::Attach(grpc::ClientContext* context) const {
 }
 
 grpc::Status ClusterId::Check(const grpc::ServerContextBase& context) const {
-  const std::string wanted = value();
   const auto shown = context.client_metadata().find(kMetadataKey);
-  if (wanted.empty() || shown == context.client_metadata().end()) return grpc::Status::OK;
-  const std::string found(shown->second.data(), shown->second.size());
-  if (found == wanted) return grpc::Status::OK;
-  return ToGrpc(OtherCluster(
+  if (shown == context.client_metadata().end()) return grpc::Status::OK;
+  return ToGrpc(CheckShown({shown->second.data(), shown->second.size()}));
+}
+
+absl::Status ClusterId::CheckShown(const std::string& found) const {
+  const std::string wanted = value();
+  if (wanted.empty() || found.empty() || found == wanted) return absl::OkStatus();
+  return OtherCluster(
       found, wanted,
       absl::StrCat("the call is for cluster ", found, ", but this address belongs to cluster ",
                    wanted, ": it took the port of a process of ", found,
-                   " that had ended, or the caller is to be started with --cluster-id ", wanted)));
+                   " that had ended, or the caller is to be started with --cluster-id ", wanted));
 }
 
 bool IsOtherCluster(const absl::Status& status) { return DetailsOf(status).reason == kReason; }

@@ -31,6 +31,8 @@ class ClusterId {
   // Server side: OK, also while one of the two does not know its cluster, or FAILED_PRECONDITION
   // that names both ids. Called where the cluster secret is checked.
   grpc::Status Check(const grpc::ServerContextBase& context) const;
+  // The same of an id that was shown in another way; empty: none was.
+  absl::Status CheckShown(const std::string& found) const;
 
  private:
   mutable Mutex mutex_;

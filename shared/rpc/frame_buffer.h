@@ -30,4 +30,10 @@ struct FrameBuffer {
 // One frame in pieces, in order.
 using OutgoingFrame = std::vector<FrameBuffer>;
 
+inline size_t FrameBytes(const OutgoingFrame& frame) {
+  size_t bytes = 0;
+  for (const FrameBuffer& piece : frame) bytes += piece.size;
+  return bytes;
+}
+
 }  // namespace conclave::rpc

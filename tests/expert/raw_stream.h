@@ -52,7 +52,7 @@ class RawStream {
     grpc::ByteBuffer buffer;
     stream_->Read(&buffer, nullptr);
     if (!Wait()) return std::nullopt;
-    const rpc::ReceivedMessage message(buffer);
+    const rpc::ReceivedMessage message = rpc::FromByteBuffer(buffer);
     auto frame = rpc::ParseRowFrame(message.bytes());
     EXPECT_TRUE(frame.ok()) << frame.status();
     if (!frame.ok()) return std::nullopt;

@@ -63,7 +63,7 @@ class ScriptedWorker final
         Finish(grpc::Status::OK);
         return;
       }
-      const rpc::ReceivedMessage message(read_);
+      const rpc::ReceivedMessage message = rpc::FromByteBuffer(read_);
       const auto frame = rpc::ParseRowFrame(message.bytes());
       ASSERT_TRUE(frame.ok()) << frame.status();
       answers_ = worker_->script_(*frame);

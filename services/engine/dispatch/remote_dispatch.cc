@@ -62,11 +62,15 @@ void RemoteDispatch::Apply(const placement::Topology& topology) {
   const std::shared_ptr<const ExpertRoutes> old = Routes();
   const auto link_to = [&](const placement::TopologyWorker& worker) {
     for (const auto& link : old->links()) {
-      if (link->name() == worker.name && link->address() == worker.address) return link;
+      if (link->name() == worker.name && link->address() == worker.address &&
+          link->host_path() == HostPathOf(worker)) {
+        return link;
+      }
     }
     return std::make_shared<WorkerLink>(
         WorkerLink::Options{.name = worker.name,
                             .address = worker.address,
+                            .host_path = HostPathOf(worker),
                             .secret = options_.secret,
                             .tls = options_.tls,
                             .cluster = options_.cluster,
@@ -91,6 +95,12 @@ void RemoteDispatch::Apply(const placement::Topology& topology) {
     if (std::find(routes->links().begin(), routes->links().end(), link) == routes->links().end())
       link->Stop();
   }
+}
+
+std::string RemoteDispatch::HostPathOf(const placement::TopologyWorker& worker) const {
+  const bool here = !options_.host_id.empty() && worker.host_socket.host_id == options_.host_id &&
+                    inbox_->doorbell().descriptor() >= 0;
+  return here ? worker.host_socket.path : "";
 }
 
 void RemoteDispatch::KeepLinks() {

@@ -1,4 +1,5 @@
-// Experts in workers: one frame a worker and layer over gRPC, answered in parts, row by row.
+// Experts in workers: one frame a worker and layer, through shared memory or over gRPC, answered in
+// parts, row by row.
 //
 // Begin and Finish belong to the step thread. Apply comes from the membership's thread, Missing
 // from any. Owns one thread ("dispatch-links") that keeps the links connected.
@@ -36,6 +37,8 @@ class RemoteDispatch final : public ExpertDispatch {
     rpc::ClusterSecret secret = {};
     std::shared_ptr<const rpc::TlsCredentials> tls = {};
     std::shared_ptr<const rpc::ClusterId> cluster = {};  // shown to workers; null: none
+    // shm::HostId(): workers with the same one are reached through shared memory. Empty: none is.
+    std::string host_id = {};
     // A worker that has not answered a call completely after this fails its rows; one that has not
     // answered at all is disconnected, because what it still computes is of no use. When the
     // deadlines of all of a call's requests come first, the call is cancelled and the worker kept,
@@ -73,6 +76,8 @@ class RemoteDispatch final : public ExpertDispatch {
   };
 
   explicit RemoteDispatch(const Options& options, rpc::HelloFrame hello);
+  // Of a worker on this host, else empty.
+  std::string HostPathOf(const placement::TopologyWorker& worker) const;
   void KeepLinks();
   std::shared_ptr<const ExpertRoutes> Routes() const EXCLUDES(mutex_);
 

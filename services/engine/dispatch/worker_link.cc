@@ -1,21 +1,18 @@
 #include "services/engine/dispatch/worker_link.h"
 
 #include <algorithm>
-#include <deque>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "grpcpp/generic/generic_stub.h"
+#include "services/engine/dispatch/grpc_link_stream.h"
+#include "services/engine/dispatch/host_link_stream.h"
 #include "shared/base/log.h"
-#include "shared/rpc/status.h"
 
 namespace conclave::engine {
 namespace {
 
 using std::chrono::milliseconds;
 
-constexpr char kMethod[] = "/conclave.v1.ExpertService/Dispatch";
 // A stream that the worker has not answered with its hello is given up after this: connecting takes
 // at most kConnectTimeout.
 constexpr milliseconds kHelloTimeout{2000};
@@ -45,125 +42,22 @@ struct WorkerLink::Streams {
   int count GUARDED_BY(mutex) = 0;
 };
 
-// One attempt: a gRPC call and its reactor. Keeps itself alive until OnDone.
-class WorkerLink::Stream final
-    : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+// A stream that exists.
+class WorkerLink::Presence {
  public:
-  explicit Stream(std::shared_ptr<WorkerLink> link)
-      : id(next_stream_id++), presence_(link->streams_), link_(std::move(link)) {}
-
-  const uint64_t id;
-
-  void Start(const std::shared_ptr<Stream>& self, rpc::OutgoingFrame hello) {
-    self_ = self;
-    link_->channel_.Prepare(&context_, milliseconds(0));
-    grpc::TemplatedGenericStub<grpc::ByteBuffer, grpc::ByteBuffer> stub(link_->channel_.grpc());
-    stub.PrepareBidiStreamingCall(&context_, kMethod, {}, this);
-    AddHold();  // for writes from other threads than gRPC's
-    StartRead(&read_);
-    Send(std::move(hello));
-    StartCall();
+  explicit Presence(std::shared_ptr<Streams> streams) : streams_(std::move(streams)) {
+    MutexLock lock(streams_->mutex);
+    ++streams_->count;
   }
-
-  bool Send(rpc::OutgoingFrame frame) {
-    {
-      MutexLock lock(mutex_);
-      if (closed_) return false;
-      if (writing_) {
-        outgoing_.push_back(std::move(frame));
-        return true;
-      }
-      writing_ = true;
-      written_ = rpc::ToByteBuffer(std::move(frame));
-    }
-    StartWrite(&written_);
-    return true;
+  ~Presence() {
+    MutexLock lock(streams_->mutex);
+    if (--streams_->count == 0) streams_->none.NotifyAll();
   }
-
-  void Cancel(const absl::Status& why) {
-    {
-      MutexLock lock(mutex_);
-      if (!cancelled_.has_value()) cancelled_ = why;
-    }
-    context_.TryCancel();
-  }
+  Presence(const Presence&) = delete;
+  Presence& operator=(const Presence&) = delete;
 
  private:
-  void OnReadDone(bool ok) override {
-    if (!ok) return Close();
-    link_->OnMessage(this, rpc::ReceivedMessage(read_));
-    read_.Clear();
-    StartRead(&read_);
-  }
-
-  void OnWriteDone(bool ok) override {
-    bool write = false, release = false;
-    {
-      MutexLock lock(mutex_);
-      if (!ok) closed_ = true;
-      if (!closed_ && !outgoing_.empty()) {
-        written_ = rpc::ToByteBuffer(std::move(outgoing_.front()));
-        outgoing_.pop_front();
-        write = true;
-      } else {
-        writing_ = false;
-        release = closed_ && std::exchange(held_, false);
-      }
-    }
-    if (write) StartWrite(&written_);
-    if (release) RemoveHold();
-  }
-
-  // The stream is over; a write that is in progress ends it in OnWriteDone.
-  void Close() {
-    bool release;
-    {
-      MutexLock lock(mutex_);
-      closed_ = true;
-      release = !writing_ && std::exchange(held_, false);
-    }
-    if (release) RemoveHold();
-  }
-
-  void OnDone(const grpc::Status& status) override {
-    absl::Status why;
-    {
-      MutexLock lock(mutex_);
-      why = cancelled_.has_value() ? *cancelled_ : rpc::FromGrpc(status);
-    }
-    if (why.ok()) why = absl::UnavailableError("the worker ended the stream");
-    link_->OnEnd(this, why);
-    const std::shared_ptr<Stream> last = std::move(self_);  // may delete this
-  }
-
-  class Presence {
-   public:
-    explicit Presence(std::shared_ptr<Streams> streams) : streams_(std::move(streams)) {
-      MutexLock lock(streams_->mutex);
-      ++streams_->count;
-    }
-    ~Presence() {
-      MutexLock lock(streams_->mutex);
-      if (--streams_->count == 0) streams_->none.NotifyAll();
-    }
-    Presence(const Presence&) = delete;
-    Presence& operator=(const Presence&) = delete;
-
-   private:
-    const std::shared_ptr<Streams> streams_;
-  };
-
-  const Presence presence_;  // first: it goes after all that refers to the channel
-  const std::shared_ptr<WorkerLink> link_;
-  std::shared_ptr<Stream> self_;
-  grpc::ClientContext context_;
-  grpc::ByteBuffer read_, written_;
-  Mutex mutex_;
-  std::deque<rpc::OutgoingFrame> outgoing_ GUARDED_BY(mutex_);
-  bool writing_ GUARDED_BY(mutex_) = false;
-  bool closed_ GUARDED_BY(mutex_) = false;  // nothing more is sent
-  bool held_ GUARDED_BY(mutex_) = true;
-  std::optional<absl::Status> cancelled_ GUARDED_BY(mutex_);
+  const std::shared_ptr<Streams> streams_;
 };
 
 WorkerLink::WorkerLink(Options options)
@@ -179,7 +73,7 @@ WorkerLink::WorkerLink(Options options)
 WorkerLink::~WorkerLink() = default;
 
 uint64_t WorkerLink::Send(rpc::OutgoingFrame frame) {
-  std::shared_ptr<Stream> stream;
+  std::shared_ptr<LinkStream> stream;
   {
     MutexLock lock(mutex_);
     if (!live()) return 0;
@@ -191,7 +85,7 @@ uint64_t WorkerLink::Send(rpc::OutgoingFrame frame) {
 }
 
 void WorkerLink::Reset(const absl::Status& reason) {
-  std::shared_ptr<Stream> stream;
+  std::shared_ptr<LinkStream> stream;
   {
     MutexLock lock(mutex_);
     live_stream_ = 0;
@@ -206,7 +100,25 @@ rpc::OutgoingFrame WorkerLink::Hello() const {
   return hello;
 }
 
+std::shared_ptr<LinkStream> WorkerLink::MakeStream() {
+  const auto presence = std::make_shared<const Presence>(streams_);
+  on_host_ = !options_.host_path.empty() && !avoid_host_;
+  if (on_host_) {
+    return MakeHostLinkStream(
+        next_stream_id++, shared_from_this(),
+        {.worker = options_.name, .path = options_.host_path, .cluster = options_.cluster},
+        options_.inbox, presence);
+  }
+  return MakeGrpcLinkStream(next_stream_id++, shared_from_this(), &channel_, presence);
+}
+
 milliseconds WorkerLink::CheckSilence(TimePoint now) {
+  std::shared_ptr<LinkStream> stream;
+  {
+    MutexLock lock(mutex_);
+    stream = stream_;
+  }
+  if (stream != nullptr) stream->Poll();
   const bool slept = now - ticked_at_ > kLongestPause;
   ticked_at_ = now;
   const int64_t since = silent_since_ns_.load();
@@ -228,7 +140,7 @@ milliseconds WorkerLink::CheckSilence(TimePoint now) {
 
 milliseconds WorkerLink::Tick(TimePoint now) {
   if (live()) return CheckSilence(now);
-  std::shared_ptr<Stream> opened, given_up;
+  std::shared_ptr<LinkStream> opened, given_up;
   {
     MutexLock lock(mutex_);
     if (stopped_ || live()) return kIdleTick;
@@ -236,7 +148,7 @@ milliseconds WorkerLink::Tick(TimePoint now) {
       return std::chrono::duration_cast<milliseconds>(attempt_at_ - now) + milliseconds(1);
     if (first_attempt_ == TimePoint{}) first_attempt_ = now;
     if (stream_ == nullptr) {
-      opened = stream_ = std::make_shared<Stream>(shared_from_this());
+      opened = stream_ = MakeStream();
     } else {
       given_up = stream_;
     }
@@ -252,7 +164,7 @@ milliseconds WorkerLink::Tick(TimePoint now) {
 }
 
 void WorkerLink::Stop() {
-  std::shared_ptr<Stream> stream;
+  std::shared_ptr<LinkStream> stream;
   {
     MutexLock lock(mutex_);
     stopped_ = true;
@@ -269,7 +181,7 @@ void WorkerLink::Stop() {
   }
 }
 
-void WorkerLink::OnMessage(Stream* stream, rpc::ReceivedMessage message) {
+void WorkerLink::OnMessage(LinkStream* stream, rpc::ReceivedMessage message) {
   silent_since_ns_ = 0;
   absl::StatusOr<rpc::ParsedFrame> frame = rpc::ParseRowFrame(message.bytes());
   if (!frame.ok()) return stream->Cancel(frame.status());
@@ -278,6 +190,8 @@ void WorkerLink::OnMessage(Stream* stream, rpc::ReceivedMessage message) {
   if (auto* results = std::get_if<rpc::ParsedResults>(&*frame)) {
     event.what = ResultsPart{std::move(*results), std::move(message)};
   } else if (auto* error = std::get_if<rpc::ErrorFrame>(&*frame)) {
+    // Of no call: why the worker ends the stream.
+    if (error->call_id == 0) return stream->Cancel(absl::Status(error->code, error->message));
     event.what = std::move(*error);
   } else {
     return stream->Cancel(absl::InvalidArgumentError(
@@ -287,7 +201,7 @@ void WorkerLink::OnMessage(Stream* stream, rpc::ReceivedMessage message) {
   options_.inbox->TryPush(std::move(event));
 }
 
-void WorkerLink::OnHello(Stream* stream, const rpc::HelloFrame& hello) {
+void WorkerLink::OnHello(LinkStream* stream, const rpc::HelloFrame& hello) {
   const rpc::HelloFrame& own = options_.hello;
   if (hello.fingerprint != own.fingerprint || hello.numerics != own.numerics ||
       hello.row_type != own.row_type) {
@@ -295,33 +209,66 @@ void WorkerLink::OnHello(Stream* stream, const rpc::HelloFrame& hello) {
         absl::StrCat("serves fingerprint ", rpc::FingerprintHex(hello.fingerprint),
                      ", this engine ", rpc::FingerprintHex(own.fingerprint))));
   }
+  bool try_host;
   {
     MutexLock lock(mutex_);
     if (stopped_ || stream_.get() != stream) return;
     if (live_stream_ == stream->id) return;  // a sign of life
-    backoff_ = rpc::kReconnectBackoffFirst;
-    reason_ = absl::OkStatus();
-    live_stream_ = stream->id;
-    was_ever_live_ = true;
-    told_ = warned_ = false;
+    try_host = !on_host_ && std::exchange(retry_host_, false);
+    if (try_host) {
+      avoid_host_ = false;
+    } else {
+      backoff_ = rpc::kReconnectBackoffFirst;
+      reason_ = absl::OkStatus();
+      live_stream_ = stream->id;
+      was_ever_live_ = true;
+      told_ = warned_ = false;
+    }
   }
-  LogInfo("worker connected", {{"worker", options_.name}, {"address", options_.address}});
+  // This stream has carried nothing yet.
+  if (try_host) return stream->Cancel(absl::CancelledError("shared memory is tried again"));
+  LogInfo("worker connected", {{"worker", options_.name},
+                               {"address", options_.address},
+                               {"transport", std::string(stream->transport())}});
   options_.on_change();
 }
 
-void WorkerLink::OnEnd(Stream* stream, const absl::Status& status) {
+// True: the address is tried at once, and there is nothing to tell.
+bool WorkerLink::LeaveHost(const LinkStream& stream, const absl::Status& status) {
+  const bool tried = std::exchange(on_host_, false);
+  if (!tried || live_stream_ == stream.id || stopped_) {
+    avoid_host_ = false;
+    return absl::IsCancelled(status);
+  }
+  avoid_host_ = true;
+  retry_host_ = absl::IsUnavailable(status);
+  if (!retry_host_) {
+    LogInfo("worker is reached over gRPC", {{"worker", options_.name},
+                                            {"path", options_.host_path},
+                                            {"reason", std::string(status.message())}});
+  }
+  return true;
+}
+
+void WorkerLink::OnEnd(LinkStream* stream, const absl::Status& status) {
   bool tell, warn;
   {
     const TimePoint now = std::chrono::steady_clock::now();
     MutexLock lock(mutex_);
+    const bool silent = LeaveHost(*stream, status);
     live_stream_ = 0;
     warn = was_ever_live_ || now - first_attempt_ >= kStartTime;
-    tell = !stopped_ && (warn ? !warned_ || reason_.message() != status.message() : !told_);
+    tell = !silent && !stopped_ &&
+           (warn ? !warned_ || reason_.message() != status.message() : !told_);
     if (tell) told_ = true;
     if (tell && warn) warned_ = true;
-    reason_ = status;
-    attempt_at_ = now + backoff_;
-    backoff_ = std::min(backoff_ * 2, rpc::kReconnectBackoffMost);
+    if (silent) {
+      attempt_at_ = now;
+    } else {
+      reason_ = status;
+      attempt_at_ = now + backoff_;
+      backoff_ = std::min(backoff_ * 2, rpc::kReconnectBackoffMost);
+    }
   }
   if (tell) {
     Log(warn ? LogLevel::kWarning : LogLevel::kInfo,
@@ -331,9 +278,11 @@ void WorkerLink::OnEnd(Stream* stream, const absl::Status& status) {
          {"reason", std::string(status.message())}});
   }
   options_.inbox->TryPush({stream->id, StreamLost{status}});
+  {
+    MutexLock lock(mutex_);
+    stream_ = nullptr;
+  }
   options_.on_change();
-  MutexLock lock(mutex_);
-  stream_ = nullptr;
 }
 
 }  // namespace conclave::engine

@@ -1,8 +1,9 @@
-// One worker, as the engine reaches it: a long-lived stream that reconnects by itself, and hands
-// what arrives to the step thread's inbox.
+// One worker, as the engine reaches it: a long-lived stream that reconnects by itself, through
+// shared memory where the worker is on this host and over gRPC otherwise, and hands what arrives to
+// the step thread's inbox.
 //
 // Thread-safe. Send is called by the step thread, Tick by the dispatch's link thread, callbacks by
-// gRPC's threads.
+// the streams' threads.
 #pragma once
 
 #include <atomic>
@@ -11,38 +12,24 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <variant>
 
 #include "absl/status/status.h"
-#include "shared/base/bounded_queue.h"
+#include "services/engine/dispatch/link_inbox.h"
+#include "services/engine/dispatch/link_stream.h"
 #include "shared/base/clock.h"
 #include "shared/base/mutex.h"
-#include "shared/rpc/byte_buffer.h"
 #include "shared/rpc/channel.h"
 #include "shared/rpc/row_frame.h"
 
 namespace conclave::engine {
 
-// A part of results, with the message its rows lie in.
-struct ResultsPart {
-  rpc::ParsedResults results;
-  rpc::ReceivedMessage message;
-};
-// The stream ended: every call on it is lost.
-struct StreamLost {
-  absl::Status status;
-};
-struct LinkEvent {
-  uint64_t stream = 0;  // which the call was sent on
-  std::variant<ResultsPart, rpc::ErrorFrame, StreamLost> what;
-};
-using LinkInbox = BoundedQueue<LinkEvent>;
-
-class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
+class WorkerLink final : public LinkStreamOwner, public std::enable_shared_from_this<WorkerLink> {
  public:
   struct Options {
     std::string name;     // "expert-0"
     std::string address;  // host:port
+    // Of its socket on this host, which is tried before the address; empty: there is none.
+    std::string host_path = {};
     rpc::ClusterSecret secret;
     std::shared_ptr<const rpc::TlsCredentials> tls = {};
     std::shared_ptr<const rpc::ClusterId> cluster = {};
@@ -55,10 +42,11 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
   };
   // Connects at the first Tick.
   explicit WorkerLink(Options options);
-  ~WorkerLink();
+  ~WorkerLink() override;
 
   const std::string& name() const { return options_.name; }
   const std::string& address() const { return options_.address; }
+  const std::string& host_path() const { return options_.host_path; }
 
   // The stream that a frame sent now would travel on; 0 while there is none that the worker has
   // answered.
@@ -80,13 +68,17 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
   std::atomic<int64_t> outstanding_rows{0};
 
  private:
-  class Stream;
   struct Streams;
-  void OnMessage(Stream* stream, rpc::ReceivedMessage message) EXCLUDES(mutex_);
-  void OnHello(Stream* stream, const rpc::HelloFrame& hello) EXCLUDES(mutex_);
-  void OnEnd(Stream* stream, const absl::Status& status) EXCLUDES(mutex_);
+  class Presence;
+  void OnMessage(LinkStream* stream, rpc::ReceivedMessage message) override EXCLUDES(mutex_);
+  void OnHello(LinkStream* stream, const rpc::HelloFrame& hello) EXCLUDES(mutex_);
+  void OnEnd(LinkStream* stream, const absl::Status& status) override EXCLUDES(mutex_);
 
   rpc::OutgoingFrame Hello() const;
+  // The next attempt, not started.
+  std::shared_ptr<LinkStream> MakeStream() REQUIRES(mutex_);
+  // After a stream's end: which way the next one goes.
+  bool LeaveHost(const LinkStream& stream, const absl::Status& status) REQUIRES(mutex_);
   // Of a live stream.
   std::chrono::milliseconds CheckSilence(TimePoint now) EXCLUDES(mutex_);
 
@@ -102,7 +94,12 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
 
   mutable Mutex mutex_;
   const std::shared_ptr<Streams> streams_;             // how many exist; Stop waits for none
-  std::shared_ptr<Stream> stream_ GUARDED_BY(mutex_);  // null between streams
+  std::shared_ptr<LinkStream> stream_ GUARDED_BY(mutex_);  // null between streams
+  bool on_host_ GUARDED_BY(mutex_) = false;                // stream_ is one through shared memory
+  // The attempt through shared memory has failed: the next one is over gRPC.
+  bool avoid_host_ GUARDED_BY(mutex_) = false;
+  // It failed because nobody listened: once the worker answers over gRPC, it is tried again.
+  bool retry_host_ GUARDED_BY(mutex_) = false;
   TimePoint attempt_at_ GUARDED_BY(mutex_);  // next attempt, or when an unanswered one is given up
   std::chrono::milliseconds backoff_ GUARDED_BY(mutex_);
   absl::Status reason_ GUARDED_BY(mutex_);  // of the latest end, which is not logged twice
