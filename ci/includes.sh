@@ -29,6 +29,7 @@ only shared/tls shared/tls shared/base shared/metrics
 only shared/options shared/options shared/base shared/tls
 only shared/identity shared/identity shared/base
 only shared/net shared/net shared/base shared/tls
+only shared/shm shared/shm shared/base
 only shared/http shared/http shared/net shared/base shared/metrics shared/tls
 # Row frames carry the kernels' row types; they are a target of their own, which gateway and controller do not link.
 only shared/h2 shared/h2 shared/base shared/net shared/rpc

@@ -18,13 +18,14 @@ class alignas(64) Doorbell {
   uint32_t Look() const;
   // Without a system call while nobody waits.
   void Ring();
-  // Returns at once when somebody rang since Look() gave `seen`; false when the patience is over.
-  // May return early. Whatever others write to this memory, it waits no longer than that.
+  // Returns at once when somebody rang since Look() gave `seen`; false when the patience is over,
+  // or somewhat earlier. Whatever others write to this memory, it waits no longer than that.
   bool Wait(uint32_t seen, Duration patience);
 
  private:
-  std::atomic<uint32_t> rings_{0};
-  std::atomic<uint32_t> waiting_{0};
+  // Bit 0: somebody waits. Above it the number of rings, modulo 2^31. In one word, so that a change
+  // of either ends a wait that is about to begin.
+  std::atomic<uint32_t> word_{0};
 };
 static_assert(sizeof(Doorbell) == 64 && std::atomic<uint32_t>::is_always_lock_free);
 

@@ -33,10 +33,13 @@ class HostConnection {
   HostConnection& operator=(HostConnection&& other) noexcept;
   ~HostConnection();
 
-  // At most kMostBytes and kMostDescriptors. UNAVAILABLE when the other side is gone.
+  // 1 to kMostBytes, at most kMostDescriptors: else INVALID_ARGUMENT. The descriptors stay the
+  // caller's. Never blocks: RESOURCE_EXHAUSTED when the other side has long read nothing.
+  // UNAVAILABLE when it is gone.
   absl::Status Send(std::span<const std::byte> bytes, std::span<const int> descriptors);
-  // DEADLINE_EXCEEDED; UNAVAILABLE when the other side is gone or Shutdown was called;
-  // INVALID_ARGUMENT for a message that is longer, or has more descriptors (all are closed).
+  // DEADLINE_EXCEEDED; UNAVAILABLE when the other side is gone or Shutdown was called, and all that
+  // had come before is received; INVALID_ARGUMENT for a message that is longer, or has more
+  // descriptors (all are closed).
   absl::StatusOr<HostMessage> Receive(std::chrono::milliseconds timeout);
   // Waits until the other side is gone, or speaks although nothing is awaited.
   void AwaitEnd();
@@ -55,7 +58,7 @@ class HostListener {
   // Listens at the path, for this user alone (mode 0600); what lay there from a process that is
   // gone is replaced in one step. The file stays when this ends, so that who comes meanwhile learns
   // that nobody listens (UNAVAILABLE), not that there is nothing. FAILED_PRECONDITION: somebody
-  // listens there; UNAVAILABLE: the system's reason.
+  // listens there, or what lies there is no socket; UNAVAILABLE: the system's reason.
   static absl::StatusOr<HostListener> Listen(const std::string& path);
   HostListener(HostListener&& other) noexcept;
   HostListener& operator=(HostListener&& other) noexcept;

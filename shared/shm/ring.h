@@ -9,12 +9,12 @@
 // a time.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <optional>
 #include <span>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -27,21 +27,35 @@ size_t RingBytes(size_t capacity);
 // some time.
 size_t LongestRecord(size_t capacity);
 
+struct RingControl;  // both sides' positions, as they lie in the memory
+
 class RingWriter {
  public:
   // `memory`: RingBytes(capacity) bytes at a multiple of 64, which outlive this.
   explicit RingWriter(std::span<std::byte> memory);
 
   // Where the next record of exactly so many bytes (1 to LongestRecord) is to be written; empty
-  // while there is no room. The reader then rings once it has released something (RoomWanted).
-  // Without Commit nothing has happened. INTERNAL when the reader's position is none: the ring is
-  // of no use any more.
+  // while there is no room. The reader's Release then says so once it has given some back, and the
+  // writer is to be rung and to try again. Without Commit nothing has happened. INTERNAL when the
+  // reader's position is none: the ring is of no use any more.
   absl::StatusOr<std::span<std::byte>> Reserve(size_t bytes);
-  // The reader sees it from now on.
+  // The reader sees what was reserved last from now on.
   void Commit();
 
  private:
-  // ... (yours)
+  absl::Status LookAtTail();
+  // Where a record that takes so many bytes with its header can begin: at head_, or at the front.
+  std::optional<uint64_t> PlaceFor(uint64_t footprint) const;
+
+  // Positions count all bytes since the beginning; they lie at their remainder by the capacity.
+  RingControl* control_;
+  std::byte* records_;
+  uint64_t capacity_;
+  uint64_t head_ = 0;      // all before is committed
+  uint64_t tail_ = 0;      // all before was released when last looked
+  uint64_t begin_ = 0;     // where the reserved record begins
+  size_t reserved_ = 0;    // its bytes; 0: nothing is reserved
+  absl::Status broken_{};  // once not OK, for ever
 };
 
 class RingReader {
@@ -54,10 +68,25 @@ class RingReader {
   // Gives a record's memory back, in any order. True: the writer waits for room, and is to be rung.
   bool Release(std::span<const std::byte> record);
   // Records read and not released.
-  size_t num_held() const;
+  size_t num_held() const { return num_held_; }
 
  private:
-  // ... (yours)
+  struct Held {
+    const std::byte* bytes;
+    uint64_t end;  // where what comes after the record begins
+    bool released;
+  };
+  absl::Status Broken(const std::string& what);
+
+  RingControl* control_;
+  const std::byte* records_;
+  uint64_t capacity_;
+  uint64_t tail_ = 0;        // all before is released
+  uint64_t next_ = 0;        // all before is read
+  uint64_t head_ = 0;        // all before was committed when last looked
+  std::deque<Held> held_{};  // [tail_, next_), in their order in the ring
+  size_t num_held_ = 0;      // of those, not released
+  absl::Status broken_{};    // once not OK, for ever
 };
 
 }  // namespace conclave::shm
