@@ -23,6 +23,7 @@
 #include "shared/rpc/advertise.h"
 #include "shared/rpc/server.h"
 #include "shared/rpc/watched_tls.h"
+#include "shared/shm/host_socket.h"
 #include "shared/weights/engine_weights.h"
 
 namespace conclave::engine {
@@ -157,6 +158,7 @@ absl::Status Engine::State::Join() {
                                 .secret = secret,
                                 .tls = tls.credentials,
                                 .cluster = cluster,
+                                .host_id = options.host_links ? shm::HostId() : "",
                                 .registry = &registry,
                                 .on_missing = [this](const placement::ExpertKeys& missing) {
                                   service->SetMissing(missing);

@@ -26,6 +26,11 @@ bool InFlightLimit::WaitIfFull(std::function<void()> resume) {
   return true;
 }
 
+bool InFlightLimit::full() const {
+  MutexLock lock(mutex_);
+  return bytes_ >= limit_bytes_;
+}
+
 size_t InFlightLimit::bytes() const {
   MutexLock lock(mutex_);
   return bytes_;

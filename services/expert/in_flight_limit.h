@@ -24,6 +24,7 @@ class InFlightLimit {
   // True if the limit is reached: `resume` is then called once there is room. False: go on.
   bool WaitIfFull(std::function<void()> resume) EXCLUDES(mutex_);
 
+  bool full() const EXCLUDES(mutex_);
   size_t bytes() const EXCLUDES(mutex_);
 
  private:

@@ -1,6 +1,7 @@
 #include "services/expert/worker.h"
 
 #include <atomic>
+#include <filesystem>
 #include <thread>
 #include <utility>
 
@@ -9,6 +10,7 @@
 #include "services/expert/departure.h"
 #include "services/expert/expert_service.h"
 #include "services/expert/holdings.h"
+#include "services/expert/host_link_server.h"
 #include "services/expert/in_flight_limit.h"
 #include "services/expert/worker_metrics.h"
 #include "shared/base/clock.h"
@@ -24,6 +26,7 @@
 #include "shared/rpc/advertise.h"
 #include "shared/rpc/server.h"
 #include "shared/rpc/watched_tls.h"
+#include "shared/shm/host_socket.h"
 
 namespace conclave::expert {
 namespace {
@@ -64,6 +67,8 @@ struct Worker::State {
 
   absl::Status Open(const CommonOptions& common, const ExpertOptions& options);
   absl::Status Serve(const CommonOptions& common, const ExpertOptions& options);
+  // Where engines of this host share memory with the worker, if that can be had.
+  void OpenHostSocket(const CommonOptions& common, const ExpertOptions& options);
   absl::Status Join(const CommonOptions& common, const ExpertOptions& options);
   placement::MemberStatus Status() const;
   http::Readiness Ready() const;
@@ -91,6 +96,8 @@ struct Worker::State {
   std::unique_ptr<ExpertService> service;
   std::unique_ptr<ComputeLoop> compute;
   std::atomic<int> num_streams{0};  // of engines
+  StreamContext host_context;
+  std::unique_ptr<HostLinkServer> host_links;  // may be null
   std::unique_ptr<rpc::Server> server;
   std::string address;
   std::atomic<bool> draining{false};
@@ -139,7 +146,10 @@ absl::Status Worker::State::Serve(const CommonOptions& common, const ExpertOptio
   context.limit = &limit;
   context.clock = &clock;
   context.num_streams = &num_streams;
+  host_context = context;
   service = std::make_unique<ExpertService>(std::move(context), secret, cluster);
+  // Before the port, so that an engine that reaches the port could have reached the socket.
+  OpenHostSocket(common, options);
   grpc::Service* const services[] = {service.get()};
   ASSIGN_OR_RETURN(server,
                    rpc::Server::Start({.name = absl::StrCat("expert worker ", options.name),
@@ -163,6 +173,26 @@ absl::Status Worker::State::Serve(const CommonOptions& common, const ExpertOptio
   return absl::OkStatus();
 }
 
+void Worker::State::OpenHostSocket(const CommonOptions& common, const ExpertOptions& options) {
+  if (options.host_socket == "off") return;
+  std::string path = options.host_socket;
+  if (path == "auto") {
+    const std::filesystem::path folder = StateDir(common);
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    path = folder / absl::StrCat(name, ".rows");
+  }
+  auto started = HostLinkServer::Start(
+      {.path = path, .name = name, .cluster = cluster, .context = &host_context});
+  if (started.ok()) {
+    host_links = *std::move(started);
+    return;
+  }
+  Log(options.host_socket == "auto" ? LogLevel::kInfo : LogLevel::kWarning,
+      "engines of this host are served over gRPC too",
+      {{"path", path}, {"reason", std::string(started.status().message())}});
+}
+
 absl::Status Worker::State::Join(const CommonOptions& common, const ExpertOptions& options) {
   placement::Membership::Options membership_options;
   membership_options.controller = common.controller;
@@ -174,6 +204,8 @@ absl::Status Worker::State::Join(const CommonOptions& common, const ExpertOption
   membership_options.address = address;
   ASSIGN_OR_RETURN(membership_options.ops_address,
                    rpc::AdvertisedAddress(ops->address(), options.advertise, common.controller));
+  if (host_links != nullptr)
+    membership_options.host_socket = {shm::HostId(), host_links->path()};
   membership_options.state_dir = StateDir(common);
   membership_options.status = [this] { return Status(); };
   membership_options.on_topology = [this](std::shared_ptr<const placement::Topology> topology) {
@@ -339,6 +371,7 @@ void Worker::Drain(std::chrono::milliseconds grace) {
   state_->HandOver(end);
   state_->membership->Leave();
   state_->WaitUntilQuiet(end);
+  state_->host_links = nullptr;
   state_->server->Drain(std::chrono::milliseconds(0));
 }
 

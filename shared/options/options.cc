@@ -185,7 +185,11 @@ ExpertOptions::ExpertOptions() {
 
 absl::Status ExpertOptions::Validate() const {
   RETURN_IF_ERROR(MemberOptions::Validate("expert"));
-  return OutOfRange("expert.max_queue_mib", max_queue_mib, 1, 65'536);
+  RETURN_IF_ERROR(OutOfRange("expert.max_queue_mib", max_queue_mib, 1, 65'536));
+  if (host_socket == "auto" || host_socket == "off" || host_socket.starts_with('/'))
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("expert.host_socket: ", host_socket, ", wanted auto, off, or an absolute path"));
 }
 
 absl::Status ControllerOptions::Validate() const {
@@ -312,6 +316,8 @@ void AllOptions::Bind(Settings& s) {
 
   BindMember("engine", engine, s);
   s.Add("engine", "experts", &engine.experts, "remote: on expert workers; local: in this process");
+  s.Add("engine", "host_links", &engine.host_links,
+        "reach workers of this host through shared memory, not over gRPC");
   s.Add("engine", "context", &engine.context,
         "longest prompt and output together, tokens; 0: what the model allows and memory fits");
   s.Add("engine", "kv_memory", &engine.kv_memory, "KV cache, bytes; auto: what fits");
@@ -333,6 +339,9 @@ void AllOptions::Bind(Settings& s) {
   s.Add("expert", "memory", &expert.memory, "memory for experts, bytes; auto: no limit");
   s.Add("expert", "max_queue_mib", &expert.max_queue_mib,
         "frames in flight before a stream is paused, MiB");
+  s.Add("expert", "host_socket", &expert.host_socket,
+        "socket at which engines of this host share memory with the worker; auto: NAME.rows in the "
+        "state_dir; off: none");
 
   s.Add("controller", "listen", &controller.listen, "host:port of gRPC");
   s.Add("controller", "ops_listen", &controller.ops_listen,

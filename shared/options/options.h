@@ -89,6 +89,7 @@ struct EngineOptions : MemberOptions {
   EngineOptions();  // engine-0, ports 8020 and 9020
 
   std::string experts = "remote";  // remote: expert workers; local: in this process
+  bool host_links = true;          // workers of this host by shared memory, not over gRPC
   int64_t context = 0;  // longest prompt + output, tokens; 0: what the model allows and memory fits
   ByteSize kv_memory{0};         // KV cache; 0: what fits
   double kv_memory_share = 0.4;  // then of the free memory at most, by all engines of a machine
@@ -110,6 +111,9 @@ struct ExpertOptions : MemberOptions {
 
   ByteSize memory{0};           // for experts; 0: no limit
   int32_t max_queue_mib = 256;  // bytes of frames in flight before a stream is paused, MiB
+  // Where engines of this host meet the worker to share memory: the path of a socket; auto: NAME.rows
+  // in the state_dir; off: nowhere
+  std::string host_socket = "auto";
 
   absl::Status Validate() const;
 };

@@ -48,9 +48,8 @@ std::vector<std::byte> Begin(size_t bytes) {
   return message;
 }
 
-void Append(std::vector<std::byte>& message, std::string_view text) {
-  const auto* bytes = reinterpret_cast<const std::byte*>(text.data());
-  message.insert(message.end(), bytes, bytes + text.size());
+void StoreText(std::vector<std::byte>& message, size_t at, std::string_view text) {
+  if (!text.empty()) std::memcpy(message.data() + at, text.data(), text.size());
 }
 
 std::string TextAt(std::span<const std::byte> message, size_t at, size_t bytes) {
@@ -81,24 +80,24 @@ absl::Status CheckRing(std::string_view field, uint64_t bytes) {
 }  // namespace
 
 std::vector<std::byte> EncodeOffer(const HostOffer& offer) {
-  std::vector<std::byte> message = Begin(kOfferBytes);
   const std::string_view cluster = Cut(offer.cluster), worker = Cut(offer.worker);
+  std::vector<std::byte> message = Begin(kOfferBytes + cluster.size() + worker.size());
   Store<uint16_t>(message, kClusterBytesAt, static_cast<uint16_t>(cluster.size()));
   Store<uint16_t>(message, kWorkerBytesAt, static_cast<uint16_t>(worker.size()));
   Store<uint64_t>(message, kRequestRingAt, offer.request_ring_bytes);
   Store<uint64_t>(message, kResultRingAt, offer.result_ring_bytes);
-  Append(message, cluster);
-  Append(message, worker);
+  StoreText(message, kOfferBytes, cluster);
+  StoreText(message, kOfferBytes + cluster.size(), worker);
   return message;
 }
 
 std::vector<std::byte> EncodeAnswer(const HostAnswer& answer) {
-  std::vector<std::byte> message = Begin(kAnswerBytes);
   const absl::string_view text = answer.status.message();
   const std::string_view cut = Cut({text.data(), text.size()});
+  std::vector<std::byte> message = Begin(kAnswerBytes + cut.size());
   Store<uint16_t>(message, kCodeAt, static_cast<uint16_t>(answer.status.code()));
   Store<uint16_t>(message, kTextBytesAt, static_cast<uint16_t>(cut.size()));
-  Append(message, cut);
+  StoreText(message, kAnswerBytes, cut);
   return message;
 }
 

@@ -34,6 +34,21 @@ struct Passed {
 
 }  // namespace
 
+HostMessage::HostMessage(HostMessage&& other) noexcept
+    : bytes(std::move(other.bytes)), descriptors(std::exchange(other.descriptors, {})) {}
+
+HostMessage& HostMessage::operator=(HostMessage&& other) noexcept {
+  std::swap(bytes, other.bytes);
+  std::swap(descriptors, other.descriptors);
+  return *this;
+}
+
+HostMessage::~HostMessage() {
+  for (const int descriptor : descriptors) {
+    if (descriptor >= 0) close(descriptor);
+  }
+}
+
 absl::StatusOr<HostConnection> HostConnection::Connect(const std::string& path) {
   const std::string failed = absl::StrCat("cannot connect to the socket ", path);
   const int descriptor = ConnectTo(path);
@@ -115,7 +130,8 @@ absl::Status HostConnection::Send(std::span<const std::byte> bytes,
 
 absl::StatusOr<HostMessage> HostConnection::Receive(std::chrono::milliseconds timeout) {
   const Deadline deadline(timeout);
-  HostMessage message{.bytes = std::vector<std::byte>(kMostBytes)};
+  HostMessage message;
+  message.bytes.resize(kMostBytes);
   iovec content = {.iov_base = message.bytes.data(), .iov_len = message.bytes.size()};
   Passed passed;
   msghdr header{};
@@ -142,7 +158,6 @@ absl::StatusOr<HostMessage> HostConnection::Receive(std::chrono::milliseconds ti
     message.bytes.resize(static_cast<size_t>(received));
     return message;
   }
-  for (const int descriptor : message.descriptors) close(descriptor);
   // A message of no bytes cannot be told from the end, and Send sends none.
   if (received == 0) return Gone();
   return absl::InvalidArgumentError(

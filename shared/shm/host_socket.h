@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -17,9 +18,18 @@
 
 namespace conclave::shm {
 
+// Closes the descriptors that nobody has taken.
 struct HostMessage {
+  HostMessage() = default;
+  HostMessage(HostMessage&& other) noexcept;
+  HostMessage& operator=(HostMessage&& other) noexcept;
+  ~HostMessage();
+
+  // Of descriptors[index], which is -1 from then on; the caller's to close.
+  int TakeDescriptor(size_t index) { return std::exchange(descriptors[index], -1); }
+
   std::vector<std::byte> bytes = {};
-  std::vector<int> descriptors = {};  // the receiver's to close
+  std::vector<int> descriptors = {};
 };
 
 class HostConnection {

@@ -35,6 +35,7 @@ class CollectingSink final : public AnswerSink {
     parts_.push_back(std::move(part));
     changed_.NotifyAll();
   }
+  void RequestTaken(size_t) override {}
   void RequestDone(size_t request_bytes) override {
     MutexLock lock(mutex_);
     done_bytes_ += request_bytes;

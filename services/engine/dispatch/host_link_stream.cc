@@ -101,6 +101,7 @@ class HostLinkStream final : public LinkStream,
         std::this_thread::sleep_for(kHelloPoll);
       }
       socket_->AwaitEnd();
+      Poll();  // the worker may have said why
       inbox_->Remove(this);
       why = absl::UnavailableError("the worker ended the stream");
     }
