@@ -147,6 +147,7 @@ absl::Status HostLinkServer::State::Greet(Client& client) {
                                                    " descriptors, wanted ",
                                                    rpc::kOfferDescriptors));
   }
+  RETURN_IF_ERROR(options.secret.CheckShown(offer.secret));
   if (options.cluster != nullptr) RETURN_IF_ERROR(options.cluster->CheckShown(offer.cluster));
   if (offer.worker != options.name) {
     return absl::FailedPreconditionError(absl::StrCat("the engine wants ", offer.worker,

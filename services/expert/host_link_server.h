@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "services/expert/frame_intake.h"
 #include "shared/rpc/cluster_id.h"
+#include "shared/rpc/cluster_secret.h"
 
 namespace conclave::expert {
 
@@ -18,6 +19,7 @@ class HostLinkServer {
   struct Options {
     std::string path;  // of the socket
     std::string name;  // of the worker; engines that want another one are refused
+    rpc::ClusterSecret secret = {};  // engines have to show it
     // Engines of another cluster are refused; null: none is.
     std::shared_ptr<const rpc::ClusterId> cluster = {};
     const StreamContext* context = nullptr;  // outlives the server

@@ -183,7 +183,7 @@ void Worker::State::OpenHostSocket(const CommonOptions& common, const ExpertOpti
     path = folder / absl::StrCat(name, ".rows");
   }
   auto started = HostLinkServer::Start(
-      {.path = path, .name = name, .cluster = cluster, .context = &host_context});
+      {.path = path, .name = name, .secret = secret, .cluster = cluster, .context = &host_context});
   if (started.ok()) {
     host_links = *std::move(started);
     return;

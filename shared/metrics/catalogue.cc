@@ -14,6 +14,7 @@ constexpr std::array<std::string_view, 1> kPhase = {"phase"};
 constexpr std::array<std::string_view, 1> kReason = {"reason"};
 constexpr std::array<std::string_view, 1> kResult = {"result"};
 constexpr std::array<std::string_view, 1> kState = {"state"};
+constexpr std::array<std::string_view, 1> kTransport = {"transport"};
 constexpr std::array<std::string_view, 1> kWorker = {"worker"};
 constexpr std::array<std::string_view, 1> kKind = {"kind"};
 constexpr std::array<std::string_view, 1> kUse = {"use"};
@@ -133,6 +134,8 @@ constexpr MetricInfo kCatalogue[] = {
      "Rows (a token at an expert) sent to each expert."},
     {"conclave_active_expert_ratio", kHistogram, "ratio", "engine", kNoLabels, kRatio,
      "Share of a layer's experts with at least one row in a step."},
+    {"conclave_worker_links", kGauge, "1", "engine", kTransport, kNoBuckets,
+     "Workers that the engine is connected to, by transport (shared_memory, grpc)."},
     {"conclave_expert_call_errors_total", kCounter, "1", "engine", kCode, kNoBuckets,
      "Calls to workers that failed, by row status or gRPC code."},
 

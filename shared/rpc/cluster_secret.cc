@@ -9,6 +9,7 @@
 #include "openssl/crypto.h"
 #include "openssl/evp.h"
 #include "openssl/hmac.h"
+#include "shared/rpc/status.h"
 
 namespace conclave::rpc {
 namespace {
@@ -54,21 +55,27 @@ void ClusterSecret::Attach(grpc::ClientContext* context) const {
 }
 
 grpc::Status ClusterSecret::Check(const grpc::ServerContextBase& context) const {
-  if (!configured()) return grpc::Status::OK;
   const auto [first, last] = context.client_metadata().equal_range(kMetadataKey);
-  if (first == last) {
-    return grpc::Status(grpc::StatusCode::UNAUTHENTICATED,
-                        "this method is for processes of the cluster and the call carries no "
-                        "cluster secret: start the caller "
-                        "with the same cluster_secret_file as this process");
+  if (first == last) return ToGrpc(CheckShown(""));
+  const bool one = std::next(first) == last;
+  return ToGrpc(CheckShown(one ? std::string_view(first->second.data(), first->second.size())
+                               : std::string_view("several")));
+}
+
+absl::Status ClusterSecret::CheckShown(std::string_view token) const {
+  if (!configured()) return absl::OkStatus();
+  if (token.empty()) {
+    return absl::UnauthenticatedError(
+        "this method is for processes of the cluster and the call carries no cluster secret: start "
+        "the caller with the same cluster_secret_file as this process");
   }
-  const grpc::string_ref shown = first->second;
-  const bool same = std::next(first) == last && shown.size() == token_.size() &&
-                    CRYPTO_memcmp(shown.data(), token_.data(), token_.size()) == 0;
-  if (same) return grpc::Status::OK;
-  return grpc::Status(grpc::StatusCode::UNAUTHENTICATED,
-                      "the call carries another cluster secret than this process has: give both "
-                      "the same cluster_secret_file");
+  if (token.size() == token_.size() &&
+      CRYPTO_memcmp(token.data(), token_.data(), token_.size()) == 0) {
+    return absl::OkStatus();
+  }
+  return absl::UnauthenticatedError(
+      "the call carries another cluster secret than this process has: give both the same "
+      "cluster_secret_file");
 }
 
 }  // namespace conclave::rpc

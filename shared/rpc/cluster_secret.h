@@ -36,6 +36,11 @@ class ClusterSecret {
   // between processes of a cluster calls this first; health, reflection and the public API do not.
   grpc::Status Check(const grpc::ServerContextBase& context) const;
 
+  // Where it is shown in another way than on a call: what travels, empty without a secret; and the
+  // same check of what came.
+  const std::string& token() const { return token_; }
+  absl::Status CheckShown(std::string_view token) const;
+
  private:
   std::string secret_;
   std::string token_;  // 64 hex digits: HMAC-SHA256 of a fixed text under the secret

@@ -19,6 +19,7 @@ constexpr size_t kVersionAt = 4;  // u16
 // Offer.
 constexpr size_t kClusterBytesAt = 6;  // u16
 constexpr size_t kWorkerBytesAt = 8;   // u16
+constexpr size_t kSecretBytesAt = 10;  // u16
 constexpr size_t kRequestRingAt = 16;  // u64
 constexpr size_t kResultRingAt = 24;   // u64
 constexpr size_t kOfferBytes = 32;
@@ -80,14 +81,18 @@ absl::Status CheckRing(std::string_view field, uint64_t bytes) {
 }  // namespace
 
 std::vector<std::byte> EncodeOffer(const HostOffer& offer) {
-  const std::string_view cluster = Cut(offer.cluster), worker = Cut(offer.worker);
-  std::vector<std::byte> message = Begin(kOfferBytes + cluster.size() + worker.size());
+  const std::string_view cluster = Cut(offer.cluster), worker = Cut(offer.worker),
+                         secret = Cut(offer.secret);
+  std::vector<std::byte> message =
+      Begin(kOfferBytes + cluster.size() + worker.size() + secret.size());
   Store<uint16_t>(message, kClusterBytesAt, static_cast<uint16_t>(cluster.size()));
   Store<uint16_t>(message, kWorkerBytesAt, static_cast<uint16_t>(worker.size()));
+  Store<uint16_t>(message, kSecretBytesAt, static_cast<uint16_t>(secret.size()));
   Store<uint64_t>(message, kRequestRingAt, offer.request_ring_bytes);
   Store<uint64_t>(message, kResultRingAt, offer.result_ring_bytes);
   StoreText(message, kOfferBytes, cluster);
   StoreText(message, kOfferBytes + cluster.size(), worker);
+  StoreText(message, kOfferBytes + cluster.size() + worker.size(), secret);
   return message;
 }
 
@@ -105,8 +110,9 @@ absl::StatusOr<HostOffer> ParseOffer(std::span<const std::byte> message) {
   RETURN_IF_ERROR(CheckStart(message, kOfferBytes));
   const size_t cluster_bytes = Load<uint16_t>(message, kClusterBytesAt);
   const size_t worker_bytes = Load<uint16_t>(message, kWorkerBytesAt);
-  if (message.size() != kOfferBytes + cluster_bytes + worker_bytes)
-    return Wrong("length", message.size(), absl::StrCat(kOfferBytes + cluster_bytes + worker_bytes));
+  const size_t secret_bytes = Load<uint16_t>(message, kSecretBytesAt);
+  const size_t bytes = kOfferBytes + cluster_bytes + worker_bytes + secret_bytes;
+  if (message.size() != bytes) return Wrong("length", message.size(), absl::StrCat(bytes));
   HostOffer offer;
   offer.request_ring_bytes = Load<uint64_t>(message, kRequestRingAt);
   offer.result_ring_bytes = Load<uint64_t>(message, kResultRingAt);
@@ -114,6 +120,7 @@ absl::StatusOr<HostOffer> ParseOffer(std::span<const std::byte> message) {
   RETURN_IF_ERROR(CheckRing("result ring", offer.result_ring_bytes));
   offer.cluster = TextAt(message, kOfferBytes, cluster_bytes);
   offer.worker = TextAt(message, kOfferBytes + cluster_bytes, worker_bytes);
+  offer.secret = TextAt(message, kOfferBytes + cluster_bytes + worker_bytes, secret_bytes);
   return offer;
 }
 

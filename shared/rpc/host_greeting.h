@@ -26,6 +26,7 @@ inline constexpr size_t kAnswerDescriptors = 1;  // the worker's doorbell, if it
 // The engine's.
 struct HostOffer {
   std::string cluster = {};  // as ClusterId knows it; empty: not yet
+  std::string secret = {};   // ClusterSecret::token()
   std::string worker = {};   // whom it wants to speak with: "expert-0"
   // Capacities, multiples of 4096; in the memory the ring of requests lies before that of results.
   uint64_t request_ring_bytes = 0;

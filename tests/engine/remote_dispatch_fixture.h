@@ -1,5 +1,6 @@
 // Engines and workers in one process, for the tests of RemoteDispatch: real servers on free ports,
-// and what the same rows give without them.
+// and what the same rows give without them. Each test runs twice, over gRPC and, as another
+// program (CONCLAVE_HOST_LINKS), through shared memory.
 #pragma once
 
 #include <chrono>
@@ -14,8 +15,10 @@
 #include "gtest/gtest.h"
 #include "services/engine/dispatch/local_dispatch.h"
 #include "services/engine/dispatch/remote_dispatch.h"
+#include "shared/shm/host_socket.h"
 #include "tests/expert/scripted_worker.h"
 #include "tests/expert/served_experts.h"
+#include "tests/support/temp_dir.h"
 #include "tests/support/wait.h"
 
 namespace conclave::engine {
@@ -44,6 +47,12 @@ inline int FramesOf(ServedExperts& worker) {
   return at == std::string::npos ? 0 : std::stoi(text.substr(at + name.size()));
 }
 
+#ifdef CONCLAVE_HOST_LINKS
+inline constexpr bool kHostLinks = true;
+#else
+inline constexpr bool kHostLinks = false;
+#endif
+
 class RemoteDispatchFixture : public ::testing::Test {
  protected:
   RemoteDispatchFixture() : checkpoint_(expert::OpenGolden("qwen2_moe")) {
@@ -59,21 +68,24 @@ class RemoteDispatchFixture : public ::testing::Test {
   ServedExperts& AddWorker(int first = 0, int stride = 1, ServedExperts::Options options = {}) {
     options.name = "expert-" + std::to_string(workers_.size());
     options.numerics = numerics_;
+    if (kHostLinks) options.host_path = folder_.path() / options.name;
     workers_.push_back(std::make_unique<ServedExperts>(checkpoint_, options));
     ExpertKeys keys;
     for (const ExpertKey& key : identity_.AllExperts()) {
       if (key.expert % stride == first) keys.insert(key);
     }
     workers_.back()->Load(keys);
-    Place(options.name, workers_.back()->address(), keys);
+    Place(options.name, workers_.back()->address(), keys, options.host_path);
     return *workers_.back();
   }
 
-  void Place(const std::string& name, const std::string& address, const ExpertKeys& keys) {
+  void Place(const std::string& name, const std::string& address, const ExpertKeys& keys,
+             const std::string& host_path = "") {
     if (topology_.models.empty()) topology_.models.push_back({identity_, {}});
     placement::TopologyWorker worker;
     worker.name = name;
     worker.address = address;
+    if (!host_path.empty()) worker.host_socket = {shm::HostId(), host_path};
     worker.live = true;
     worker.hold = worker.serve = keys;
     topology_.models.front().workers.push_back(worker);
@@ -88,6 +100,7 @@ class RemoteDispatchFixture : public ::testing::Test {
                                             .numerics = numerics_,
                                             .secret = std::move(secret),
                                             .cluster = std::make_shared<rpc::ClusterId>(cluster),
+                                            .host_id = kHostLinks ? shm::HostId() : "",
                                             .call_timeout = call_timeout,
                                             .registry = &registry_,
                                             .on_missing = std::move(on_missing)});
@@ -198,6 +211,7 @@ class RemoteDispatchFixture : public ::testing::Test {
     return false;
   }
 
+  const conclave::testing::TempDir folder_;
   metrics::Registry registry_;
   std::shared_ptr<const weights::Checkpoint> checkpoint_;
   kernels::NumericsClass numerics_;

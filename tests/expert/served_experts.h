@@ -12,6 +12,7 @@
 #include "kernels/context.h"
 #include "services/expert/compute_loop.h"
 #include "services/expert/expert_service.h"
+#include "services/expert/host_link_server.h"
 #include "services/expert/in_flight_limit.h"
 #include "services/expert/worker_metrics.h"
 #include "shared/base/clock.h"
@@ -48,6 +49,7 @@ class ServedExperts {
   struct Options {
     std::string name = "expert-0";
     std::string listen = "127.0.0.1:0";
+    std::string host_path = {};  // of a socket for engines of this host; empty: none
     kernels::NumericsClass numerics = kernels::NumericsClass::kBf16;
     rpc::ClusterSecret secret = {};
     std::shared_ptr<const rpc::ClusterId> cluster = {};
@@ -80,11 +82,21 @@ class ServedExperts {
     context.compute = compute_.get();
     context.limit = &limit_;
     context.clock = &clock_;
+    host_context_ = context;
     service_ = std::make_unique<ExpertService>(std::move(context), options.secret, options.cluster);
     Serve(options.listen);
   }
 
   void Serve(const std::string& listen) {
+    if (!options_.host_path.empty()) {
+      auto host = HostLinkServer::Start({.path = options_.host_path,
+                                         .name = options_.name,
+                                         .secret = options_.secret,
+                                         .cluster = options_.cluster,
+                                         .context = &host_context_});
+      ASSERT_TRUE(host.ok()) << host.status();
+      host_links_ = *std::move(host);
+    }
     grpc::Service* const services[] = {service_.get()};
     auto server = rpc::Server::Start(
         {.name = options_.name, .listen = listen, .secret = options_.secret}, services);
@@ -94,7 +106,13 @@ class ServedExperts {
   }
 
   // The process dies, as far as anyone can see from outside.
-  void Kill() { server_ = nullptr; }
+  void Kill() {
+    host_links_ = nullptr;
+    server_ = nullptr;
+  }
+
+  // The port stays.
+  void CloseHostLinks() { host_links_ = nullptr; }
 
   void Load(const placement::ExpertKeys& keys) {
     for (const placement::ExpertKey& key : keys) {
@@ -104,6 +122,7 @@ class ServedExperts {
   }
 
   const std::string& address() const { return address_; }
+  const std::string& host_path() const { return options_.host_path; }
   experts::ExpertSet& experts() { return experts_; }
   ComputeLoop& compute() { return *compute_; }
   InFlightLimit& limit() { return limit_; }
@@ -118,6 +137,8 @@ class ServedExperts {
   experts::ExpertSet experts_;
   std::unique_ptr<ExpertService> service_;
   std::unique_ptr<ComputeLoop> compute_;
+  StreamContext host_context_;
+  std::unique_ptr<HostLinkServer> host_links_;
   std::unique_ptr<rpc::Server> server_;
   std::string address_;
 };

@@ -46,6 +46,8 @@ def calls():
               quantiles("conclave_expert_call_seconds", OF, "worker", (0.99,))),
         graph("Failed calls to workers", "By row status or gRPC code. They are repeated on another worker where there is one.", "ops",
               {f"sum by (code) (rate(conclave_expert_call_errors_total{{{OF}}}{RATE}))": "{{code}}"}),
+        graph("Workers connected", "By transport: shared memory on one host, gRPC otherwise.", "short",
+              {f"sum by (transport) (conclave_worker_links{{{OF}}})": "{{transport}}"}),
     ]
 
 

@@ -40,6 +40,14 @@ void DispatchMetrics::CountCall(const std::string& worker, double seconds) {
   histogram->Observe(seconds);
 }
 
+void DispatchMetrics::CountLinks(int64_t shared_memory, int64_t grpc) {
+  if (registry_ == nullptr) return;
+  registry_->GetGauge("conclave_worker_links", {{"transport", "shared_memory"}})
+      .Set(static_cast<double>(shared_memory));
+  registry_->GetGauge("conclave_worker_links", {{"transport", "grpc"}})
+      .Set(static_cast<double>(grpc));
+}
+
 void DispatchMetrics::CountError(std::string_view code) {
   if (registry_ == nullptr) return;
   registry_->GetCounter("conclave_expert_call_errors_total", {{"code", std::string(code)}})

@@ -1,5 +1,5 @@
 // What the engine counts about its calls to workers, as handles into the registry. Step thread
-// only.
+// only, but for CountLinks: link thread only.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,8 @@ class DispatchMetrics {
   // The experts of one layer's call, one entry a row.
   void CountRows(int32_t layer, std::span<const int32_t> expert_ids);
   void CountCall(const std::string& worker, double seconds);
+  // Of workers that are connected.
+  void CountLinks(int64_t shared_memory, int64_t grpc);
   void CountError(std::string_view code);  // "NOT_HELD", or a gRPC code's name
 
  private:

@@ -60,7 +60,7 @@ class GrpcLinkStream final : public LinkStream,
     context_.TryCancel();
   }
 
-  std::string_view transport() const override { return "gRPC"; }
+  std::string_view transport() const override { return "grpc"; }
 
  private:
   void OnReadDone(bool ok) override {

@@ -68,7 +68,7 @@ class HostLinkStream final : public LinkStream,
     if (socket_.has_value()) socket_->Shutdown();
   }
 
-  std::string_view transport() const override { return "shared memory"; }
+  std::string_view transport() const override { return "shared_memory"; }
 
   void Poll() override {
     // Frames are handled in order, whoever polls.
@@ -128,6 +128,7 @@ class HostLinkStream final : public LinkStream,
     }
     const rpc::HostOffer offer = {
         .cluster = target_.cluster != nullptr ? target_.cluster->value() : "",
+        .secret = target_.secret.token(),
         .worker = target_.worker,
         .request_ring_bytes = kRequestRingBytes,
         .result_ring_bytes = kResultRingBytes};

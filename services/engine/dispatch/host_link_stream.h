@@ -7,12 +7,14 @@
 #include "services/engine/dispatch/link_inbox.h"
 #include "services/engine/dispatch/link_stream.h"
 #include "shared/rpc/cluster_id.h"
+#include "shared/rpc/cluster_secret.h"
 
 namespace conclave::engine {
 
 struct HostLinkTarget {
   std::string worker;  // its name
   std::string path;    // of its socket
+  rpc::ClusterSecret secret = {};
   std::shared_ptr<const rpc::ClusterId> cluster = {};
 };
 

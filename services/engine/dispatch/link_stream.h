@@ -41,7 +41,7 @@ class LinkStream {
   virtual void Cancel(const absl::Status& why) = 0;
   // Hands over what has come, where no thread of the stream's own does.
   virtual void Poll() {}
-  // "gRPC" or "shared memory".
+  // "grpc" or "shared_memory".
   virtual std::string_view transport() const = 0;
 };
 

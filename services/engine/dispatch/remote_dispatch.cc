@@ -109,7 +109,14 @@ void RemoteDispatch::KeepLinks() {
   while (true) {
     milliseconds wait = kLongestTick;
     const std::shared_ptr<const ExpertRoutes> routes = Routes();
-    for (const auto& link : routes->links()) wait = std::min(wait, link->Tick(Now()));
+    int64_t shared_memory = 0, grpc = 0;
+    for (const auto& link : routes->links()) {
+      wait = std::min(wait, link->Tick(Now()));
+      const std::string_view transport = link->transport();
+      if (transport.empty()) continue;
+      ++(transport == "grpc" ? grpc : shared_memory);
+    }
+    metrics_.CountLinks(shared_memory, grpc);
     if (options_.on_missing) {
       placement::ExpertKeys missing;
       for (const auto& [layer, expert] : routes->Missing()) missing.insert({layer, expert});

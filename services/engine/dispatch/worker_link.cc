@@ -72,6 +72,11 @@ WorkerLink::WorkerLink(Options options)
 
 WorkerLink::~WorkerLink() = default;
 
+std::string_view WorkerLink::transport() const {
+  MutexLock lock(mutex_);
+  return live() && stream_ != nullptr ? stream_->transport() : std::string_view();
+}
+
 uint64_t WorkerLink::Send(rpc::OutgoingFrame frame) {
   std::shared_ptr<LinkStream> stream;
   {
@@ -106,7 +111,10 @@ std::shared_ptr<LinkStream> WorkerLink::MakeStream() {
   if (on_host_) {
     return MakeHostLinkStream(
         next_stream_id++, shared_from_this(),
-        {.worker = options_.name, .path = options_.host_path, .cluster = options_.cluster},
+        {.worker = options_.name,
+         .path = options_.host_path,
+         .secret = options_.secret,
+         .cluster = options_.cluster},
         options_.inbox, presence);
   }
   return MakeGrpcLinkStream(next_stream_id++, shared_from_this(), &channel_, presence);
@@ -214,7 +222,8 @@ void WorkerLink::OnHello(LinkStream* stream, const rpc::HelloFrame& hello) {
     MutexLock lock(mutex_);
     if (stopped_ || stream_.get() != stream) return;
     if (live_stream_ == stream->id) return;  // a sign of life
-    try_host = !on_host_ && std::exchange(retry_host_, false);
+    try_host = !on_host_ && std::exchange(retry_host_, false) && !retried_host_;
+    retried_host_ = try_host;
     if (try_host) {
       avoid_host_ = false;
     } else {

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "services/engine/dispatch/link_inbox.h"
@@ -52,6 +53,8 @@ class WorkerLink final : public LinkStreamOwner, public std::enable_shared_from_
   // answered.
   uint64_t live_stream() const { return live_stream_.load(); }
   bool live() const { return live_stream() != 0; }
+  // How: "grpc" or "shared_memory"; empty while there is none.
+  std::string_view transport() const EXCLUDES(mutex_);
 
   // Sends a frame; the stream that took it, or 0.
   uint64_t Send(rpc::OutgoingFrame frame) EXCLUDES(mutex_);
@@ -100,6 +103,7 @@ class WorkerLink final : public LinkStreamOwner, public std::enable_shared_from_
   bool avoid_host_ GUARDED_BY(mutex_) = false;
   // It failed because nobody listened: once the worker answers over gRPC, it is tried again.
   bool retry_host_ GUARDED_BY(mutex_) = false;
+  bool retried_host_ GUARDED_BY(mutex_) = false;  // since it was last connected
   TimePoint attempt_at_ GUARDED_BY(mutex_);  // next attempt, or when an unanswered one is given up
   std::chrono::milliseconds backoff_ GUARDED_BY(mutex_);
   absl::Status reason_ GUARDED_BY(mutex_);  // of the latest end, which is not logged twice
