@@ -3,8 +3,6 @@
 #include <gtest/gtest.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <array>
 #include <atomic>
@@ -14,11 +12,13 @@
 
 #include "shared/shm/shared_memory.h"
 #include "tests/shm/child.h"
+#include "tests/support/wait.h"
 
 namespace conclave::shm {
 namespace {
 
 using conclave::testing::Child;
+using conclave::testing::WaitFor;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
@@ -60,28 +60,35 @@ TEST(DoorbellTest, AWaitThatEndedLeavesNoTrace) {
   EXPECT_EQ(bell.Look(), seen);
 }
 
-// Rings in a process that the kernel kills for any system call but the one that ends it.
-int RingWithoutSystemCalls(Doorbell& bell) {
+struct BellAndNews {
+  Doorbell bell;
+  std::atomic<bool> rung;
+};
+
+// Rings in a process that the kernel kills for almost any system call.
+bool RingsWithoutSystemCalls(BellAndNews& shared) {
+  shared.rung = false;
   Child child([&] {
     if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0) return false;
-    bell.Ring();
-    syscall(SYS_exit, 0);
-    return false;
+    shared.bell.Ring();
+    shared.rung = true;
+    while (true) {
+    }
   });
-  return child.Join();
+  return WaitFor([&] { return shared.rung.load(); });
 }
 
 TEST(DoorbellTest, RingsWithoutASystemCallWhileNobodyWaits) {
-  auto memory = SharedMemory::Create("bell", sizeof(Doorbell));
+  auto memory = SharedMemory::Create("bell", sizeof(BellAndNews));
   ASSERT_TRUE(memory.ok()) << memory.status();
-  Doorbell& bell = *new (memory->bytes().data()) Doorbell;
-  const uint32_t seen = bell.Look();
-  EXPECT_EQ(RingWithoutSystemCalls(bell), 0);
-  EXPECT_NE(bell.Look(), seen);
+  BellAndNews& shared = *reinterpret_cast<BellAndNews*>(memory->bytes().data());
+  const uint32_t seen = shared.bell.Look();
+  EXPECT_TRUE(RingsWithoutSystemCalls(shared));
+  EXPECT_NE(shared.bell.Look(), seen);
   // After a wait too, whether a ring or time ended it.
-  EXPECT_TRUE(bell.Wait(seen, kForever));
-  EXPECT_FALSE(bell.Wait(bell.Look(), milliseconds(1)));
-  EXPECT_EQ(RingWithoutSystemCalls(bell), 0);
+  EXPECT_TRUE(shared.bell.Wait(seen, kForever));
+  EXPECT_FALSE(shared.bell.Wait(shared.bell.Look(), milliseconds(1)));
+  EXPECT_TRUE(RingsWithoutSystemCalls(shared));
 }
 
 TEST(DoorbellTest, WakesAcrossThreadsAndOrdersWhatTheyWrite) {

@@ -108,9 +108,8 @@ TEST(HostConnectionTest, SendsNothingThatIsTooLong) {
   Pair pair;
   const std::vector<int> descriptors(HostConnection::kMostDescriptors + 1, pair.one.descriptor());
   const std::string bytes(HostConnection::kMostBytes + 1, 'x');
-  for (const absl::Status& sent :
-       {pair.one.Send(Bytes(bytes), {}), pair.one.Send(Bytes("x"), descriptors),
-        pair.one.Send({}, {})}) {
+  for (const absl::Status& sent : {pair.one.Send(Bytes(bytes), {}),
+                                   pair.one.Send(Bytes("x"), descriptors), pair.one.Send({}, {})}) {
     EXPECT_EQ(sent.code(), absl::StatusCode::kInvalidArgument) << sent;
   }
   EXPECT_EQ(pair.other.Receive(milliseconds(1)).status().code(),

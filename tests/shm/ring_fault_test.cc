@@ -39,6 +39,7 @@ struct Ring {
     reader.Release(**record);
   }
   void SetHead(uint64_t head) { memory.Poke(RingMemory::kHead, head); }
+  void SetFront(uint64_t front) { memory.Poke(RingMemory::kFront, front); }
   void SetTail(uint64_t tail) { memory.Poke(RingMemory::kTail, tail); }
   void SetHeader(size_t offset, uint32_t length, uint32_t kind) {
     memory.Poke(RingMemory::kRecords + offset, length);
@@ -67,9 +68,8 @@ TEST(RingFaultTest, ReadsWhatIsMadeByHandWhenItIsRight) {
 }
 
 TEST(RingFaultTest, RefusesHeadsThatCannotBe) {
-  for (const uint64_t head :
-       {uint64_t{1}, uint64_t{63}, uint64_t{129}, uint64_t{kCapacity + 64}, uint64_t{1} << 63,
-        kMost - 63, kMost}) {
+  for (const uint64_t head : {uint64_t{1}, uint64_t{63}, uint64_t{129}, uint64_t{kCapacity + 64},
+                              uint64_t{1} << 63, kMost - 63, kMost}) {
     Ring ring;
     ring.Write(64);
     ring.SetHead(head);
@@ -83,6 +83,32 @@ TEST(RingFaultTest, RefusesHeadsThatCannotBe) {
     ring.SetHead(head);
     ExpectReaderRefuses(ring, "where a multiple of 64 from 128 to 4224 was expected");
   }
+}
+
+TEST(RingFaultTest, RefusesFrontsThatCannotBe) {
+  for (const uint64_t front : {uint64_t{64}, uint64_t{128}, uint64_t{1}, kMost - 63}) {
+    Ring ring;
+    ring.Write(64);
+    ring.SetFront(front);
+    ExpectReaderRefuses(ring, "lies at the front, where 0 or 0 was expected");
+  }
+  for (const uint64_t front : {64, 127, 256}) {
+    Ring ring;
+    ring.Write(64);
+    ring.ReadAndRelease();
+    ring.Write(64);
+    ring.SetFront(front);
+    ExpectReaderRefuses(ring, "lies at the front, where 0 or 128 was expected");
+  }
+  // While something is held, there is no other front than before.
+  Ring ring;
+  ring.Write(64);
+  const auto held = ring.reader.Next();
+  ASSERT_TRUE(held.ok() && held->has_value());
+  ring.Write(64);
+  ring.SetFront(128);
+  const auto record = ring.reader.Next();
+  EXPECT_EQ(record.status().code(), absl::StatusCode::kInternal) << record.status();
 }
 
 TEST(RingFaultTest, CountsWhatIsHeldAsCommitted) {
@@ -154,11 +180,11 @@ TEST(RingFaultTest, RefusesSkipsThatCannotBe) {
     uint64_t head;
   };
   for (const Case& bad : {
-           Case{1, 1, kRecord, kCapacity + 128},         // it has bytes
+           Case{1, 1, kRecord, kCapacity + 128},  // it has bytes
            Case{kMostLength, 1, kRecord, kCapacity + 128},
-           Case{0, 1, kRecord, kCapacity},               // nothing follows
-           Case{0, 0, kSkip, kCapacity + 128},           // another one follows
-           Case{0, 65, kRecord, kCapacity + 128},        // more follows than is committed
+           Case{0, 1, kRecord, kCapacity},         // nothing follows
+           Case{0, 0, kSkip, kCapacity + 128},     // another one follows
+           Case{0, 65, kRecord, kCapacity + 128},  // more follows than is committed
            Case{0, 0, 0, kCapacity + 128},
        }) {
     Ring ring;
@@ -223,8 +249,10 @@ TEST(RingFaultTest, NeverLeavesItsMemoryWhateverIsThere) {
     }
     uint64_t head = 0;
     for (int step = 0; step < 20; ++step) {
+      const uint64_t before = head;
       head += any_of(64, 128, 1984, random() % 64 * 64);
       ring.SetHead(any_of(head, head, head, head, head, head, random()));
+      if (random() % 8 == 0) ring.SetFront(any_of(before, before, head, random()));
       const auto record = ring.reader.Next();
       if (!record.ok()) {
         ++errors;

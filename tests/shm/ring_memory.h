@@ -31,7 +31,7 @@ class RingMemory {
     std::memcpy(data_ + offset, &value, sizeof(value));
   }
 
-  static constexpr size_t kHead = 0, kTail = 128, kRecords = 384;
+  static constexpr size_t kHead = 0, kFront = 8, kTail = 128, kRecords = 384;
 
  private:
   static constexpr size_t kPage = 4096;

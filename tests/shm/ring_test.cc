@@ -58,7 +58,8 @@ TEST_F(RingTest, HasTheSizesItSays) {
 TEST_F(RingTest, RecordsComeInTheirOrder) {
   EXPECT_TRUE(Read().empty());
   const std::vector<size_t> sizes = {1, 63, 64, 65, 127, 128, 129, 700};
-  for (size_t i = 0; i < sizes.size(); ++i) ASSERT_NE(Write(sizes[i], static_cast<int>(i)), nullptr);
+  for (size_t i = 0; i < sizes.size(); ++i)
+    ASSERT_NE(Write(sizes[i], static_cast<int>(i)), nullptr);
   for (size_t i = 0; i < sizes.size(); ++i) ExpectRead(sizes[i], static_cast<int>(i));
   EXPECT_TRUE(Read().empty());
 }
@@ -75,17 +76,19 @@ TEST_F(RingTest, BeginsAtTheFrontWhenAllIsReleased) {
   const std::byte* front = Write(100);
   ExpectRead(100, 1);
   for (int i = 0; i < 1000; ++i) {
-    EXPECT_EQ(Write(1 + i % 128, i), front);
-    ExpectRead(1 + i % 128, i);
+    EXPECT_EQ(Write(1 + i % 500, i), front);
+    ExpectRead(1 + i % 500, i);
   }
-  // What is held is not written over.
-  Write(100, 5);
+  // What is held is not written over, and all else is room.
+  for (int i = 0; i < 32; ++i) ASSERT_NE(Write(64, i), nullptr) << i;
+  EXPECT_EQ(Write(1), nullptr);
   const Record held = Read();
   EXPECT_EQ(held.data(), front);
-  EXPECT_GT(Write(100, 6), front);
-  ExpectRead(100, 6);
-  EXPECT_GT(Write(100, 7), front);
-  EXPECT_EQ(held[99], std::byte{5});
+  for (int i = 1; i < 32; ++i) ExpectRead(64, i);
+  EXPECT_EQ(Write(1), nullptr);
+  EXPECT_EQ(held[63], std::byte{0});
+  EXPECT_TRUE(reader_.Release(held));
+  EXPECT_EQ(Write(1), front);
 }
 
 TEST_F(RingTest, TheLongestRecordFitsOnceAllIsReleased) {

@@ -130,8 +130,7 @@ TEST(RingThreadsTest, ASmallRingLosesNoWakeUp) {
 
 TEST(RingThreadsTest, ProcessesShareARing) {
   constexpr size_t kCapacity = 16384;
-  const auto memory =
-      SharedMemory::Create("ring", 2 * sizeof(Doorbell) + RingBytes(kCapacity));
+  const auto memory = SharedMemory::Create("ring", 2 * sizeof(Doorbell) + RingBytes(kCapacity));
   ASSERT_TRUE(memory.ok()) << memory.status();
   auto* bells = reinterpret_cast<Doorbell*>(memory->bytes().data());
   const Traffic traffic{.memory = memory->bytes().subspan(2 * sizeof(Doorbell)),

@@ -81,8 +81,8 @@ TEST(SharedMemoryTest, NobodyCanResizeIt) {
 
 TEST(SharedMemoryTest, RefusesAnotherSize) {
   for (const size_t bytes : {kBytes - 1, kBytes + 1, size_t{0}, SIZE_MAX}) {
-    ExpectRefused(MemfdWith(kSealed),
-                  absl::StrCat("has 10000 bytes where ", bytes, " are wanted"), bytes);
+    ExpectRefused(MemfdWith(kSealed), absl::StrCat("has 10000 bytes where ", bytes, " are wanted"),
+                  bytes);
   }
   ExpectRefused(MemfdWith(kSealed, 0), "has 0 bytes where 0 are wanted", 0);
 }
