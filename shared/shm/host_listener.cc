@@ -93,6 +93,7 @@ std::optional<HostConnection> HostListener::Accept(std::chrono::milliseconds tim
     } else if (errno != EINTR && errno != EAGAIN && errno != ECONNABORTED) {
       // No descriptors are left, say: whoever waits is still there next time.
       deadline.AwaitEnd();
+      return std::nullopt;
     }
   }
   return std::nullopt;

@@ -13,6 +13,8 @@ namespace conclave::shm {
 //
 //   offset  bytes     what
 //        0      8     head: where the next record will begin; all before is committed. The writer's
+//        8      8     front: which position lies at the first byte of the records. The writer's: it
+//                     becomes the head when all before that is released
 //      128      8     tail: all before is released. The reader's
 //      256      4     1: the writer waits for room. Set by the writer, cleared by the reader
 //      384  capacity  records, each a header of 64 bytes and its own bytes, padded to 64
@@ -20,6 +22,7 @@ namespace conclave::shm {
 // 128 bytes apart, because processors fetch lines of 64 bytes by pairs.
 struct RingControl {
   alignas(64) std::atomic<uint64_t> head;
+  std::atomic<uint64_t> front;
   alignas(64) std::byte apart_from_head[64];
   alignas(64) std::atomic<uint64_t> tail;
   alignas(64) std::byte apart_from_tail[64];
@@ -61,8 +64,6 @@ size_t RingBytes(size_t capacity) {
   return sizeof(RingControl) + capacity;
 }
 
-// An empty ring has a footprint of half the capacity in one piece, either after the head or at the
-// front.
 size_t LongestRecord(size_t capacity) {
   return std::min<uint64_t>(capacity / 2 - kHeaderBytes, UINT32_MAX);
 }
@@ -85,14 +86,12 @@ absl::Status RingWriter::LookAtTail() {
   return absl::OkStatus();
 }
 
-std::optional<uint64_t> RingWriter::PlaceFor(uint64_t footprint) const {
+std::optional<uint64_t> RingWriter::PlaceFor(uint64_t footprint) {
+  if (head_ == tail_) front_ = head_;
   const uint64_t room = capacity_ - (head_ - tail_);
-  const uint64_t until_end = capacity_ - head_ % capacity_;  // the capacity itself at the front
-  const bool fits_here = footprint <= std::min(room, until_end);
-  const bool fits_at_front = until_end < capacity_ && until_end + footprint <= room;
-  const bool empty = head_ == tail_;
-  if (fits_at_front && (empty || !fits_here)) return head_ + until_end;
-  if (fits_here) return head_;
+  const uint64_t until_end = capacity_ - OffsetOf(head_);
+  if (footprint <= std::min(room, until_end)) return head_;
+  if (until_end + footprint <= room) return head_ + until_end;
   return std::nullopt;
 }
 
@@ -113,19 +112,20 @@ absl::StatusOr<std::span<std::byte>> RingWriter::Reserve(size_t bytes) {
   }
   begin_ = *place;
   reserved_ = bytes;
-  return std::span(records_ + begin_ % capacity_ + kHeaderBytes, bytes);
+  return std::span(records_ + OffsetOf(begin_) + kHeaderBytes, bytes);
 }
 
 void RingWriter::Commit() {
   CONCLAVE_CHECK(reserved_ > 0);
   const auto write = [&](uint64_t position, uint64_t header) {
-    reinterpret_cast<Header*>(records_ + position % capacity_)
+    reinterpret_cast<Header*>(records_ + OffsetOf(position))
         ->store(header, std::memory_order_relaxed);
   };
   if (begin_ != head_) write(head_, MakeHeader(kSkip, 0));
   write(begin_, MakeHeader(kRecord, static_cast<uint32_t>(reserved_)));
   head_ = begin_ + Footprint(reserved_);
   reserved_ = 0;
+  control_->front.store(front_, std::memory_order_relaxed);
   control_->head.store(head_, std::memory_order_release);
 }
 
@@ -149,15 +149,24 @@ absl::StatusOr<std::optional<std::span<const std::byte>>> RingReader::Next() {
                                  " is committed, where a multiple of ", kLine, " from ", head_,
                                  " to ", tail_ + capacity_, " was expected"));
     }
+    // It is another one only if all that the reader knew of was released; so it does not change
+    // again before the reader has released what is new.
+    const uint64_t front = control_->front.load(std::memory_order_relaxed);
+    if (front != front_ && (front != next_ || tail_ != next_)) {
+      return Broken(absl::StrCat("the writer says that ", front, " lies at the front, where ",
+                                 front_, tail_ == next_ ? absl::StrCat(" or ", next_) : "",
+                                 " was expected"));
+    }
+    front_ = front;
     head_ = head;
   }
   const auto read = [&](uint64_t position) {
-    return reinterpret_cast<const Header*>(records_ + position % capacity_)
+    return reinterpret_cast<const Header*>(records_ + OffsetOf(position))
         ->load(std::memory_order_relaxed);
   };
   uint64_t begin = next_;
   uint64_t header = read(begin);
-  uint64_t until_end = capacity_ - begin % capacity_;
+  uint64_t until_end = capacity_ - OffsetOf(begin);
   if (header == MakeHeader(kSkip, 0) && until_end < std::min(capacity_, head_ - begin)) {
     begin += until_end;
     until_end = capacity_;
@@ -170,7 +179,7 @@ absl::StatusOr<std::optional<std::span<const std::byte>>> RingReader::Next() {
                                " is no record: kind ", header >> 32, ", ", length, " bytes"));
   }
   next_ = begin + Footprint(length);
-  const std::byte* bytes = records_ + begin % capacity_ + kHeaderBytes;
+  const std::byte* bytes = records_ + OffsetOf(begin) + kHeaderBytes;
   held_.push_back(Held{.bytes = bytes, .end = next_, .released = false});
   ++num_held_;
   return std::span(bytes, length);

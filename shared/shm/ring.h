@@ -4,9 +4,9 @@
 //
 // The memory holds a head that the writer moves, a tail that the reader moves, and the bytes. When
 // all is released the writer begins at the front again, so that few short records stay in the
-// processors' caches. Neither side trusts what the other wrote but for the records' contents:
-// positions and lengths are checked each time. A writer and a reader are each used by one thread at
-// a time.
+// processors' caches, and all the room is in one piece. Neither side trusts what the other wrote
+// but for the records' contents: positions and lengths are checked each time. A writer and a reader
+// are each used by one thread at a time.
 #pragma once
 
 #include <cstddef>
@@ -44,15 +44,18 @@ class RingWriter {
 
  private:
   absl::Status LookAtTail();
-  // Where a record that takes so many bytes with its header can begin: at head_, or at the front.
-  std::optional<uint64_t> PlaceFor(uint64_t footprint) const;
+  // Where a record that takes so many bytes with its header can begin: at head_, or where the rest
+  // until the end of the memory is skipped.
+  std::optional<uint64_t> PlaceFor(uint64_t footprint);
+  uint64_t OffsetOf(uint64_t position) const { return (position - front_) % capacity_; }
 
-  // Positions count all bytes since the beginning; they lie at their remainder by the capacity.
+  // Positions count all bytes since the beginning.
   RingControl* control_;
   std::byte* records_;
   uint64_t capacity_;
   uint64_t head_ = 0;      // all before is committed
   uint64_t tail_ = 0;      // all before was released when last looked
+  uint64_t front_ = 0;     // lies at the first byte of the records; not after tail_
   uint64_t begin_ = 0;     // where the reserved record begins
   size_t reserved_ = 0;    // its bytes; 0: nothing is reserved
   absl::Status broken_{};  // once not OK, for ever
@@ -77,6 +80,7 @@ class RingReader {
     bool released;
   };
   absl::Status Broken(const std::string& what);
+  uint64_t OffsetOf(uint64_t position) const { return (position - front_) % capacity_; }
 
   RingControl* control_;
   const std::byte* records_;
@@ -84,6 +88,7 @@ class RingReader {
   uint64_t tail_ = 0;        // all before is released
   uint64_t next_ = 0;        // all before is read
   uint64_t head_ = 0;        // all before was committed when last looked
+  uint64_t front_ = 0;       // lies at the first byte of the records; not after tail_
   std::deque<Held> held_{};  // [tail_, next_), in their order in the ring
   size_t num_held_ = 0;      // of those, not released
   absl::Status broken_{};    // once not OK, for ever
