@@ -1,5 +1,5 @@
-// One engine's stream over gRPC: reads frames and submits them, writes answers one at a time, and stops
-// reading while too many bytes are in flight.
+// One engine's stream over gRPC: reads frames and submits them, writes answers one at a time, and
+// stops reading while too many bytes are in flight.
 //
 // A gRPC reactor: its callbacks run on gRPC's threads. Lives until OnDone and until the compute
 // thread has forgotten it.
@@ -47,7 +47,7 @@ class DispatchStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, gr
   void SubtractInFlight(size_t bytes) EXCLUDES(mutex_);
 
   const StreamContext& context_;
-  FrameIntake intake_;  // reading callbacks only
+  FrameIntake intake_;                    // reading callbacks only
   std::shared_ptr<DispatchStream> self_;  // until OnDone
   grpc::ByteBuffer read_;
 

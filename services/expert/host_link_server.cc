@@ -150,12 +150,12 @@ absl::Status HostLinkServer::State::Greet(Client& client) {
   RETURN_IF_ERROR(options.secret.CheckShown(offer.secret));
   if (options.cluster != nullptr) RETURN_IF_ERROR(options.cluster->CheckShown(offer.cluster));
   if (offer.worker != options.name) {
-    return absl::FailedPreconditionError(absl::StrCat("the engine wants ", offer.worker,
-                                                      ", this is ", options.name));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the engine wants ", offer.worker, ", this is ", options.name));
   }
-  ASSIGN_OR_RETURN(shm::SharedMemory memory,
-                   shm::SharedMemory::Map(message.TakeDescriptor(0),
-                                          rpc::HostFrames::MemoryBytes(offer)));
+  ASSIGN_OR_RETURN(
+      shm::SharedMemory memory,
+      shm::SharedMemory::Map(message.TakeDescriptor(0), rpc::HostFrames::MemoryBytes(offer)));
   ASSIGN_OR_RETURN(shm::SharedDoorbell bell, shm::SharedDoorbell::Map(message.TakeDescriptor(1)));
   const int own_bell[] = {options.context->compute->doorbell().descriptor()};
   RETURN_IF_ERROR(client.connection->Send(rpc::EncodeAnswer({absl::OkStatus()}), own_bell));

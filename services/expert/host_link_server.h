@@ -17,8 +17,8 @@ namespace conclave::expert {
 class HostLinkServer {
  public:
   struct Options {
-    std::string path;  // of the socket
-    std::string name;  // of the worker; engines that want another one are refused
+    std::string path;                // of the socket
+    std::string name;                // of the worker; engines that want another one are refused
     rpc::ClusterSecret secret = {};  // engines have to show it
     // Engines of another cluster are refused; null: none is.
     std::shared_ptr<const rpc::ClusterId> cluster = {};

@@ -204,8 +204,7 @@ absl::Status Worker::State::Join(const CommonOptions& common, const ExpertOption
   membership_options.address = address;
   ASSIGN_OR_RETURN(membership_options.ops_address,
                    rpc::AdvertisedAddress(ops->address(), options.advertise, common.controller));
-  if (host_links != nullptr)
-    membership_options.host_socket = {shm::HostId(), host_links->path()};
+  if (host_links != nullptr) membership_options.host_socket = {shm::HostId(), host_links->path()};
   membership_options.state_dir = StateDir(common);
   membership_options.status = [this] { return Status(); };
   membership_options.on_topology = [this](std::shared_ptr<const placement::Topology> topology) {

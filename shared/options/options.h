@@ -111,8 +111,8 @@ struct ExpertOptions : MemberOptions {
 
   ByteSize memory{0};           // for experts; 0: no limit
   int32_t max_queue_mib = 256;  // bytes of frames in flight before a stream is paused, MiB
-  // Where engines of this host meet the worker to share memory: the path of a socket; auto: NAME.rows
-  // in the state_dir; off: nowhere
+  // Where engines of this host meet the worker to share memory: the path of a socket; auto:
+  // NAME.rows in the state_dir; off: nowhere
   std::string host_socket = "auto";
 
   absl::Status Validate() const;

@@ -90,10 +90,10 @@ class Membership {
     std::shared_ptr<rpc::ClusterId> cluster;
     std::string name;  // "engine-0"
     MemberKind kind = MemberKind::kEngine;
-    std::string address;      // host:port of the gRPC port, as others reach it
-    std::string ops_address;  // host:port of the HTTP port
+    std::string address;          // host:port of the gRPC port, as others reach it
+    std::string ops_address;      // host:port of the HTTP port
     HostSocket host_socket = {};  // of a worker that has one
-    std::string state_dir;    // topology-<name>.json is kept here; empty: not kept
+    std::string state_dir;        // topology-<name>.json is kept here; empty: not kept
     // Called before each report, on the member thread; thread-safe and quick.
     std::function<MemberStatus()> status;
     // Called with each newer topology (first the one from disk, if there is one), in order; the

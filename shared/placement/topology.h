@@ -54,7 +54,7 @@ struct TopologyWorker {
   std::string address;  // host:port
   std::string host;     // failure domain
   HostSocket host_socket;
-  bool live = false;    // holds its lease
+  bool live = false;  // holds its lease
   ExpertKeys
       hold;  // what the worker is to have loaded: it loads what is missing and releases the rest
   ExpertKeys serve;  // what engines send it: loaded, and this worker's by the placement

@@ -28,8 +28,7 @@ class HostFrames : public std::enable_shared_from_this<HostFrames> {
   // Of the memory for both rings.
   static size_t MemoryBytes(const HostOffer& offer);
   // `memory` has MemoryBytes, `peer` is the other side's doorbell.
-  HostFrames(Side side, const HostOffer& offer, shm::SharedMemory memory,
-             shm::SharedDoorbell peer);
+  HostFrames(Side side, const HostOffer& offer, shm::SharedMemory memory, shm::SharedDoorbell peer);
 
   // Takes the frame: it is in the ring, or goes there when there is room (Flush). An error, here
   // and below: the rings are of no use any more.

@@ -63,19 +63,22 @@ absl::Status Wrong(std::string_view field, uint64_t found, std::string_view want
 }
 
 absl::Status CheckStart(std::span<const std::byte> message, size_t least) {
-  if (message.size() < least) return Wrong("length", message.size(), absl::StrCat(least, " bytes or more"));
+  if (message.size() < least)
+    return Wrong("length", message.size(), absl::StrCat(least, " bytes or more"));
   if (Load<uint32_t>(message, kMagicAt) != kMagic)
     return Wrong("magic", Load<uint32_t>(message, kMagicAt), absl::StrCat(kMagic));
   if (Load<uint16_t>(message, kVersionAt) != kHostGreetingVersion)
-    return Wrong("version", Load<uint16_t>(message, kVersionAt), absl::StrCat(kHostGreetingVersion));
+    return Wrong("version", Load<uint16_t>(message, kVersionAt),
+                 absl::StrCat(kHostGreetingVersion));
   return absl::OkStatus();
 }
 
 absl::Status CheckRing(std::string_view field, uint64_t bytes) {
   if (bytes >= kLeastRingBytes && bytes <= kMostRingBytes && bytes % kRingUnit == 0)
     return absl::OkStatus();
-  return Wrong(field, bytes, absl::StrCat("a multiple of ", kRingUnit, " from ", kLeastRingBytes,
-                                          " to ", kMostRingBytes));
+  return Wrong(
+      field, bytes,
+      absl::StrCat("a multiple of ", kRingUnit, " from ", kLeastRingBytes, " to ", kMostRingBytes));
 }
 
 }  // namespace
@@ -132,8 +135,8 @@ absl::StatusOr<HostAnswer> ParseAnswer(std::span<const std::byte> message) {
   const uint16_t code = Load<uint16_t>(message, kCodeAt);
   if (code > static_cast<uint16_t>(absl::StatusCode::kUnauthenticated))
     return Wrong("code", code, "a gRPC status code");
-  return HostAnswer{absl::Status(static_cast<absl::StatusCode>(code),
-                                 TextAt(message, kAnswerBytes, text_bytes))};
+  return HostAnswer{
+      absl::Status(static_cast<absl::StatusCode>(code), TextAt(message, kAnswerBytes, text_bytes))};
 }
 
 }  // namespace conclave::rpc

@@ -87,7 +87,8 @@ TEST_F(HostLinksTest, AWorkerThatWasDownIsReachedThroughMemoryAgain) {
     const std::string address = worker.address();
     worker.Kill();
     ASSERT_TRUE(WaitForMissing(*dispatch, identity_.AllExperts().size()));
-    std::this_thread::sleep_for(milliseconds(i * 150));  // some attempts fail in one way or the other
+    std::this_thread::sleep_for(
+        milliseconds(i * 150));  // some attempts fail in one way or the other
     worker.Serve(address);
     ExpectLink(*dispatch, "shared_memory");
   }

@@ -71,8 +71,8 @@ class HostLinkServerTest : public ::testing::Test {
   // An engine's side that the worker has agreed with.
   std::shared_ptr<rpc::HostFrames> Agree(shm::HostConnection& connection) {
     shm::SharedMemory memory = Memory();
-    const absl::Status status = Answer(connection, rpc::EncodeOffer(offer_),
-                                       {memory.descriptor(), bell_.descriptor()});
+    const absl::Status status =
+        Answer(connection, rpc::EncodeOffer(offer_), {memory.descriptor(), bell_.descriptor()});
     EXPECT_TRUE(status.ok()) << status;
     return std::make_shared<rpc::HostFrames>(rpc::HostFrames::Side::kEngine, offer_,
                                              std::move(memory), std::move(*worker_bell_));
@@ -139,21 +139,20 @@ TEST_F(HostLinkServerTest, RefusesOffersThatAreNone) {
   }
   {
     auto connection = Connect();
-    const absl::Status status =
-        Answer(connection, rpc::EncodeOffer(offer_), {memory.descriptor()});
+    const absl::Status status = Answer(connection, rpc::EncodeOffer(offer_), {memory.descriptor()});
     EXPECT_THAT(std::string(status.message()), HasSubstr("1 descriptors, wanted 2"));
   }
   {
     auto connection = Connect();
-    const absl::Status status = Answer(connection, rpc::EncodeOffer(offer_),
-                                       {bell_.descriptor(), bell_.descriptor()});
+    const absl::Status status =
+        Answer(connection, rpc::EncodeOffer(offer_), {bell_.descriptor(), bell_.descriptor()});
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
   }
   {
     auto connection = Connect();
     const shm::SharedMemory larger = Memory(4096);
-    const absl::Status status = Answer(connection, rpc::EncodeOffer(offer_),
-                                       {larger.descriptor(), bell_.descriptor()});
+    const absl::Status status =
+        Answer(connection, rpc::EncodeOffer(offer_), {larger.descriptor(), bell_.descriptor()});
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
   }
   {  // memory that could be cut under the worker's feet
@@ -206,8 +205,8 @@ TEST_F(HostLinkServerTest, SurvivesARingThatIsDamaged) {
   auto connection = Connect();
   shm::SharedMemory memory = Memory();
   const std::span<std::byte> bytes = memory.bytes();
-  ASSERT_TRUE(Answer(connection, rpc::EncodeOffer(offer_), {memory.descriptor(), bell_.descriptor()})
-                  .ok());
+  ASSERT_TRUE(
+      Answer(connection, rpc::EncodeOffer(offer_), {memory.descriptor(), bell_.descriptor()}).ok());
   std::fill(bytes.begin(), bytes.begin() + 64, std::byte{0x7f});
   (*worker_bell_)->Ring();
   EXPECT_EQ(connection.Receive(milliseconds(5000)).status().code(), absl::StatusCode::kUnavailable);

@@ -145,10 +145,9 @@ class HostLinkStream final : public LinkStream,
                                                      " descriptors, wanted ",
                                                      rpc::kAnswerDescriptors));
     }
-    ASSIGN_OR_RETURN(shm::SharedDoorbell bell,
-                     shm::SharedDoorbell::Map(message.TakeDescriptor(0)));
-    const auto frames = std::make_shared<rpc::HostFrames>(
-        rpc::HostFrames::Side::kEngine, offer, std::move(memory), std::move(bell));
+    ASSIGN_OR_RETURN(shm::SharedDoorbell bell, shm::SharedDoorbell::Map(message.TakeDescriptor(0)));
+    const auto frames = std::make_shared<rpc::HostFrames>(rpc::HostFrames::Side::kEngine, offer,
+                                                          std::move(memory), std::move(bell));
     MutexLock lock(mutex_);
     for (rpc::OutgoingFrame& frame : early_) RETURN_IF_ERROR(frames->Send(std::move(frame)));
     early_.clear();
@@ -176,8 +175,8 @@ std::shared_ptr<LinkStream> MakeHostLinkStream(uint64_t id, std::shared_ptr<Link
                                                HostLinkTarget target,
                                                std::shared_ptr<LinkInbox> inbox,
                                                std::shared_ptr<const void> presence) {
-  return std::make_shared<HostLinkStream>(id, std::move(owner), std::move(target),
-                                          std::move(inbox), std::move(presence));
+  return std::make_shared<HostLinkStream>(id, std::move(owner), std::move(target), std::move(inbox),
+                                          std::move(presence));
 }
 
 }  // namespace conclave::engine

@@ -109,13 +109,12 @@ std::shared_ptr<LinkStream> WorkerLink::MakeStream() {
   const auto presence = std::make_shared<const Presence>(streams_);
   on_host_ = !options_.host_path.empty() && !avoid_host_;
   if (on_host_) {
-    return MakeHostLinkStream(
-        next_stream_id++, shared_from_this(),
-        {.worker = options_.name,
-         .path = options_.host_path,
-         .secret = options_.secret,
-         .cluster = options_.cluster},
-        options_.inbox, presence);
+    return MakeHostLinkStream(next_stream_id++, shared_from_this(),
+                              {.worker = options_.name,
+                               .path = options_.host_path,
+                               .secret = options_.secret,
+                               .cluster = options_.cluster},
+                              options_.inbox, presence);
   }
   return MakeGrpcLinkStream(next_stream_id++, shared_from_this(), &channel_, presence);
 }
@@ -267,8 +266,8 @@ void WorkerLink::OnEnd(LinkStream* stream, const absl::Status& status) {
     const bool silent = LeaveHost(*stream, status);
     live_stream_ = 0;
     warn = was_ever_live_ || now - first_attempt_ >= kStartTime;
-    tell = !silent && !stopped_ &&
-           (warn ? !warned_ || reason_.message() != status.message() : !told_);
+    tell =
+        !silent && !stopped_ && (warn ? !warned_ || reason_.message() != status.message() : !told_);
     if (tell) told_ = true;
     if (tell && warn) warned_ = true;
     if (silent) {

@@ -96,7 +96,7 @@ class WorkerLink final : public LinkStreamOwner, public std::enable_shared_from_
   TimePoint asked_at_;
 
   mutable Mutex mutex_;
-  const std::shared_ptr<Streams> streams_;             // how many exist; Stop waits for none
+  const std::shared_ptr<Streams> streams_;                 // how many exist; Stop waits for none
   std::shared_ptr<LinkStream> stream_ GUARDED_BY(mutex_);  // null between streams
   bool on_host_ GUARDED_BY(mutex_) = false;                // stream_ is one through shared memory
   // The attempt through shared memory has failed: the next one is over gRPC.
