@@ -36,15 +36,23 @@ absl::Status ValidateReport(const Report& report) {
                      ": model identity without fingerprint or experts, or with "
                      "unordered layers"));
   }
-  const ExpertKeys all = model.AllExperts();
   for (const ExpertKey& key : report.status.holds) {
-    if (!all.contains(key)) {
+    if (key.expert < 0 || key.expert >= model.num_experts ||
+        !std::binary_search(model.moe_layers.begin(), model.moe_layers.end(), key.layer)) {
       return absl::InvalidArgumentError(absl::StrCat(report.name, ": holds layer ", key.layer,
                                                      " expert ", key.expert,
                                                      ", which its model does not have"));
     }
   }
   return absl::OkStatus();
+}
+
+// Whether a topology that was computed with the one is right with the other.
+bool SameForTopology(const Report& a, const Report& b) {
+  return a.kind == b.kind && a.address == b.address && a.host == b.host &&
+         a.host_socket == b.host_socket && a.leaving == b.leaving && a.seen_epoch == b.seen_epoch &&
+         a.status.state == b.status.state && a.status.model == b.status.model &&
+         a.status.holds == b.status.holds;
 }
 
 bool ServesModel(const Report& report, MemberKind kind, const std::string& fingerprint) {
@@ -104,6 +112,7 @@ absl::Status Cluster::OnReport(Report report) {
   if (report.highest_term > term_ || report.seen_epoch > topology_.epoch) {
     term_ = std::max(report.highest_term, report.seen_epoch.term) + 1;
     topology_.epoch = {term_, topology_.epoch.number + 1};
+    unpublished_ = true;
     Tell("controller",
          absl::StrCat("took term ", term_, ": ", report.name, " has seen term ", term_ - 1));
   }
@@ -117,6 +126,7 @@ absl::Status Cluster::OnReport(Report report) {
   const MemberState state_before =
       is_new ? MemberState::kLoading : known->second.report.status.state;
   Member& member = members_[report.name];
+  unpublished_ |= is_new || report.last_topology || !SameForTopology(member.report, report);
   if (report.status.model) {
     // The first to report it describes a model: two members that call it differently must not take
     // turns.
@@ -131,7 +141,9 @@ absl::Status Cluster::OnReport(Report report) {
   member.connected = true;
 
   const Report& now = member.report;
+  const size_t let_go_before = num_let_go();
   SettleLetGo(now, is_new);
+  unpublished_ |= num_let_go() != let_go_before;
   if (is_new) {
     Tell(now.name, absl::StrCat("joined as process ", now.pid, " at ", now.address));
   }
@@ -181,6 +193,7 @@ void Cluster::OnDisconnected(const std::string& name, const std::string& incarna
 void Cluster::Lose(Member& member, const std::string& why) {
   member.live = false;
   member.connected = false;
+  unpublished_ = true;
   const Report& report = member.report;
   const size_t owned = NumOwned(report);
   const char* what = report.leaving ? " experts are without a worker" : " experts wait for it";
@@ -203,6 +216,7 @@ void Cluster::Tick() {
     if (!member.live && now - member.last_report > options_.remember) {
       ForgetLetGo(it->first);
       it = members_.erase(it);
+      unpublished_ = true;
     } else {
       ++it;
     }
@@ -247,6 +261,7 @@ void Cluster::PlanDueModels() {
     model.replan = false;
     placement::Plan plan = placement::PlanPlacement(model.identity, workers, model.owners);
     if (plan.owners != model.owners) {
+      unpublished_ = true;
       int64_t moved = 0;
       for (const auto& [key, owner] : plan.owners) {
         const auto before = model.owners.find(key);
@@ -323,6 +338,13 @@ bool Cluster::AllEnginesHaveSeen(const std::string& fingerprint, Epoch epoch) co
 }
 
 void Cluster::Publish() {
+  // A large model has ten thousand experts, and most reports say nothing new.
+  if (std::exchange(unpublished_, false)) ComputeTopology();
+  TellHandovers();
+  FindIdle();
+}
+
+void Cluster::ComputeTopology() {
   std::vector<ModelTopology> models;
   const Epoch next{term_, topology_.epoch.number + 1};
   for (auto& [fingerprint, model] : models_) {
@@ -352,9 +374,8 @@ void Cluster::Publish() {
     topology_.models = std::move(models);
     for (const ModelTopology& model : topology_.models)
       NoteLetGo(models_[model.model.fingerprint], model, next);
+    unpublished_ = true;  // more may follow from it
   }
-  TellHandovers();
-  FindIdle();
 }
 
 placement::ClusterView Cluster::view() const {

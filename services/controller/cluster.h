@@ -149,6 +149,7 @@ class Cluster {
   void FindIdle();
   void PlanDueModels();
   void Publish();
+  void ComputeTopology();
   placement::ModelTopology TopologyOf(Model& model) const;
   // What a worker has and keeps: what it reports, but for what it may be releasing.
   placement::ExpertKeys KeptBy(const Model& model, const Member& worker) const;
@@ -172,6 +173,7 @@ class Cluster {
   std::map<std::string, Model> models_;  // by fingerprint
   std::map<placement::MemberKind, int64_t> lease_expirations_;
   placement::Topology topology_;
+  bool unpublished_ = true;  // what it follows from has changed since it was computed
   std::deque<ClusterEvent> events_;
   uint64_t num_events_ = 0;
 };

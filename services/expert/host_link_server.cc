@@ -28,8 +28,12 @@ using std::chrono::milliseconds;
 
 // From a connection's beginning to its offer.
 constexpr milliseconds kGreetingTimeout{2000};
-// Engines of one host; the oldest that has said nothing yet gives way.
+// Engines of one host.
 constexpr size_t kMostConnections = 256;
+// When accepting fails, for want of descriptors for example: never spin.
+constexpr milliseconds kAcceptPause{50};
+// Refusals are told so often at most.
+constexpr milliseconds kRefusalPeriod{10'000};
 constexpr milliseconds kIdleWait{500};
 
 // One engine's connection: it greets, then has a stream.
@@ -55,7 +59,10 @@ struct HostLinkServer::State {
   std::unique_ptr<shm::HostListener> listener;
   int wake = -1;  // an eventfd
   std::atomic<bool> stopping{false};
-  std::list<Client> clients;  // the thread's
+  // The thread's.
+  std::list<Client> clients;
+  TimePoint accept_from;
+  TimePoint tell_refusals_from;
   std::thread thread;
 };
 
@@ -92,10 +99,12 @@ void HostLinkServer::State::Run() {
   while (!stopping) {
     waits.clear();
     waits.push_back({wake, POLLIN, 0});
-    waits.push_back({listener->descriptor(), POLLIN, 0});
+    const bool accepting = std::chrono::steady_clock::now() >= accept_from;
+    waits.push_back({listener->descriptor(), static_cast<short>(accepting ? POLLIN : 0), 0});
     for (const Client& client : clients)
       waits.push_back({client.connection->descriptor(), POLLIN, 0});
-    if (poll(waits.data(), waits.size(), static_cast<int>(kIdleWait.count())) < 0) continue;
+    const milliseconds patience = accepting ? kIdleWait : kAcceptPause;
+    if (poll(waits.data(), waits.size(), static_cast<int>(patience.count())) < 0) continue;
     auto client = clients.begin();
     for (size_t i = 2; i < waits.size(); ++i) {
       const auto next = std::next(client);
@@ -107,7 +116,11 @@ void HostLinkServer::State::Run() {
     }
     DropLate();
     if (waits[1].revents != 0) {
-      if (auto taken = listener->Accept(milliseconds(0))) clients.emplace_back(*std::move(taken));
+      if (auto taken = listener->Accept(milliseconds(0))) {
+        clients.emplace_back(*std::move(taken));
+      } else {
+        accept_from = std::chrono::steady_clock::now() + kAcceptPause;
+      }
     }
   }
   for (Client& client : clients) {
@@ -119,6 +132,7 @@ void HostLinkServer::State::Run() {
 
 void HostLinkServer::State::DropLate() {
   const TimePoint now = std::chrono::steady_clock::now();
+  // The oldest come first, and go first where there are too many.
   size_t left = clients.size();
   clients.remove_if([&](const Client& client) {
     if (client.stream != nullptr) return false;
@@ -133,7 +147,11 @@ bool HostLinkServer::State::Read(Client& client) {
   const absl::Status greeted = Greet(client);
   if (greeted.ok()) return true;
   if (!absl::IsUnavailable(greeted)) {
-    LogWarning("an engine of this host was refused", {{"reason", std::string(greeted.message())}});
+    if (const TimePoint now = std::chrono::steady_clock::now(); now >= tell_refusals_from) {
+      tell_refusals_from = now + kRefusalPeriod;
+      LogWarning("an engine of this host was refused",
+                 {{"reason", std::string(greeted.message())}});
+    }
     client.connection->Send(rpc::EncodeAnswer({greeted}), {}).IgnoreError();
   }
   return false;
@@ -148,6 +166,12 @@ absl::Status HostLinkServer::State::Greet(Client& client) {
                                                    rpc::kOfferDescriptors));
   }
   RETURN_IF_ERROR(options.secret.CheckShown(offer.secret));
+  const auto streams = std::count_if(clients.begin(), clients.end(),
+                                     [](const Client& other) { return other.stream != nullptr; });
+  if (static_cast<size_t>(streams) >= kMostConnections) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(options.name, " has ", streams, " engines of this host already"));
+  }
   if (options.cluster != nullptr) RETURN_IF_ERROR(options.cluster->CheckShown(offer.cluster));
   if (offer.worker != options.name) {
     return absl::FailedPreconditionError(

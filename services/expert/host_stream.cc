@@ -3,6 +3,12 @@
 #include <utility>
 
 namespace conclave::expert {
+namespace {
+
+// Of one stream, before others have their turn.
+constexpr int kMostFrames = 64;
+
+}  // namespace
 
 HostStream::HostStream(const StreamContext& context, std::shared_ptr<rpc::HostFrames> frames,
                        std::function<void()> hang_up)
@@ -15,6 +21,7 @@ HostStream::HostStream(const StreamContext& context, std::shared_ptr<rpc::HostFr
 }
 
 HostStream::~HostStream() {
+  context_.limit->Subtract(waiting_bytes_);
   if (context_.num_streams != nullptr) --*context_.num_streams;
 }
 
@@ -30,7 +37,7 @@ void HostStream::Close() {
 }
 
 bool HostStream::Full() {
-  if (request_bytes_ + frames_->waiting_bytes() >= context_.hello.window_bytes) return true;
+  if (request_bytes_ + waiting_bytes_ >= context_.hello.window_bytes) return true;
   if (!context_.limit->full()) return false;
   if (waits_for_room_->exchange(true)) return true;
   const auto resume = [compute = context_.compute, waits = waits_for_room_] {
@@ -44,19 +51,31 @@ bool HostStream::Full() {
 
 void HostStream::Poll() {
   if (closed_) return;
-  if (const absl::Status flushed = frames_->Flush(); !flushed.ok()) return End(flushed);
-  while (!closed_ && !Full()) {
+  const absl::Status flushed = frames_->Flush();
+  CountWaiting();
+  if (!flushed.ok()) return End(flushed);
+  for (int i = 0; i < kMostFrames; ++i) {
+    if (closed_ || Full()) return;
     absl::StatusOr<std::optional<rpc::ReceivedMessage>> message = frames_->Receive();
     if (!message.ok()) return End(message.status());
     if (!message->has_value()) return;
     const absl::Status handled = intake_.Handle(**std::move(message), shared_from_this());
     if (!handled.ok()) return End(handled);
   }
+  context_.compute->doorbell()->Ring();  // there may be more
 }
 
 void HostStream::Send(rpc::OutgoingFrame frame) {
   if (closed_) return;
-  if (const absl::Status sent = frames_->Send(std::move(frame)); !sent.ok()) End(sent);
+  const absl::Status sent = frames_->Send(std::move(frame));
+  CountWaiting();
+  if (!sent.ok()) End(sent);
+}
+
+void HostStream::CountWaiting() {
+  const size_t before = std::exchange(waiting_bytes_, frames_->waiting_bytes());
+  if (waiting_bytes_ > before) context_.limit->Add(waiting_bytes_ - before);
+  if (waiting_bytes_ < before) context_.limit->Subtract(before - waiting_bytes_);
 }
 
 void HostStream::RequestTaken(size_t request_bytes) {
@@ -65,8 +84,11 @@ void HostStream::RequestTaken(size_t request_bytes) {
 }
 
 void HostStream::RequestDone(size_t request_bytes) {
-  request_bytes_ -= request_bytes;
+  const size_t window = context_.hello.window_bytes;
+  const size_t before = request_bytes_.fetch_sub(request_bytes);
   context_.limit->Subtract(request_bytes);
+  // It may have been too full to be read, and what room there is now nobody else tells.
+  if (before >= window) context_.compute->doorbell()->Ring();
 }
 
 void HostStream::End(const absl::Status& status) {

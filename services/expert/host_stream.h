@@ -1,8 +1,8 @@
 // One engine's stream through shared memory: the compute thread itself reads its frames and writes
 // the answers.
 //
-// Owned by the server of host links, and while it is polled or answers by the compute loop.
-// Thread-safe.
+// Owned by the server of host links, and while it is polled or answers by the compute loop, on
+// whose thread Poll and Send are called once it has started.
 #pragma once
 
 #include <atomic>
@@ -38,7 +38,8 @@ class HostStream final : public AnswerSink,
  private:
   // Whether so much is in flight that reading waits.
   bool Full();
-  // Tells the engine why, and hangs up.
+  void CountWaiting();
+  // Tells the engine why, unless what it did not take is in the way, and hangs up.
   void End(const absl::Status& status);
 
   const StreamContext& context_;
@@ -46,6 +47,7 @@ class HostStream final : public AnswerSink,
   const std::function<void()> hang_up_;
   FrameIntake intake_;
   std::atomic<size_t> request_bytes_{0};  // not answered
+  size_t waiting_bytes_ = 0;  // of answers, counted under the limit; compute thread only
   std::atomic<bool> closed_{false};
   // Whoever makes room under the limit of all streams rings.
   const std::shared_ptr<std::atomic<bool>> waits_for_room_;

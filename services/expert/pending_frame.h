@@ -1,6 +1,6 @@
 // A request frame inside the worker, from its arrival to its last answer, and where its answers go.
 //
-// Made on a stream's thread, then owned by the compute thread alone.
+// Made on a gRPC thread, or on the compute thread, which owns it from then on.
 #pragma once
 
 #include <cstddef>

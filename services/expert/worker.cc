@@ -94,9 +94,9 @@ struct Worker::State {
   placement::ModelIdentity identity;
   std::unique_ptr<experts::ExpertSet> experts;
   std::unique_ptr<ExpertService> service;
-  std::unique_ptr<ComputeLoop> compute;
   std::atomic<int> num_streams{0};  // of engines
-  StreamContext host_context;
+  StreamContext host_context;       // of streams that the compute loop may own
+  std::unique_ptr<ComputeLoop> compute;
   std::unique_ptr<HostLinkServer> host_links;  // may be null
   std::unique_ptr<rpc::Server> server;
   std::string address;

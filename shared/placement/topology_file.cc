@@ -18,7 +18,10 @@ absl::StatusOr<std::optional<Topology>> ReadTopologyFile(const std::string& path
   if (absl::IsNotFound(text.status())) return std::nullopt;
   RETURN_IF_ERROR(text.status());
   v1::Topology proto;
-  if (const auto parsed = google::protobuf::util::JsonStringToMessage(*text, &proto);
+  // A later version may have kept more than this one knows.
+  google::protobuf::util::JsonParseOptions options;
+  options.ignore_unknown_fields = true;
+  if (const auto parsed = google::protobuf::util::JsonStringToMessage(*text, &proto, options);
       !parsed.ok()) {
     return absl::DataLossError(absl::StrCat(path, ": not a topology (", parsed.ToString(),
                                             "); delete the file to start without it"));

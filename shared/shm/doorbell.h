@@ -16,7 +16,8 @@ namespace conclave::shm {
 class alignas(64) Doorbell {
  public:
   uint32_t Look() const;
-  // Without a system call while nobody waits.
+  // Without a system call while nobody waits. Who is killed in the midst of it may leave the waiter
+  // asleep until its patience is over.
   void Ring();
   // Returns at once when somebody rang since Look() gave `seen`; false when the patience is over,
   // or somewhat earlier. Whatever others write to this memory, it waits no longer than that.

@@ -94,6 +94,44 @@ TEST_F(HostLinksTest, AWorkerThatWasDownIsReachedThroughMemoryAgain) {
   }
 }
 
+// The engine's patience of a second ends over the socket, then that of two at the port, and so on.
+TEST_F(HostLinksTest, AWorkerThatDidNotRunForAWhileIsReachedThroughMemoryAgain) {
+  ServedExperts& worker = AddWorker();
+  // A listener that nobody serves looks like a process that does not run.
+  worker.CloseHostLinks();
+  auto frozen = std::make_unique<shm::HostListener>(
+      *shm::HostListener::Listen(worker.host_path()));
+  const auto dispatch = Connect();
+  std::this_thread::sleep_for(milliseconds(500));
+  frozen = nullptr;
+  worker.Kill();
+  worker.Serve(worker.address());
+  ExpectLink(*dispatch, "shared_memory");
+}
+
+// The way is chosen anew for the next connection; while nothing else fails, memory is not avoided.
+TEST_F(HostLinksTest, AConnectionThatIsResetComesBackThroughMemory) {
+  AddWorker();
+  const auto dispatch = Connect();
+  ExpectLink(*dispatch, "shared_memory");
+  for (int i = 0; i < 3; ++i) {
+    workers_[0]->ResetHostLinks();
+    ASSERT_TRUE(WaitFor([&] { return dispatch->Missing().empty() && Links("shared_memory") == 1; }));
+    ExpectServed(*dispatch, 5, 40);
+  }
+}
+
+// All fall back within moments of the engine's start.
+TEST_F(HostLinksTest, ManyWorkersFallBackAtOnce) {
+  for (int i = 0; i < 6; ++i) AddWorker(i, 6);
+  for (auto& worker : topology_.models.front().workers)
+    worker.host_socket.path = folder_.path() / "elsewhere";
+  const auto dispatch = Connect();
+  EXPECT_TRUE(WaitForMissing(*dispatch, 0, milliseconds(1500)));
+  EXPECT_TRUE(WaitFor([&] { return Links("grpc") == 6; }));
+  ExpectServed(*dispatch, 5, 40);
+}
+
 TEST_F(HostLinksTest, WhereOnlyTheSocketIsGoneThePortIsUsed) {
   ServedExperts& worker = AddWorker();
   const auto dispatch = Connect();

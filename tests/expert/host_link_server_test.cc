@@ -256,6 +256,7 @@ TEST_F(HostLinkServerTest, AnEnginesEndFreesWhatItHeld) {
       frame.push_back(std::move(buffer));
       ASSERT_TRUE(engine->Send(std::move(frame)).ok());
     }
+    ASSERT_TRUE(WaitFor([&] { return worker_->compute().num_frames() >= 50u * round + 1; }));
   }
   EXPECT_TRUE(WaitFor([&] { return worker_->compute().pending() == 0; }));
   EXPECT_TRUE(WaitFor([&] { return worker_->limit().bytes() == 0; }));

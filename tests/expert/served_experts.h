@@ -88,15 +88,7 @@ class ServedExperts {
   }
 
   void Serve(const std::string& listen) {
-    if (!options_.host_path.empty()) {
-      auto host = HostLinkServer::Start({.path = options_.host_path,
-                                         .name = options_.name,
-                                         .secret = options_.secret,
-                                         .cluster = options_.cluster,
-                                         .context = &host_context_});
-      ASSERT_TRUE(host.ok()) << host.status();
-      host_links_ = *std::move(host);
-    }
+    if (!options_.host_path.empty()) ServeHost();
     grpc::Service* const services[] = {service_.get()};
     auto server = rpc::Server::Start(
         {.name = options_.name, .listen = listen, .secret = options_.secret}, services);
@@ -113,6 +105,10 @@ class ServedExperts {
 
   // The port stays.
   void CloseHostLinks() { host_links_ = nullptr; }
+  void ResetHostLinks() {
+    CloseHostLinks();
+    ServeHost();
+  }
 
   void Load(const placement::ExpertKeys& keys) {
     for (const placement::ExpertKey& key : keys) {
@@ -129,6 +125,16 @@ class ServedExperts {
   metrics::Registry& registry() { return registry_; }
 
  private:
+  void ServeHost() {
+    auto host = HostLinkServer::Start({.path = options_.host_path,
+                                       .name = options_.name,
+                                       .secret = options_.secret,
+                                       .cluster = options_.cluster,
+                                       .context = &host_context_});
+    ASSERT_TRUE(host.ok()) << host.status();
+    host_links_ = *std::move(host);
+  }
+
   const Options options_;
   SteadyClock clock_;
   metrics::Registry registry_;
@@ -136,8 +142,8 @@ class ServedExperts {
   InFlightLimit limit_;
   experts::ExpertSet experts_;
   std::unique_ptr<ExpertService> service_;
-  std::unique_ptr<ComputeLoop> compute_;
   StreamContext host_context_;
+  std::unique_ptr<ComputeLoop> compute_;
   std::unique_ptr<HostLinkServer> host_links_;
   std::unique_ptr<rpc::Server> server_;
   std::string address_;

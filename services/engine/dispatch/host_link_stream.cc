@@ -4,6 +4,7 @@
 #include <chrono>
 #include <deque>
 #include <optional>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -19,10 +20,12 @@ namespace {
 
 // A step's rows of a long prompt for one worker; what does not fit waits. Its memory is taken as
 // far as it was ever used.
-constexpr uint64_t kRequestRingBytes = uint64_t{16} << 20;
-constexpr uint64_t kResultRingBytes = uint64_t{32} << 20;
+constexpr uint64_t kRequestRingBytes = uint64_t{64} << 20;
+constexpr uint64_t kResultRingBytes = uint64_t{64} << 20;
 constexpr std::chrono::milliseconds kAnswerTimeout{1000};
 constexpr std::chrono::milliseconds kHelloPoll{1};
+// Handled before whoever polls goes on.
+constexpr int kMostMessages = 1024;
 
 class HostLinkStream final : public LinkStream,
                              public LinkSource,
@@ -38,12 +41,16 @@ class HostLinkStream final : public LinkStream,
 
   void Start(const std::shared_ptr<LinkStream>& self, rpc::OutgoingFrame hello) override {
     Send(std::move(hello));
-    // Detached, as it is the stream's last owner; `presence` tells when it has ended.
-    std::thread([this, keep = self]() mutable {
-      SetThreadName("host-link");
-      Run();
-      keep = nullptr;  // may delete this
-    }).detach();
+    try {
+      // Detached, as it is the stream's last owner; `presence` tells when it has ended.
+      std::thread([this, keep = self]() mutable {
+        SetThreadName("host-link");
+        Run();
+        keep = nullptr;  // may delete this
+      }).detach();
+    } catch (const std::system_error& error) {
+      End(absl::ResourceExhaustedError(absl::StrCat("no thread can be had: ", error.what())));
+    }
   }
 
   bool Send(rpc::OutgoingFrame frame) override {
@@ -81,13 +88,14 @@ class HostLinkStream final : public LinkStream,
     }
     if (frames == nullptr) return;
     if (const absl::Status flushed = frames->Flush(); !flushed.ok()) return Cancel(flushed);
-    while (true) {
+    for (int i = 0; i < kMostMessages; ++i) {
       absl::StatusOr<std::optional<rpc::ReceivedMessage>> message = frames->Receive();
       if (!message.ok()) return Cancel(message.status());
       if (!message->has_value()) return;
       heard_ = true;
       owner_->OnMessage(this, **std::move(message));
     }
+    inbox_->doorbell()->Ring();  // there may be more
   }
 
  private:
@@ -96,15 +104,17 @@ class HostLinkStream final : public LinkStream,
     if (why.ok()) {
       inbox_->Add(shared_from_this());
       // Nobody may be waiting in the inbox: the worker's hello is this thread's to take.
-      while (!heard_ && !over()) {
+      while (!heard_ && !over() && absl::IsDeadlineExceeded(socket_->Receive(kHelloPoll).status()))
         Poll();
-        std::this_thread::sleep_for(kHelloPoll);
-      }
       socket_->AwaitEnd();
       Poll();  // the worker may have said why
       inbox_->Remove(this);
       why = absl::UnavailableError("the worker ended the stream");
     }
+    End(why);
+  }
+
+  void End(absl::Status why) {
     {
       MutexLock lock(mutex_);
       if (end_.has_value()) why = *end_;

@@ -13,7 +13,7 @@ namespace conclave::engine {
 
 class LinkStream;
 
-// Who opened the stream. Called on the stream's threads; must not block.
+// Who opened the stream. Called on the stream's threads, or on the one that polls; must not block.
 class LinkStreamOwner {
  public:
   virtual ~LinkStreamOwner() = default;

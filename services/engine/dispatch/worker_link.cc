@@ -217,6 +217,7 @@ void WorkerLink::OnHello(LinkStream* stream, const rpc::HelloFrame& hello) {
                      ", this engine ", rpc::FingerprintHex(own.fingerprint))));
   }
   bool try_host;
+  std::string not_by_memory;
   {
     MutexLock lock(mutex_);
     if (stopped_ || stream_.get() != stream) return;
@@ -224,59 +225,61 @@ void WorkerLink::OnHello(LinkStream* stream, const rpc::HelloFrame& hello) {
     try_host = !on_host_ && std::exchange(retry_host_, false) && !retried_host_;
     retried_host_ = try_host;
     if (try_host) {
-      avoid_host_ = false;
+      given_up_ = stream->id;
     } else {
       backoff_ = rpc::kReconnectBackoffFirst;
       reason_ = absl::OkStatus();
-      live_stream_ = stream->id;
+      live_stream_ = last_live_ = stream->id;
       was_ever_live_ = true;
       told_ = warned_ = false;
+      if (!on_host_) not_by_memory = std::string(host_failure_.message());
+      host_failure_ = absl::OkStatus();
     }
   }
   // This stream has carried nothing yet.
   if (try_host) return stream->Cancel(absl::CancelledError("shared memory is tried again"));
-  LogInfo("worker connected", {{"worker", options_.name},
-                               {"address", options_.address},
-                               {"transport", std::string(stream->transport())}});
+  const std::string transport(stream->transport());
+  if (not_by_memory.empty()) {
+    LogInfo("worker connected",
+            {{"worker", options_.name}, {"address", options_.address}, {"transport", transport}});
+  } else {
+    LogInfo("worker connected", {{"worker", options_.name},
+                                 {"address", options_.address},
+                                 {"transport", transport},
+                                 {"not_by_memory", not_by_memory}});
+  }
   options_.on_change();
 }
 
-// True: the address is tried at once, and there is nothing to tell.
-bool WorkerLink::LeaveHost(const LinkStream& stream, const absl::Status& status) {
-  const bool tried = std::exchange(on_host_, false);
-  if (!tried || live_stream_ == stream.id || stopped_) {
+// True: the other way is tried at once, and there is nothing to tell.
+bool WorkerLink::ChooseWay(const LinkStream& stream, const absl::Status& status) {
+  const bool lived = last_live_ == stream.id;
+  if (!on_host_) {
     avoid_host_ = false;
-    return absl::IsCancelled(status);
+    return given_up_ == stream.id;
   }
-  avoid_host_ = true;
-  retry_host_ = absl::IsUnavailable(status);
-  if (!retry_host_) {
-    LogInfo("worker is reached over gRPC", {{"worker", options_.name},
-                                            {"path", options_.host_path},
-                                            {"reason", std::string(status.message())}});
-  }
+  // What breaks a stream that has lived may do so again.
+  avoid_host_ = !lived || absl::IsInternal(status);
+  if (lived || stopped_) return false;
+  // It may be that the worker only begins, or did not run.
+  retry_host_ = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
+                absl::IsResourceExhausted(status);
+  host_failure_ = status;
   return true;
 }
 
 void WorkerLink::OnEnd(LinkStream* stream, const absl::Status& status) {
-  bool tell, warn;
+  bool other_way, tell, warn;
   {
-    const TimePoint now = std::chrono::steady_clock::now();
     MutexLock lock(mutex_);
-    const bool silent = LeaveHost(*stream, status);
     live_stream_ = 0;
-    warn = was_ever_live_ || now - first_attempt_ >= kStartTime;
-    tell =
-        !silent && !stopped_ && (warn ? !warned_ || reason_.message() != status.message() : !told_);
+    other_way = ChooseWay(*stream, status);
+    warn = was_ever_live_ || std::chrono::steady_clock::now() - first_attempt_ >= kStartTime;
+    tell = !other_way && !stopped_ &&
+           (warn ? !warned_ || reason_.message() != status.message() : !told_);
     if (tell) told_ = true;
     if (tell && warn) warned_ = true;
-    if (silent) {
-      attempt_at_ = now;
-    } else {
-      reason_ = status;
-      attempt_at_ = now + backoff_;
-      backoff_ = std::min(backoff_ * 2, rpc::kReconnectBackoffMost);
-    }
+    if (!other_way) reason_ = status;
   }
   if (tell) {
     Log(warn ? LogLevel::kWarning : LogLevel::kInfo,
@@ -289,6 +292,11 @@ void WorkerLink::OnEnd(LinkStream* stream, const absl::Status& status) {
   {
     MutexLock lock(mutex_);
     stream_ = nullptr;
+    attempt_at_ = std::chrono::steady_clock::now();
+    if (!other_way) {
+      attempt_at_ += backoff_;
+      backoff_ = std::min(backoff_ * 2, rpc::kReconnectBackoffMost);
+    }
   }
   options_.on_change();
 }

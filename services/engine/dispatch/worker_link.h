@@ -3,7 +3,7 @@
 // the step thread's inbox.
 //
 // Thread-safe. Send is called by the step thread, Tick by the dispatch's link thread, callbacks by
-// the streams' threads.
+// the streams' threads and whoever polls the inbox.
 #pragma once
 
 #include <atomic>
@@ -81,7 +81,7 @@ class WorkerLink final : public LinkStreamOwner, public std::enable_shared_from_
   // The next attempt, not started.
   std::shared_ptr<LinkStream> MakeStream() REQUIRES(mutex_);
   // After a stream's end: which way the next one goes.
-  bool LeaveHost(const LinkStream& stream, const absl::Status& status) REQUIRES(mutex_);
+  bool ChooseWay(const LinkStream& stream, const absl::Status& status) REQUIRES(mutex_);
   // Of a live stream.
   std::chrono::milliseconds CheckSilence(TimePoint now) EXCLUDES(mutex_);
 
@@ -101,9 +101,12 @@ class WorkerLink final : public LinkStreamOwner, public std::enable_shared_from_
   bool on_host_ GUARDED_BY(mutex_) = false;                // stream_ is one through shared memory
   // The attempt through shared memory has failed: the next one is over gRPC.
   bool avoid_host_ GUARDED_BY(mutex_) = false;
-  // It failed because nobody listened: once the worker answers over gRPC, it is tried again.
+  absl::Status host_failure_ GUARDED_BY(mutex_);  // of that attempt
+  // It failed in a way that may pass: once the worker answers over gRPC, it is tried again.
   bool retry_host_ GUARDED_BY(mutex_) = false;
   bool retried_host_ GUARDED_BY(mutex_) = false;  // since it was last connected
+  uint64_t last_live_ GUARDED_BY(mutex_) = 0;     // stream, also when it is no longer
+  uint64_t given_up_ GUARDED_BY(mutex_) = 0;      // stream, for shared memory
   TimePoint attempt_at_ GUARDED_BY(mutex_);  // next attempt, or when an unanswered one is given up
   std::chrono::milliseconds backoff_ GUARDED_BY(mutex_);
   absl::Status reason_ GUARDED_BY(mutex_);  // of the latest end, which is not logged twice
