@@ -127,8 +127,7 @@ v1::MemberReport Membership::State::MakeReport(bool first, bool is_leaving) {
   report.set_ops_address(options.ops_address);
   report.set_pid(getpid());
   report.set_host(host);
-  if (!options.host_socket.path.empty())
-    ToProto(options.host_socket, report.mutable_host_socket());
+  if (!options.host_socket.path.empty()) ToProto(options.host_socket, report.mutable_host_socket());
   report.set_version(absl::StrCat(std::string(Version()), "+", std::string(Commit())));
   if (status.model) ToProto(*status.model, report.mutable_model());
   ToProto(status.holds, report.mutable_holds());

@@ -69,8 +69,7 @@ void ToProto(const Topology& topology, v1::Topology* proto) {
       w->set_name(worker.name);
       w->set_address(worker.address);
       w->set_host(worker.host);
-      if (!worker.host_socket.path.empty())
-        ToProto(worker.host_socket, w->mutable_host_socket());
+      if (!worker.host_socket.path.empty()) ToProto(worker.host_socket, w->mutable_host_socket());
       w->set_live(worker.live);
       ToProto(worker.hold, w->mutable_hold());
       ToProto(worker.serve, w->mutable_serve());

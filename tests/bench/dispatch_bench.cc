@@ -13,7 +13,9 @@
 
 #include "services/engine/dispatch/local_dispatch.h"
 #include "services/engine/dispatch/remote_dispatch.h"
+#include "shared/shm/host_socket.h"
 #include "tests/expert/served_experts.h"
+#include "tests/support/temp_dir.h"
 
 namespace conclave::engine {
 namespace {
@@ -64,7 +66,9 @@ void RunCalls(benchmark::State& state, ExpertDispatch& dispatch,
   state.SetItemsProcessed(state.iterations() * state.range(0));
 }
 
-void RunRemote(benchmark::State& state, const std::string& listen, int num_workers) {
+void RunRemote(benchmark::State& state, const std::string& listen, int num_workers,
+               bool shared_memory = false) {
+  const conclave::testing::TempDir folder;
   const auto checkpoint = expert::OpenGolden("qwen2_moe");
   const placement::ModelIdentity identity = expert::IdentityOf(*checkpoint, kClass);
   placement::Topology topology;
@@ -74,10 +78,12 @@ void RunRemote(benchmark::State& state, const std::string& listen, int num_worke
     expert::ServedExperts::Options options;
     options.name = "expert-" + std::to_string(i);
     options.listen = listen.starts_with("unix:") ? listen + std::to_string(i) : listen;
+    if (shared_memory) options.host_path = folder.path() / options.name;
     workers.push_back(std::make_unique<expert::ServedExperts>(checkpoint, options));
     placement::TopologyWorker worker{.name = options.name,
                                      .address = workers.back()->address(),
                                      .host = "",
+                                     .host_socket = {shm::HostId(), options.host_path},
                                      .live = true,
                                      .hold = {},
                                      .serve = {}};
@@ -87,8 +93,10 @@ void RunRemote(benchmark::State& state, const std::string& listen, int num_worke
     workers.back()->Load(worker.serve);
     topology.models.front().workers.push_back(worker);
   }
-  auto dispatch =
-      RemoteDispatch::Create({.engine_name = "engine-0", .model = identity, .numerics = kClass});
+  auto dispatch = RemoteDispatch::Create({.engine_name = "engine-0",
+                                          .model = identity,
+                                          .numerics = kClass,
+                                          .host_id = shared_memory ? shm::HostId() : ""});
   (*dispatch)->Apply(topology);
   while (!(*dispatch)->Missing().empty()) std::this_thread::yield();
   RunCalls(state, **dispatch, checkpoint->config());
@@ -114,7 +122,16 @@ void Unix(benchmark::State& state) {
             static_cast<int>(state.range(1)));
 }
 
+void SharedMemory(benchmark::State& state) {
+  RunRemote(state, "127.0.0.1:0", static_cast<int>(state.range(1)), true);
+}
+
 BENCHMARK(Local)->Arg(1)->Arg(8)->Arg(256)->UseRealTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK(SharedMemory)
+    ->ArgNames({"tokens", "workers"})
+    ->ArgsProduct({{1, 8, 256}, {1, 2}})
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond);
 BENCHMARK(Unix)
     ->ArgNames({"tokens", "workers"})
     ->ArgsProduct({{1, 8, 256}, {1, 2}})

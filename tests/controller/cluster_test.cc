@@ -220,8 +220,13 @@ TEST_F(ClusterTest, ARestartedControllerMovesNothing) {
   last.epoch = {1, 5};
   ModelTopology& model = last.models.emplace_back();
   model.model = MakeModel();
-  model.workers.push_back(
-      {"expert-1", "127.0.0.1:1", "", true, model.model.AllExperts(), model.model.AllExperts()});
+  model.workers.push_back({"expert-1",
+                           "127.0.0.1:1",
+                           "",
+                           {},
+                           true,
+                           model.model.AllExperts(),
+                           model.model.AllExperts()});
   engine_.last_topology = last;
   engine_.highest_term = 1;
   Send(engine_);

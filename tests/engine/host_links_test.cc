@@ -99,8 +99,7 @@ TEST_F(HostLinksTest, AWorkerThatDidNotRunForAWhileIsReachedThroughMemoryAgain) 
   ServedExperts& worker = AddWorker();
   // A listener that nobody serves looks like a process that does not run.
   worker.CloseHostLinks();
-  auto frozen = std::make_unique<shm::HostListener>(
-      *shm::HostListener::Listen(worker.host_path()));
+  auto frozen = std::make_unique<shm::HostListener>(*shm::HostListener::Listen(worker.host_path()));
   const auto dispatch = Connect();
   std::this_thread::sleep_for(milliseconds(500));
   frozen = nullptr;
@@ -116,7 +115,8 @@ TEST_F(HostLinksTest, AConnectionThatIsResetComesBackThroughMemory) {
   ExpectLink(*dispatch, "shared_memory");
   for (int i = 0; i < 3; ++i) {
     workers_[0]->ResetHostLinks();
-    ASSERT_TRUE(WaitFor([&] { return dispatch->Missing().empty() && Links("shared_memory") == 1; }));
+    ASSERT_TRUE(
+        WaitFor([&] { return dispatch->Missing().empty() && Links("shared_memory") == 1; }));
     ExpectServed(*dispatch, 5, 40);
   }
 }

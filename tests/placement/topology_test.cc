@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 
 #include "shared/placement/topology_file.h"
 #include "shared/placement/topology_proto.h"
@@ -23,9 +24,15 @@ Topology MakeTopology() {
   model.model.moe_layers = {1, 2};
   model.model.num_experts = 2;
   model.model.expert_bytes = 4096;
-  model.workers.push_back({"expert-0", "127.0.0.1:1", "h0", true, {{1, 0}, {2, 0}}, {{1, 0}}});
+  model.workers.push_back({"expert-0",
+                           "127.0.0.1:1",
+                           "h0",
+                           {"kernel-0", "/state/expert-0.rows"},
+                           true,
+                           {{1, 0}, {2, 0}},
+                           {{1, 0}}});
   model.workers.push_back(
-      {"expert-1", "127.0.0.1:2", "h1", true, {{1, 1}, {2, 1}}, {{1, 1}, {2, 1}}});
+      {"expert-1", "127.0.0.1:2", "h1", {}, true, {{1, 1}, {2, 1}}, {{1, 1}, {2, 1}}});
   return topology;
 }
 
@@ -75,6 +82,19 @@ TEST_F(TopologyFileTest, IsWrittenAndRead) {
   const auto read = ReadTopologyFile(path);
   ASSERT_TRUE(read.ok()) << read.status();
   ASSERT_TRUE(read->has_value());
+  EXPECT_EQ((*read)->models, MakeTopology().models);
+}
+
+// As after a step back to an earlier version.
+TEST_F(TopologyFileTest, WhatIsNotKnownIsPassedOver) {
+  const std::string path = dir_ / "later.json";
+  ASSERT_TRUE(WriteTopologyFile(path, MakeTopology()).ok());
+  std::ifstream file(path);
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  text.insert(text.find('{') + 1, R"("ofALaterTime": {"x": [1]}, )");
+  std::ofstream(path) << text;
+  const auto read = ReadTopologyFile(path);
+  ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ((*read)->models, MakeTopology().models);
 }
 
