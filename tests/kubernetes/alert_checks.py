@@ -121,8 +121,26 @@ def unlike(alerts, kube, service):
     for _ in range(2):
         load.keep(lambda i: chat(service, f"Count to {i}."))
         load.keep(lambda i: chat(service, "Spell the word wolf."))
-    with stopping(load):
-        return alerts.wait("ConclaveExpertImbalance", "ConclaveCertificateExpiresSoon", "ConclaveCertificateExpiresNow", "ConclaveFileFaulty")
+    try:
+        with stopping(load):
+            return alerts.wait("ConclaveExpertImbalance", "ConclaveCertificateExpiresSoon", "ConclaveCertificateExpiresNow", "ConclaveFileFaulty")
+    except Problem as problem:
+        raise Problem(f"{problem}\n{what_was(kube)}") from None
+
+
+def what_was(kube):
+    """Why pods were not ready: events, restarts, the last change of Ready, and what the processes said."""
+    said = []
+    for event in kube.objects("events", NAMESPACE):
+        if event["reason"] in ("Unhealthy", "NodeNotReady", "Killing", "BackOff"):
+            said.append(f"{event['lastTimestamp']} {event['involvedObject'].get('name')}: {event['reason']}: {event['message'][:300]}")
+    for kind in ("gateway", "engine", "expert"):
+        for pod in kube.objects("pods", NAMESPACE, pods_of(kind)):
+            status, name = pod["status"], pod["metadata"]["name"]
+            ready = [condition for condition in status.get("conditions", []) if condition["type"] == "Ready"]
+            said.append(f"{name}: restarts {[container['restartCount'] for container in status.get('containerStatuses', [])]}, {ready}")
+            said.append(kube.logs(NAMESPACE, name, "--tail=15"))
+    return "\n".join(said)
 
 
 @contextlib.contextmanager
