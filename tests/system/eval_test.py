@@ -5,14 +5,16 @@ The text, fables.txt, is from Aesop's Fables, translated by George Fyler Townsen
 
 import json
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
 import unittest
+import urllib.request
 
-from cluster import CONCLAVE, MODEL, environment
+from cluster import CONCLAVE, MODEL, Cluster, environment
 
 TEXT = pathlib.Path(__file__).with_name("fables.txt")
 KINDS = ["embedding", "attention", "ffn", "experts", "lm_head"]
@@ -143,6 +145,31 @@ class Eval(unittest.TestCase):
         done = conclave("eval", "/nowhere/at/all")
         self.assertEqual(done.returncode, 1)
         self.assertIn("/nowhere/at/all", done.stderr)
+
+    def metric(self, cluster):
+        """conclave_quantization_error_ratio by process and kind of tensor."""
+        found = {}
+        for row in cluster.ps()["processes"]:
+            with urllib.request.urlopen(f"http://{row['ops_address']}/metrics", timeout=10) as answer:
+                for kind, value in re.findall(r'^conclave_quantization_error_ratio{kind="(\w+)"} (\S+)$', answer.read().decode(), re.MULTILINE):
+                    found[row["name"], kind] = float(value)
+        return found
+
+    def test_processes_tell_the_error_of_what_they_quantised(self):
+        of_all = self.errors(evaluate("--format", "int4"))
+        with Cluster("--numerics", "int4") as cluster:
+            told = self.metric(cluster)
+        engine = {("engine-0", kind) for kind in KINDS if kind != "experts"}
+        self.assertEqual(set(told), engine | {("expert-0", "experts"), ("expert-1", "experts")})
+        for (_, kind), ratio in told.items():
+            # They look at a row in 64.
+            self.assertLess(abs(ratio - of_all[kind]), 0.1 * of_all[kind] + 1e-9, (kind, told, of_all))
+        with Cluster("--numerics", "int8", workers=0) as cluster:
+            self.assertEqual({kind for _, kind in self.metric(cluster)}, set(KINDS))
+        file = self.folder / "metric.conclave"
+        self.assertEqual(conclave("pack", MODEL, "--format", "int4", "--out", file).returncode, 0)
+        with Cluster(model=file) as cluster:
+            self.assertEqual(self.metric(cluster), {})
 
     def test_a_missing_engine_is_told(self):
         alone = self.folder / "conclave"

@@ -235,7 +235,7 @@ class Evaluation {
       if (worst.name.empty() || kind.worst.error.Relative() > worst.error.Relative()) {
         worst = kind.worst;
       }
-      kinds.push_back({{"kind", TensorKindName(kind.kind)},
+      kinds.push_back({{"kind", weights::TensorKindName(kind.kind)},
                        {"tensors", kind.tensors},
                        {"relative_error", kind.error.Relative()},
                        {"worst_tensor", kind.worst.name},

@@ -1,13 +1,10 @@
 #include "services/engine/evaluation/quantization_error.h"
 
 #include <algorithm>
-#include <cmath>
-#include <optional>
 #include <unordered_map>
 #include <utility>
 
 #include "kernels/unpack.h"
-#include "shared/base/check.h"
 #include "shared/base/status_macros.h"
 #include "shared/weights/dtype.h"
 #include "shared/weights/engine_weights.h"
@@ -22,25 +19,16 @@ namespace {
 using kernels::DenseView;
 using kernels::PackedMatrix;
 using kernels::WeightFormat;
+using weights::SquaredError;
+using weights::TensorKind;
+using weights::TensorKindOf;
 
 constexpr int64_t kRowsAtOnce = 64;  // of a thread: few enough to stay in its cache
-
-// nullopt for what is f32 in every format.
-std::optional<TensorKind> KindOf(std::string_view name, bool embedding) {
-  const auto has = [&](std::string_view part) { return name.find(part) != std::string_view::npos; };
-  if (embedding) return TensorKind::kEmbedding;
-  // Tied ones are one tensor, packed a second time.
-  if (name == weights::kLmHeadName || name == weights::kEmbeddingName) return TensorKind::kLmHead;
-  if (has(".self_attn.")) return TensorKind::kAttention;
-  if (has(".mlp.experts.")) return TensorKind::kExperts;
-  if (has(".mlp.gate.") || has(".mlp.shared_expert_gate.")) return std::nullopt;
-  return TensorKind::kFfn;
-}
 
 int64_t NumMeasured(const weights::ModelConfig& config) {
   int64_t tensors = config.tied_embeddings ? 1 : 0;  // measured twice: as table and as LM head
   for (const weights::TensorSpec& spec : weights::TensorTable(config)) {
-    tensors += spec.shape.size() == 2 && KindOf(spec.name, false);
+    tensors += spec.shape.size() == 2 && TensorKindOf(spec.name, false);
   }
   return tensors;
 }
@@ -100,7 +88,8 @@ class Meter : public weights::MatrixSource {
   };
 
   void Note(Asked asked) {
-    if (KindOf(asked.name, asked.order == Order::kRowMajor)) asked_.push_back(std::move(asked));
+    if (TensorKindOf(asked.name, asked.order == Order::kRowMajor))
+      asked_.push_back(std::move(asked));
   }
 
   absl::Status Measure(const Asked& asked) {
@@ -175,7 +164,7 @@ class Meter : public weights::MatrixSource {
 
   // Parts of one tensor, such as a head's of kv_b, are summed up.
   void Keep(const Asked& asked, const SquaredError& error) {
-    const TensorKind kind = *KindOf(asked.name, asked.order == Order::kRowMajor);
+    const TensorKind kind = *TensorKindOf(asked.name, asked.order == Order::kRowMajor);
     // A tied LM head has the embedding's name.
     const std::string key = asked.name + (kind == TensorKind::kLmHead ? " as LM head" : "");
     const auto [found, is_new] = index_.try_emplace(key, measured_.size());
@@ -195,38 +184,6 @@ class Meter : public weights::MatrixSource {
 };
 
 }  // namespace
-
-std::string_view TensorKindName(TensorKind kind) {
-  switch (kind) {
-    case TensorKind::kEmbedding:
-      return "embedding";
-    case TensorKind::kAttention:
-      return "attention";
-    case TensorKind::kFfn:
-      return "ffn";
-    case TensorKind::kExperts:
-      return "experts";
-    case TensorKind::kLmHead:
-      break;
-  }
-  return "lm_head";
-}
-
-double SquaredError::Relative() const { return errors > 0 ? std::sqrt(errors / weights) : 0; }
-
-void SquaredError::Add(const SquaredError& other) {
-  errors += other.errors;
-  weights += other.weights;
-}
-
-void SquaredError::Add(std::span<const float> exact, std::span<const float> quantized) {
-  CONCLAVE_CHECK(exact.size() == quantized.size());
-  for (size_t i = 0; i < exact.size(); ++i) {
-    const double error = double{exact[i]} - double{quantized[i]};
-    errors += error * error;
-    weights += double{exact[i]} * double{exact[i]};
-  }
-}
 
 absl::StatusOr<std::vector<TensorError>> MeasureQuantization(const weights::StoredModel& model,
                                                              const weights::WeightFormats& formats,
@@ -249,7 +206,7 @@ absl::StatusOr<std::vector<TensorError>> MeasureQuantization(const weights::Stor
 
 std::vector<KindError> ByKind(const std::vector<TensorError>& tensors) {
   std::vector<KindError> kinds;
-  for (const TensorKind kind : kTensorKinds) {
+  for (const TensorKind kind : weights::kTensorKinds) {
     KindError sum;
     sum.kind = kind;
     for (const TensorError& tensor : tensors) {

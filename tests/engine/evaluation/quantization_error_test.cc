@@ -15,6 +15,8 @@ namespace {
 
 using kernels::NumericsClass;
 using weights::Checkpoint;
+using weights::SquaredError;
+using weights::TensorKind;
 using weights::WeightFormats;
 
 std::vector<TensorError> Measure(const weights::StoredModel& model, const WeightFormats& formats,
@@ -62,15 +64,6 @@ void ExpectNear(const SquaredError& found, const SquaredError& wanted) {
   // The products are rounded to f32 as they are unpacked.
   EXPECT_NEAR(found.errors / wanted.errors, 1, 1e-5);
   EXPECT_NEAR(found.weights / wanted.weights, 1, 1e-9);
-}
-
-TEST(QuantizationErrorTest, RelativeErrorIsOfRoots) {
-  SquaredError error;
-  error.Add(std::vector<float>{3, 4}, std::vector<float>{3, 3.5f});
-  EXPECT_DOUBLE_EQ(error.Relative(), 0.1);
-  error.Add(SquaredError{.errors = 0, .weights = 75});
-  EXPECT_DOUBLE_EQ(error.Relative(), 0.05);
-  EXPECT_EQ(SquaredError().Relative(), 0);
 }
 
 TEST(QuantizationErrorTest, IsNoneInTheFormatThatIsStored) {
