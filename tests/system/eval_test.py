@@ -9,12 +9,13 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
 import urllib.request
 
-from cluster import CONCLAVE, MODEL, Cluster, environment
+from cluster import CONCLAVE, MODEL, SOURCE, Cluster, environment
 
 TEXT = pathlib.Path(__file__).with_name("fables.txt")
 KINDS = ["embedding", "attention", "ffn", "experts", "lm_head"]
@@ -145,6 +146,39 @@ class Eval(unittest.TestCase):
         done = conclave("eval", "/nowhere/at/all")
         self.assertEqual(done.returncode, 1)
         self.assertIn("/nowhere/at/all", done.stderr)
+
+    def test_the_exam_is_that_of_a_cluster(self):
+        exam = SOURCE / "tools" / "tales" / "exam.py"
+        file = self.folder / "exam.jsonl"
+        subprocess.run([sys.executable, exam, "--count", "60", "--write", file], check=True, timeout=60)
+        told = evaluate("--format", "int4", "--exam", file)["exam"]
+        self.assertEqual(told["questions"], 60)
+        for format, right in (("int4", told["right"]), ("bf16", told["reference_right"])):
+            with Cluster("--numerics", format) as cluster:
+                asked = subprocess.run([sys.executable, exam, "--count", "60", "--url", f"http://{cluster.http_address}/v1", "--json"],
+                                       capture_output=True, text=True, check=True, timeout=120)
+            self.assertEqual(json.loads(asked.stdout)["right"], right, format)
+            self.assertGreater(right, 5)
+        table = conclave("eval", MODEL, "--format", "int4", "--exam", file).stdout
+        self.assertIn(f"exam: {told['right']} of 60 answers right in int4, {told['reference_right']} in bf16", table)
+        # Neither right nor wrong depends on the questions beside it.
+        lines = file.read_text().splitlines()
+        file.write_text("\n".join(lines[::-1]) + "\n\n")
+        self.assertEqual(evaluate("--format", "int4", "--exam", file)["exam"], told)
+
+    def test_a_bad_exam_is_told(self):
+        file = self.folder / "bad.jsonl"
+        good = '{"question": "a", "answer": "b"}\n'
+        for text, told in (("", "no questions"), (good + "nonsense\n", "bad.jsonl, line 2"), (good + '{"question": "a"}\n', "bad.jsonl, line 2"),
+                           ('["a", "b"]\n', "bad.jsonl, line 1"), ('{"question": "a", "answer": 5}\n', "bad.jsonl, line 1"),
+                           (json.dumps({"question": "wolf " * 3000, "answer": "b"}), "question 1 of the exam")):
+            file.write_text(text)
+            done = conclave("eval", MODEL, "--exam", file)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), (text[:40], done.stderr))
+            self.assertIn(told, done.stderr)
+        done = conclave("eval", MODEL, "--exam", "/nowhere/exam.jsonl")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("/nowhere/exam.jsonl", done.stderr)
 
     def metric(self, cluster):
         """conclave_quantization_error_ratio by process and kind of tensor."""

@@ -10,11 +10,12 @@
 #include "nlohmann/json.hpp"
 #include "services/cli/command.h"
 #include "services/cli/eval/evaluator.h"
+#include "services/cli/eval/exam.h"
 #include "services/cli/eval/report.h"
 #include "services/cli/format_flags.h"
 #include "shared/base/json_file.h"
 #include "shared/base/status_macros.h"
-#include "shared/text/tokenizer.h"
+#include "shared/text/model_text.h"
 #include "shared/weights/model_files.h"
 #include "shared/weights/stored_model.h"
 
@@ -54,6 +55,10 @@ class EvalCommand final : public Command {
     app.add_option("--threads", threads_, "0: one a core")
         ->check(CLI::Range(0, 1024))
         ->option_text("N [0]");
+    app.add_option(
+           "--exam", exam_file_,
+           "file with a question and its one right answer a line, as JSON, to be put as chats")
+        ->type_name("FILE");
     app.add_flag("--json", json_, "print one JSON object");
   }
   int Run(const Context& context) override;
@@ -62,15 +67,19 @@ class EvalCommand final : public Command {
   absl::StatusOr<nlohmann::json> Request(const Context& context);
   absl::Status AddFormat(nlohmann::json& request) const;
   absl::Status AddText(nlohmann::json& request) const;
+  absl::Status AddExam(nlohmann::json& request);
+  absl::Status MarkExam(nlohmann::json& told) const;
 
   CLI::App* app_ = nullptr;
-  std::string model_, text_, against_ = "bf16", checkpoint_;
+  std::string model_, text_, against_ = "bf16", checkpoint_, exam_file_;
   FormatFlags formats_;
   int64_t context_tokens_ = 512;
   int64_t tokens_ = 4096;
   int threads_ = 0;
   bool json_ = false;
   fs::path path_;  // of the model
+  std::optional<Exam> exam_;
+  std::optional<text::ModelText> model_text_;  // with an exam
 };
 
 absl::Status EvalCommand::AddFormat(nlohmann::json& request) const {
@@ -90,9 +99,9 @@ absl::Status EvalCommand::AddFormat(nlohmann::json& request) const {
         absl::StrCat(path_.string(), " is packed already: leave out ", flag,
                      ", or evaluate the checkpoint it was made from"));
   }
-  if (checkpoint_.empty() && text_.empty()) {
+  if (checkpoint_.empty() && text_.empty() && exam_file_.empty()) {
     return absl::InvalidArgumentError(
-        "without --text FILE and without --checkpoint DIR there is nothing to say of a packed "
+        "without --text FILE, --exam FILE and --checkpoint DIR there is nothing to say of a packed "
         "file; give one of them");
   }
   request["checkpoint"] = checkpoint_;
@@ -130,6 +139,33 @@ absl::Status EvalCommand::AddText(nlohmann::json& request) const {
   return absl::OkStatus();
 }
 
+absl::Status EvalCommand::AddExam(nlohmann::json& request) {
+  if (exam_file_.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(exam_, Exam::Read(exam_file_));
+  ASSIGN_OR_RETURN(model_text_, text::LoadModelText(path_));
+  ASSIGN_OR_RETURN(request["prompts"], exam_->Prompts(*model_text_));
+  ASSIGN_OR_RETURN(request["answer_tokens"], exam_->AnswerTokens(*model_text_));
+  request["stop_ids"] = model_text_->defaults.eos_ids;
+  return absl::OkStatus();
+}
+
+// Puts how many were right in place of the answers.
+absl::Status EvalCommand::MarkExam(nlohmann::json& told) const {
+  const nlohmann::json answers = std::move(told["answers"]);
+  const nlohmann::json reference = std::move(told["reference_answers"]);
+  told.erase("answers");
+  told.erase("reference_answers");
+  told["exam"] = nullptr;
+  if (!exam_) return absl::OkStatus();
+  nlohmann::json exam = {{"questions", exam_->size()}, {"reference_right", nullptr}};
+  ASSIGN_OR_RETURN(exam["right"], exam_->CountRight(answers, *model_text_));
+  if (!reference.is_null()) {
+    ASSIGN_OR_RETURN(exam["reference_right"], exam_->CountRight(reference, *model_text_));
+  }
+  told["exam"] = std::move(exam);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<nlohmann::json> EvalCommand::Request(const Context& context) {
   const std::string& model = model_.empty() ? context.options.common.model : model_;
   if (model.empty()) {
@@ -144,6 +180,7 @@ absl::StatusOr<nlohmann::json> EvalCommand::Request(const Context& context) {
                             {"strict_config", context.options.common.strict_config}};
   RETURN_IF_ERROR(AddFormat(request));
   RETURN_IF_ERROR(AddText(request));
+  RETURN_IF_ERROR(AddExam(request));
   return request;
 }
 
@@ -161,6 +198,7 @@ int EvalCommand::Run(const Context& context) {
     return kExitFailed;
   }
   if (!told.ok()) return Fail(told.status());
+  if (const absl::Status marked = MarkExam(*told); !marked.ok()) return Fail(marked);
   (*told)["model"] = weights::DefaultServedName(path_);
   std::fputs((json_ ? told->dump(2) + "\n" : EvaluationTable(*told)).c_str(), stdout);
   return kExitOk;

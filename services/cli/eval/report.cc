@@ -37,6 +37,18 @@ std::string TextTable(const nlohmann::json& told) {
   return table + FormatTable(rows);
 }
 
+std::string ExamLine(const nlohmann::json& told) {
+  const nlohmann::json& exam = told["exam"];
+  std::string line = absl::StrCat("exam: ", exam["right"].get<int64_t>(), " of ",
+                                  Count(exam["questions"].get<int64_t>(), "answer"), " right in ",
+                                  told["format"].get<std::string>());
+  if (!exam["reference_right"].is_null()) {
+    absl::StrAppend(&line, ", ", exam["reference_right"].get<int64_t>(), " in ",
+                    told["reference"].get<std::string>());
+  }
+  return line + "\n";
+}
+
 std::string WeightsTable(const nlohmann::json& weights) {
   std::vector<std::vector<std::string>> rows = {
       {"WEIGHTS", "TENSORS", "RELATIVE ERROR", "OF THE WORST", ""}};
@@ -57,6 +69,7 @@ std::string EvaluationTable(const nlohmann::json& told) {
                                   : absl::StrCat(" against ", told["reference"].get<std::string>()),
       "\n");
   if (!told["text"].is_null()) absl::StrAppend(&table, "\n", TextTable(told));
+  if (!told["exam"].is_null()) absl::StrAppend(&table, "\n", ExamLine(told));
   if (!told["weights"].is_null()) absl::StrAppend(&table, "\n", WeightsTable(told["weights"]));
   return table;
 }

@@ -16,6 +16,8 @@ namespace {
 
 // Of a step: enough to use the weights well, and few logits beside them.
 constexpr int64_t kStepTokens = 128;
+// Continued at once. Their KV blocks are there from the start, but take memory as they are used.
+constexpr size_t kMostAnswers = 16;
 
 }  // namespace
 
@@ -51,8 +53,9 @@ absl::StatusOr<std::unique_ptr<EvaluatedModel>> EvaluatedModel::Load(
       tell(done += expert_bytes);
     }
   }
-  const auto blocks =
-      static_cast<int32_t>((window_tokens + kernels::kBlockTokens - 1) / kernels::kBlockTokens);
+  loaded->blocks_each_ =
+      static_cast<size_t>((window_tokens + kernels::kBlockTokens - 1) / kernels::kBlockTokens);
+  const auto blocks = static_cast<int32_t>(loaded->blocks_each_ * kMostAnswers);
   ASSIGN_OR_RETURN(loaded->memory_, MapKvMemory(blocks, KvBlockBytesOf(config, formats.numerics)));
   loaded->blocks_.resize(static_cast<size_t>(blocks));
   std::iota(loaded->blocks_.begin(), loaded->blocks_.end(), 0);
@@ -74,7 +77,7 @@ absl::Status EvaluatedModel::Run(std::span<const int32_t> window, const TakeLogi
         std::min(static_cast<size_t>(kStepTokens), window.size() - static_cast<size_t>(first)));
     const ForwardSequence sequence = {.ids = ids,
                                       .first_position = first,
-                                      .blocks = blocks_,
+                                      .blocks = std::span(blocks_).first(blocks_each_),
                                       .num_logits = static_cast<int32_t>(ids.size()),
                                       .origin = {},
                                       .traceparent = {}};
@@ -83,6 +86,66 @@ absl::Status EvaluatedModel::Run(std::span<const int32_t> window, const TakeLogi
     RETURN_IF_ERROR(take(first, output.logits));
   }
   return absl::OkStatus();
+}
+
+// A prompt that is being continued.
+struct EvaluatedModel::Answer {
+  std::span<const int32_t> next;  // that are not in the KV cache yet
+  int64_t position = 0;           // of the first of them
+  std::span<const int32_t> blocks;
+  std::vector<int32_t> ids;  // so far
+};
+
+// One token more for each.
+absl::Status EvaluatedModel::Step(std::span<Answer*> running) {
+  std::vector<ForwardSequence> sequences;
+  for (const Answer* answer : running) {
+    sequences.push_back({.ids = answer->next,
+                         .first_position = answer->position,
+                         .blocks = answer->blocks,
+                         .num_logits = 1,
+                         .origin = {},
+                         .traceparent = {}});
+  }
+  ForwardOutput output;
+  forward_->Run(sequences, &output);
+  const auto vocab = static_cast<std::ptrdiff_t>(vocab_size());
+  auto row = output.logits.begin();
+  for (size_t i = 0; i < running.size(); ++i, row += vocab) {
+    RETURN_IF_ERROR(output.status[i]);
+    Answer& answer = *running[i];
+    answer.position += static_cast<int64_t>(answer.next.size());
+    answer.ids.push_back(static_cast<int32_t>(std::max_element(row, row + vocab) - row));
+    answer.next = std::span(answer.ids).last(1);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::vector<int32_t>>> EvaluatedModel::Continue(
+    std::span<const std::vector<int32_t>> prompts, std::span<const int32_t> stop_ids,
+    int64_t max_tokens, const std::function<void(int64_t done)>& progress) {
+  std::vector<std::vector<int32_t>> ids;
+  while (!prompts.empty()) {
+    std::vector<Answer> answers(std::min(prompts.size(), kMostAnswers));
+    std::vector<Answer*> running;
+    for (size_t i = 0; i < answers.size(); ++i) {
+      answers[i].next = prompts[i];
+      answers[i].blocks = std::span(blocks_).subspan(i * blocks_each_, blocks_each_);
+      running.push_back(&answers[i]);
+    }
+    while (!running.empty()) {
+      RETURN_IF_ERROR(Step(running));
+      std::erase_if(running, [&](Answer* answer) {
+        const bool stopped = std::ranges::find(stop_ids, answer->ids.back()) != stop_ids.end();
+        if (stopped) answer->ids.pop_back();
+        return stopped || static_cast<int64_t>(answer->ids.size()) >= max_tokens;
+      });
+      progress(static_cast<int64_t>(ids.size() + answers.size() - running.size()));
+    }
+    for (Answer& answer : answers) ids.push_back(std::move(answer.ids));
+    prompts = prompts.subspan(answers.size());
+  }
+  return ids;
 }
 
 }  // namespace conclave::engine

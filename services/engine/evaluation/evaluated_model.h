@@ -28,8 +28,9 @@ class EvaluatedModel {
  public:
   using LoadProgress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
 
-  // Loads `model` in `formats` for windows of at most `window_tokens`. RESOURCE_EXHAUSTED when the
-  // weights are larger than the memory that is free; errors of loading. `context` outlives it.
+  // Loads `model` in `formats` for windows and answers of at most `window_tokens`, prompts counted.
+  // RESOURCE_EXHAUSTED when the weights are larger than the memory that is free; errors of loading.
+  // `context` outlives it.
   static absl::StatusOr<std::unique_ptr<EvaluatedModel>> Load(
       std::shared_ptr<const weights::StoredModel> model, const weights::WeightFormats& formats,
       int64_t window_tokens, kernels::Context* context, const LoadProgress& progress);
@@ -45,8 +46,17 @@ class EvaluatedModel {
   // vocabulary.
   absl::Status Run(std::span<const int32_t> window, const TakeLogits& take);
 
+  // The likeliest continuation of each prompt, token by token, ties going to the lower id: until
+  // one of `stop_ids`, which is left out, or `max_tokens`. Prompts are not empty. `progress` is
+  // called with the prompts that are answered.
+  absl::StatusOr<std::vector<std::vector<int32_t>>> Continue(
+      std::span<const std::vector<int32_t>> prompts, std::span<const int32_t> stop_ids,
+      int64_t max_tokens, const std::function<void(int64_t done)>& progress);
+
  private:
   EvaluatedModel() = default;
+  struct Answer;
+  absl::Status Step(std::span<Answer*> running);
 
   const SteadyClock clock_;
   std::shared_ptr<const weights::EngineWeights> weights_;
@@ -54,7 +64,8 @@ class EvaluatedModel {
   std::unique_ptr<KvMemory> memory_;
   std::unique_ptr<ExpertDispatch> dispatch_;
   std::unique_ptr<Forward> forward_;
-  std::vector<int32_t> blocks_;  // those of the one sequence there is
+  std::vector<int32_t> blocks_;  // those of each sequence in turn; a window takes the first one's
+  size_t blocks_each_ = 0;
 };
 
 }  // namespace conclave::engine

@@ -44,24 +44,31 @@ class Evaluation {
   absl::StatusOr<nlohmann::json> Run() {
     RETURN_IF_ERROR(OpenModels());
     RETURN_IF_ERROR(CutText());
+    RETURN_IF_ERROR(CheckPrompts());
     ASSIGN_OR_RETURN(const kernels::CpuLevel level,
                      model::ChooseCpuLevel("cpu_level", request_.cpu_level));
     const int threads = request_.threads > 0 ? request_.threads : ReadCpuLimit().cores;
     context_ = std::make_unique<kernels::Context>(level, threads);
     nlohmann::json text, weights;
-    if (!windows_.empty()) {
-      ASSIGN_OR_RETURN(text, EvaluateText());
+    Answers answers, reference_answers;
+    if (!windows_.empty() || !request_.prompts.empty()) {
+      ASSIGN_OR_RETURN(text, Compare(answers, reference_answers));
     }
     if (checkpoint_ != nullptr) {
       ASSIGN_OR_RETURN(weights, EvaluateWeights());
     }
-    return nlohmann::json{{"format", formats_.Label()},
-                          {"reference", ReferenceLabel()},
-                          {"text", std::move(text)},
-                          {"weights", std::move(weights)}};
+    return nlohmann::json{
+        {"format", formats_.Label()}, {"reference", ReferenceLabel()},
+        {"text", std::move(text)},    {"weights", std::move(weights)},
+        {"answers", OrNull(answers)}, {"reference_answers", OrNull(reference_answers)}};
   }
 
  private:
+  using Answers = std::vector<std::vector<int32_t>>;
+  static nlohmann::json OrNull(const Answers& answers) {
+    return answers.empty() ? nlohmann::json() : nlohmann::json(answers);
+  }
+
   absl::Status OpenModels() {
     ASSIGN_OR_RETURN(model_, Open(request_.model, request_.strict_config));
     ASSIGN_OR_RETURN(reference_formats_, Parse("the reference's format", request_.against));
@@ -98,6 +105,33 @@ class Evaluation {
     return absl::OkStatus();
   }
 
+  absl::Status CheckIds(const std::vector<int32_t>& ids) const {
+    const int32_t vocab_size = model_->config().vocab_size;
+    for (const int32_t id : ids) {
+      if (id >= 0 && id < vocab_size) continue;
+      return absl::InvalidArgumentError(absl::StrCat("the text has the token ", id,
+                                                     " and the model ", vocab_size,
+                                                     " of them; name the tokenizer's own model"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckPrompts() {
+    const int64_t most = model_->config().max_positions;
+    for (size_t i = 0; i < request_.prompts.size(); ++i) {
+      const auto tokens = static_cast<int64_t>(request_.prompts[i].size()) + request_.answer_tokens;
+      if (request_.prompts[i].empty() || request_.answer_tokens < 1 || tokens > most) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("question ", i + 1, " of the exam has ", request_.prompts[i].size(),
+                         " tokens and its answer at most ", request_.answer_tokens,
+                         "; each wants one at least, and together ", most, " at most"));
+      }
+      RETURN_IF_ERROR(CheckIds(request_.prompts[i]));
+      window_tokens_ = std::max(window_tokens_, tokens);
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status CutText() {
     if (request_.ids.empty()) return absl::OkStatus();
     const weights::ModelConfig& config = model_->config();
@@ -108,12 +142,8 @@ class Evaluation {
     }
     std::vector<int32_t> all = request_.ids;
     if (request_.bos) all.push_back(*request_.bos);
-    for (const int32_t id : all) {
-      if (id >= 0 && id < config.vocab_size) continue;
-      return absl::InvalidArgumentError(absl::StrCat("the text has the token ", id,
-                                                     " and the model ", config.vocab_size,
-                                                     " of them; name the tokenizer's own model"));
-    }
+    RETURN_IF_ERROR(CheckIds(all));
+    window_tokens_ = std::max(window_tokens_, request_.context);
     windows_ = TextWindows(request_.ids, request_.context, request_.bos);
     if (!windows_.empty()) return absl::OkStatus();
     return absl::InvalidArgumentError(
@@ -133,14 +163,14 @@ class Evaluation {
   }
 
   // Loads the model in the formats and hands `take` the logits of each token that is predicted:
-  // rows in their order, and their tokens.
+  // rows in their order, and their tokens; then has it answer the exam's questions.
   using TakeRows =
       std::function<absl::Status(std::span<const float> rows, std::span<const int32_t> tokens)>;
   absl::Status Compute(const StoredModel& model, const weights::WeightFormats& formats,
-                       const TakeRows& take) {
+                       const TakeRows& take, Answers& answers) {
     const std::string label = formats.Label();
     ASSIGN_OR_RETURN(const std::unique_ptr<EvaluatedModel> loaded,
-                     EvaluatedModel::Load(model, formats, request_.context, context_.get(),
+                     EvaluatedModel::Load(model, formats, window_tokens_, context_.get(),
                                           [&](int64_t done, int64_t total) {
                                             progress_("loading " + label, done, total);
                                           }));
@@ -157,27 +187,39 @@ class Evaluation {
         return take(logits.first(tokens.size() * vocab), tokens);
       }));
     }
+    const auto questions = static_cast<int64_t>(request_.prompts.size());
+    ASSIGN_OR_RETURN(answers, loaded->Continue(request_.prompts, request_.stop_ids,
+                                               request_.answer_tokens, [&](int64_t answered) {
+                                                 progress_("answering in " + label, answered,
+                                                           questions);
+                                               }));
     return absl::OkStatus();
   }
 
-  absl::StatusOr<nlohmann::json> EvaluateText() {
+  // What there is to say of the text: null without one.
+  absl::StatusOr<nlohmann::json> Compare(Answers& answers, Answers& reference_answers) {
     const bool compared = checkpoint_ != nullptr;
     std::unique_ptr<LogitsFile> reference;
     if (compared) {
       ASSIGN_OR_RETURN(reference, LogitsFile::Create());
-      RETURN_IF_ERROR(Compute(checkpoint_, reference_formats_,
-                              [&](std::span<const float> rows, std::span<const int32_t>) {
-                                return reference->Append(rows);
-                              }));
+      RETURN_IF_ERROR(Compute(
+          checkpoint_, reference_formats_,
+          [&](std::span<const float> rows, std::span<const int32_t>) {
+            return reference->Append(rows);
+          },
+          reference_answers));
     }
     std::vector<TokenScore> scores;
     std::vector<float> reference_rows;
-    RETURN_IF_ERROR(Compute(model_, formats_,
-                            [&](std::span<const float> rows, std::span<const int32_t> tokens) {
-                              reference_rows.resize(compared ? rows.size() : 0);
-                              if (compared) RETURN_IF_ERROR(reference->ReadNext(reference_rows));
-                              return Score(rows, reference_rows, tokens, scores);
-                            }));
+    RETURN_IF_ERROR(Compute(
+        model_, formats_,
+        [&](std::span<const float> rows, std::span<const int32_t> tokens) {
+          reference_rows.resize(compared ? rows.size() : 0);
+          if (compared) RETURN_IF_ERROR(reference->ReadNext(reference_rows));
+          return Score(rows, reference_rows, tokens, scores);
+        },
+        answers));
+    if (scores.empty()) return nlohmann::json();
     const ScoreSummary sum = Summarize(scores);
     nlohmann::json told = {{"windows", windows_.size()},
                            {"context", request_.context},
@@ -252,6 +294,7 @@ class Evaluation {
   StoredModel checkpoint_;  // of the reference; null: there is none
   weights::WeightFormats formats_, reference_formats_;
   Windows windows_;
+  int64_t window_tokens_ = 0;  // the longest sequence
   std::unique_ptr<kernels::Context> context_;
 };
 
@@ -270,6 +313,9 @@ absl::StatusOr<EvaluationRequest> ParseEvaluationRequest(const nlohmann::json& j
     get("ids", request.ids);
     if (json.contains("bos")) request.bos = json["bos"].get<int32_t>();
     get("context", request.context);
+    get("prompts", request.prompts);
+    get("stop_ids", request.stop_ids);
+    get("answer_tokens", request.answer_tokens);
     get("threads", request.threads);
     get("cpu_level", request.cpu_level);
     get("strict_config", request.strict_config);

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <span>
 
@@ -174,6 +175,37 @@ TEST(EvaluationTest, EveryWindowBeginsAsPromptsDo) {
   request.ids.insert(request.ids.begin(), *request.bos);
   request.bos.reset();
   EXPECT_EQ(Evaluated(request)["text"]["perplexity"], with);
+}
+
+TEST(EvaluationTest, QuestionsAreAnsweredAsTheReferenceContinuesThem) {
+  const LongPrompt golden("qwen3_moe");
+  EvaluationRequest request = RequestFor("qwen3_moe", "f32");
+  request.against = "f32";
+  request.ids.clear();
+  std::vector<std::vector<int32_t>> wanted;
+  // More than are computed at once.
+  while (request.prompts.size() < 20) {
+    for (const testing::GoldenPrompt& prompt : golden.golden.prompts()) {
+      request.prompts.push_back(prompt.ids);
+      wanted.push_back(prompt.greedy_ids);
+    }
+  }
+  request.answer_tokens = static_cast<int64_t>(wanted.front().size());
+  auto told = Evaluated(request);
+  EXPECT_TRUE(told["text"].is_null());
+  EXPECT_EQ(told["answers"], nlohmann::json(wanted));
+  EXPECT_EQ(told["reference_answers"], told["answers"]);
+
+  request.stop_ids = {wanted[1][3]};
+  for (std::vector<int32_t>& ids : wanted) {
+    ids.erase(std::ranges::find(ids, request.stop_ids.front()), ids.end());
+  }
+  ASSERT_LE(wanted[1].size(), 3u);
+  EXPECT_EQ(Evaluated(request)["answers"], nlohmann::json(wanted));
+
+  request.prompts.resize(1);
+  request.answer_tokens = 100'000;
+  EXPECT_THAT(std::string(Refused(request).message()), HasSubstr("question 1 of the exam"));
 }
 
 TEST(EvaluationTest, RequestsThatContradictTheModelAreRefused) {
