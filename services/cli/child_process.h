@@ -1,6 +1,6 @@
-// A child with its output in a log file: starting, signalling and reaping it.
+// A child with its output in a file: starting, signalling and reaping it.
 //
-// Used by the supervisor's thread alone.
+// Used by one thread: the supervisor's, or a command's.
 #pragma once
 
 #include <sys/types.h>
@@ -16,12 +16,16 @@ namespace conclave::cli {
 struct ChildSpec {
   std::string program;  // path
   std::vector<std::string> flags;
-  std::string log;  // standard output and error are appended here
+  std::string log;                  // standard output and error are appended here
+  std::string input = "/dev/null";  // standard input
+  // Standard error and the process group are the caller's: what the child says there is seen, and
+  // Ctrl-C ends it, too.
+  bool in_foreground = false;
 };
 
-// Starts it in its own process group (so that a terminal's Ctrl-C reaches the supervisor alone,
-// which drains) with default signals and standard input from /dev/null. UNAVAILABLE names the
-// program and the system's reason.
+// Starts it with default signals, in its own process group (so that a terminal's Ctrl-C reaches the
+// supervisor alone, which drains) unless it is in the foreground. UNAVAILABLE names the program and
+// the system's reason.
 absl::StatusOr<pid_t> StartChild(const ChildSpec& spec);
 
 // How a child ended.

@@ -54,6 +54,7 @@ std::unique_ptr<Command> MakeBenchCommand();
 std::unique_ptr<Command> MakeConfigCommand();
 std::unique_ptr<Command> MakeKeyCommand();
 std::unique_ptr<Command> MakePackCommand();
+std::unique_ptr<Command> MakeEvalCommand();
 
 // Prints "error: CODE: message" on standard error and returns kExitFailed (kExitUsage for
 // INVALID_ARGUMENT, kExitNotRunning for FAILED_PRECONDITION, which says that no cluster runs).

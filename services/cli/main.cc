@@ -195,9 +195,10 @@ int Main(int argc, char** argv) {
   const std::vector<Settings::Row> rows = declared.Rows();
 
   std::deque<Entry> entries;
-  for (auto* make : {MakeUpCommand, MakeDownCommand, MakePsCommand, MakeLogsCommand,
-                     MakeEventsCommand, MakeRunCommand, MakeChatCommand, MakeDoctorCommand,
-                     MakeBenchCommand, MakePackCommand, MakeKeyCommand, MakeConfigCommand}) {
+  for (auto* make :
+       {MakeUpCommand, MakeDownCommand, MakePsCommand, MakeLogsCommand, MakeEventsCommand,
+        MakeRunCommand, MakeChatCommand, MakeDoctorCommand, MakeBenchCommand, MakePackCommand,
+        MakeEvalCommand, MakeKeyCommand, MakeConfigCommand}) {
     Entry& entry = entries.emplace_back();
     entry.command = make();
     entry.app = app.add_subcommand(entry.command->name(), entry.command->summary());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string>
 #include <utility>
 
 #include "kernels/peaks.h"
@@ -44,6 +45,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const Parts& part
                                          &loaded->context_->pool()));
   loaded->dispatch_ = parts.remote;
   if (parts.remote == nullptr) RETURN_IF_ERROR(loaded->LoadExperts());
+  loaded->TellErrors();
   RETURN_IF_ERROR(loaded->MakeCache());
   loaded->StartLoop();
   return loaded;
@@ -67,6 +69,19 @@ absl::Status LoadedModel::LoadExperts() {
       local_dispatch_.get(), model.identity.num_experts, parts_.registry);
   dispatch_ = metered_dispatch_.get();
   return absl::OkStatus();
+}
+
+// Of what was made here; a packed file does not say.
+void LoadedModel::TellErrors() const {
+  weights::KindErrors errors = weights_->errors;
+  if (experts_ != nullptr) errors.Of(weights::TensorKind::kExperts).Add(experts_->error());
+  for (const weights::TensorKind kind : weights::kTensorKinds) {
+    if (errors.Of(kind).weights == 0) continue;
+    parts_.registry
+        ->GetGauge("conclave_quantization_error_ratio",
+                   {{"kind", std::string(weights::TensorKindName(kind))}})
+        .Set(errors.Of(kind).Relative());
+  }
 }
 
 absl::Status LoadedModel::MakeCache() {

@@ -58,6 +58,7 @@ class LoadedModel {
  private:
   explicit LoadedModel(const Parts& parts) : parts_(parts) {}
   absl::Status LoadExperts();
+  void TellErrors() const;
   absl::Status MakeCache();
   void StartLoop();
   int num_threads() const { return context_->pool().num_threads(); }

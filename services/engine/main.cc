@@ -1,11 +1,14 @@
-// conclave-engine: serves a model's attention layers, KV cache and sampling to gateways.
+// conclave-engine: serves a model's attention layers, KV cache and sampling to gateways; or, as
+// `conclave-engine evaluate`, tells what a number format does to a model (evaluation/).
 
 #include <unistd.h>
 
 #include <chrono>
 #include <memory>
+#include <string_view>
 
 #include "services/engine/engine.h"
+#include "services/engine/evaluation/evaluate_main.h"
 #include "shared/base/log.h"
 #include "shared/base/signals.h"
 #include "shared/base/status_macros.h"
@@ -47,5 +50,8 @@ absl::Status Run(int argc, char** argv) {
 }  // namespace conclave
 
 int main(int argc, char** argv) {
+  if (argc == 2 && std::string_view(argv[1]) == conclave::engine::kEvaluateWord) {
+    return conclave::engine::EvaluateMain();
+  }
   return conclave::ExitCode(conclave::kSection, conclave::Run(argc, argv));
 }

@@ -279,6 +279,8 @@ http::Readiness Worker::State::Ready() const {
 void Worker::State::HoldingsChanged() {
   metrics.experts.Set(static_cast<double>(experts->Held().size()));
   metrics.resident_bytes.Set(static_cast<double>(experts->bytes()));
+  const weights::SquaredError error = experts->error();
+  if (error.weights > 0) metrics.SetQuantizationError(error.Relative());
   const bool settled = holdings->settled();
   server->SetServing(settled && !draining);
   if (settled) {

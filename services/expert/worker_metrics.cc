@@ -24,4 +24,8 @@ void WorkerMetrics::AddRows(int32_t layer, int32_t expert, int64_t rows) {
   counter->Increment(static_cast<double>(rows));
 }
 
+void WorkerMetrics::SetQuantizationError(double ratio) {
+  registry_.GetGauge("conclave_quantization_error_ratio", {{"kind", "experts"}}).Set(ratio);
+}
+
 }  // namespace conclave::expert

@@ -18,6 +18,9 @@ class WorkerMetrics {
 
   void AddRows(int32_t layer, int32_t expert, int64_t rows);  // compute thread only
 
+  // The relative error of the experts held, of any thread. They were quantised here.
+  void SetQuantizationError(double ratio);
+
   metrics::Counter& frames;
   metrics::Histogram& queue_seconds;
   metrics::Gauge& queue_bytes;

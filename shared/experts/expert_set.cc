@@ -56,6 +56,13 @@ size_t ExpertSet::bytes() const {
   return bytes;
 }
 
+weights::SquaredError ExpertSet::error() const {
+  MutexLock lock(mutex_);
+  weights::SquaredError sum;
+  for (const auto& [id, expert] : held_) sum.Add(expert->error);
+  return sum;
+}
+
 absl::Status ComputeExpertRows(const ExpertSet& experts, const ExpertRows& rows,
                                ExpertScratch& scratch, kernels::Context& context) {
   scratch.held.clear();

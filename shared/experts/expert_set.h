@@ -38,6 +38,7 @@ class ExpertSet {
   bool Holds(weights::ExpertId id) const;
   std::vector<weights::ExpertId> Held() const;  // ascending
   size_t bytes() const;                         // of the held experts, packed
+  weights::SquaredError error() const;          // the sum of theirs
 
   const weights::ModelConfig& config() const { return model_->config(); }
   kernels::NumericsClass numerics() const { return formats_.numerics; }

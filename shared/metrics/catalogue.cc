@@ -52,6 +52,11 @@ constexpr MetricInfo kCatalogue[] = {
     {"conclave_file_faulty", kGauge, "1", "all", kUse, kNoBuckets,
      "1 while files that are read again when they change cannot be used, and what was read before "
      "stays, by use (api, cluster: certificates; keys: API keys); else 0."},
+    {"conclave_quantization_error_ratio", kGauge, "ratio", "all", kKind, kNoBuckets,
+     "Of engines and workers: relative error of the weights that they made from a checkpoint at "
+     "load, sqrt(sum (w - q)^2 / sum w^2) over a row in 64 of each matrix, by kind (embedding, "
+     "attention, ffn, experts, lm_head). With a packed file, which does not say, there is none: "
+     "conclave eval FILE --checkpoint DIR measures it."},
 
     {"conclave_requests_total", kCounter, "1", "gateway", kApiAndCode, kNoBuckets,
      "Requests finished, by API (grpc, chat, completions, tokenize) and gRPC status code."},

@@ -232,6 +232,7 @@ absl::StatusOr<std::shared_ptr<const EngineWeights>> LoadEngineWeights(const Sto
     if (progress != nullptr) progress(done, static_cast<int64_t>(bytes));
   };
   RETURN_IF_ERROR(WalkEngine(weights->config, formats, *source, *weights, tell));
+  weights->errors = source->sampled_errors();
   if (model.packed() != nullptr) weights->mapped = model.packed()->shared_from_this();
   return weights;
 }

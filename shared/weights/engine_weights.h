@@ -77,7 +77,8 @@ struct EngineWeights {
   // Widens the embedding rows of `ids` into output [ids.size(), hidden]. Ids are in range (checked
   // at the edge).
   void Embed(std::span<const int32_t> ids, kernels::MatrixView<float> output) const;
-  size_t bytes = 0;  // of the embedding and all matrices
+  size_t bytes = 0;   // of the embedding and all matrices
+  KindErrors errors;  // of a row in 64 of each matrix; nothing of a packed file
 };
 
 // EngineWeights::bytes, known from the config alone, so that memory can be checked before loading.

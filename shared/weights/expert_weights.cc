@@ -47,6 +47,7 @@ absl::StatusOr<std::shared_ptr<const ExpertWeights>> LoadExpert(const StoredMode
   const auto source = MakeMatrixSource(model, expert->buffer, pool);
   expert->ffn = AddExpert(config, formats, id, *source);
   RETURN_IF_ERROR(source->Run());
+  expert->error = source->sampled_errors().Of(TensorKind::kExperts);
   if (model.packed() != nullptr) expert->mapped = model.packed()->shared_from_this();
   return expert;
 }

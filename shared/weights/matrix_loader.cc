@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/unpack.h"
+#include "shared/weights/dtype.h"
 
 namespace conclave::weights {
 namespace {
@@ -14,6 +16,10 @@ using kernels::WeightFormat;
 
 // f32 memory of a chunk of rows: it and what becomes of it stay in a core's own cache.
 constexpr int64_t kChunkBytes = 256 << 10;
+
+// Of the output's rows one in so many is compared with what it was made of. Unpacking is slower
+// than packing by a factor of some ten; of so few rows it is lost beside reading the file.
+constexpr int64_t kSampledRows = 64;
 
 // True when all exponents are below the all-ones one; written to be vectorised.
 bool AllFinite(std::span<const float> values) {
@@ -103,6 +109,11 @@ absl::Status MatrixLoader::Run() {
     status_ = NotFinite(matrix.name, matrix.first_row + chunk.begin, matrix.first_row + chunk.end);
     return status_;
   }
+  for (const Chunk& chunk : chunks) {
+    const Matrix& matrix = matrices[chunk.matrix];
+    const auto kind = TensorKindOf(matrix.name, matrix.order == Order::kRowMajor);
+    if (kind) errors_.Of(*kind).Add(chunk.error);
+  }
   for (const Matrix& matrix : matrices) tensors_.Forget(matrix.name);
   return absl::OkStatus();
 }
@@ -118,6 +129,8 @@ void MatrixLoader::Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) co
     case Order::kPacked:
       kernels::PackRows(matrix.format, columns, chunk.begin,
                         kernels::DenseView(rows, num_rows, columns), matrix.output);
+      Sample(matrix, chunk.begin, kernels::DenseView(rows, num_rows, columns), scratch,
+             chunk.error);
       break;
     case Order::kTransposed: {
       scratch.transposed.resize(scratch.rows.size());
@@ -130,13 +143,34 @@ void MatrixLoader::Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) co
       const float* transposed = scratch.transposed.data();
       kernels::PackRows(matrix.format, num_rows, 0,
                         kernels::DenseView(transposed, columns, num_rows), matrix.output);
+      Sample(matrix, 0, kernels::DenseView(transposed, columns, num_rows), scratch, chunk.error);
       break;
     }
     case Order::kRowMajor: {
       RoundTo(matrix.format, scratch.rows,
               matrix.output + chunk.begin * columns * ElementBytes(matrix.format));
+      Sample(matrix, chunk.begin, kernels::DenseView(rows, num_rows, columns), scratch,
+             chunk.error);
       break;
     }
+  }
+}
+
+void MatrixLoader::Sample(const Matrix& matrix, int64_t first,
+                          kernels::MatrixView<const float> rows, Scratch& scratch,
+                          SquaredError& error) {
+  const int64_t begin = (first + kSampledRows - 1) / kSampledRows * kSampledRows;
+  scratch.unpacked.resize(static_cast<size_t>(rows.cols));
+  for (int64_t row = begin; row < first + rows.rows; row += kSampledRows) {
+    if (matrix.order == Order::kRowMajor) {
+      const DType dtype = matrix.format == WeightFormat::kF32 ? DType::kF32 : DType::kBf16;
+      WidenToFloat(dtype, matrix.output + row * rows.cols * ElementBytes(matrix.format),
+                   scratch.unpacked);
+    } else {
+      kernels::UnpackRows({matrix.format, first + rows.rows, rows.cols, matrix.output}, row,
+                          kernels::DenseView(scratch.unpacked.data(), 1, rows.cols));
+    }
+    error.Add({rows.Row(row - first), scratch.unpacked.size()}, scratch.unpacked);
   }
 }
 

@@ -37,6 +37,7 @@ class MatrixLoader : public MatrixSource {
                                          int64_t num_columns) override;
   // Also lets the system take back the pages read.
   absl::Status Run() override;
+  KindErrors sampled_errors() const override { return errors_; }
   std::vector<float> LoadVector(std::string_view name, int64_t elements) override;
 
  private:
@@ -56,15 +57,20 @@ class MatrixLoader : public MatrixSource {
     int64_t begin = 0;
     int64_t end = 0;
     bool finite = true;
+    SquaredError error = {};  // of its sampled rows
   };
   // One thread's temporary f32 memory.
   struct Scratch {
     std::vector<float> rows;
     std::vector<float> transposed;
+    std::vector<float> unpacked;  // one row
   };
 
   void Queue(Matrix matrix);
   void Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) const;
+  // Adds the rows of the output, counted from `first`, that are sampled: `rows` became they.
+  static void Sample(const Matrix& matrix, int64_t first, kernels::MatrixView<const float> rows,
+                     Scratch& scratch, SquaredError& error);
   absl::Status NotFinite(std::string_view name, int64_t first_row, int64_t end_row) const;
 
   const TensorReader& tensors_;
@@ -73,6 +79,7 @@ class MatrixLoader : public MatrixSource {
   std::vector<Matrix> matrices_;
   std::vector<Chunk> chunks_;
   std::vector<Scratch> scratch_;  // [threads]
+  KindErrors errors_;
   absl::Status status_;
 };
 

@@ -16,6 +16,7 @@
 #include "kernels/matrix.h"
 #include "kernels/thread_pool.h"
 #include "shared/weights/packed_buffer.h"
+#include "shared/weights/quantization_error.h"
 #include "shared/weights/stored_model.h"
 
 namespace conclave::weights {
@@ -44,6 +45,9 @@ class MatrixSource {
   // infinity or a NaN; DATA_LOSS naming one that is damaged; later calls then do nothing and return
   // it again.
   virtual absl::Status Run() = 0;
+
+  // Of what Run made, by a row in 64 of each matrix; nothing of what was made before.
+  virtual KindErrors sampled_errors() const { return {}; }
 
   // Reads at once; what is wrong with it is reported by the next Run.
   virtual std::vector<float> LoadVector(std::string_view name, int64_t elements) = 0;

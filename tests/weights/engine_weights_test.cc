@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <vector>
 
 #include "kernels/bf16.h"
 #include "kernels/panel.h"
 #include "kernels/quantize.h"
 #include "shared/weights/checkpoint.h"
 #include "shared/weights/expert_weights.h"
+#include "shared/weights/tensor_table.h"
 #include "tests/support/temp_dir.h"
 #include "tests/weights/stored_checkpoint.h"
 
@@ -313,6 +315,10 @@ TEST_P(EveryClass, ThreadsLoadTheSameBits) {
     const auto together = *LoadEngineWeights(*checkpoint, GetParam(), nullptr, &pool);
     // The embedding is the first thing in the buffer: from there on all of it is compared.
     EXPECT_EQ(std::memcmp(alone->embedding.data(), together->embedding.data(), alone->bytes), 0);
+    for (const TensorKind kind : kTensorKinds) {
+      EXPECT_EQ(alone->errors.Of(kind).errors, together->errors.Of(kind).errors);
+      EXPECT_EQ(alone->errors.Of(kind).weights, together->errors.Of(kind).weights);
+    }
     const ExpertId id{.layer = checkpoint->config().num_layers - 1, .expert = 1};
     const auto expert_alone = *LoadExpert(*checkpoint, GetParam(), id);
     const auto expert_together = *LoadExpert(*checkpoint, GetParam(), id, &pool);
@@ -320,6 +326,52 @@ TEST_P(EveryClass, ThreadsLoadTheSameBits) {
                           expert_alone->buffer.capacity_bytes()),
               0);
   }
+}
+
+TEST(EngineWeightsTest, SampledErrorsAreOfARowIn64) {
+  const auto checkpoint = Open(GoldenDir("deepseek_v3"));
+  const ModelConfig& config = checkpoint->config();
+  const auto columns = static_cast<size_t>(config.hidden);
+  ASSERT_GT(config.vocab_size, 64);
+  SquaredError wanted;
+  for (int64_t row = 0; row < config.vocab_size; row += 64) {
+    std::vector<float> exact(columns), quantized;
+    checkpoint->ReadRows(kLmHeadName, row, 1, exact);
+    for (size_t first = 0; first < columns; first += 64) {
+      int8_t integers[kernels::kMaxGroup];
+      const size_t count = std::min<size_t>(64, columns - first);
+      const float scale = kernels::QuantizeGroup(kernels::WeightType::kInt8,
+                                                 {exact.data() + first, count}, integers);
+      for (size_t k = 0; k < count; ++k) {
+        quantized.push_back(scale * static_cast<float>(integers[k]));
+      }
+    }
+    wanted.Add(exact, quantized);
+  }
+  const auto weights = *LoadEngineWeights(*checkpoint, NumericsClass::kInt4, nullptr);
+  const SquaredError& head = weights->errors.Of(TensorKind::kLmHead);
+  EXPECT_GT(head.errors, 0);
+  EXPECT_NEAR(head.errors / wanted.errors, 1, 1e-12);
+  EXPECT_NEAR(head.weights / wanted.weights, 1, 1e-12);
+  // bf16, as it is stored; what others hold is theirs to say.
+  EXPECT_EQ(weights->errors.Of(TensorKind::kEmbedding).errors, 0);
+  EXPECT_GT(weights->errors.Of(TensorKind::kEmbedding).weights, 0);
+  EXPECT_EQ(weights->errors.Of(TensorKind::kExperts).weights, 0);
+}
+
+TEST(EngineWeightsTest, SampledErrorsAreLikeThoseOfAll) {
+  const auto checkpoint = Open(GoldenDir("deepseek_v3"));
+  const auto int8 = *LoadEngineWeights(*checkpoint, NumericsClass::kInt8, nullptr);
+  const auto int4 = *LoadEngineWeights(*checkpoint, NumericsClass::kInt4, nullptr);
+  for (const TensorKind kind : {TensorKind::kAttention, TensorKind::kFfn}) {
+    EXPECT_GT(int8->errors.Of(kind).Relative(), 0.003) << TensorKindName(kind);
+    EXPECT_LT(int8->errors.Of(kind).Relative(), 0.01) << TensorKindName(kind);
+    EXPECT_GT(int4->errors.Of(kind).Relative(), 0.05) << TensorKindName(kind);
+    EXPECT_LT(int4->errors.Of(kind).Relative(), 0.15) << TensorKindName(kind);
+  }
+  const auto expert = *LoadExpert(*checkpoint, NumericsClass::kInt4, {1, 3});
+  EXPECT_GT(expert->error.Relative(), 0.05);
+  EXPECT_LT(expert->error.Relative(), 0.15);
 }
 
 TEST(EngineWeightsTest, RefusesAFileWrittenToAfterOpening) {

@@ -1,6 +1,7 @@
 """Puts the Tales exam to a running cluster and prints the share of right answers.
 
     python tools/tales/exam.py --url http://127.0.0.1:8000/v1 [--concurrency 8]
+    python tools/tales/exam.py --write FILE       (for `conclave eval --exam FILE`, which needs no cluster)
 
 Needs only the standard library. Answers are greedy; an answer counts when it equals the expected text.
 """
@@ -31,9 +32,14 @@ def main():
     parser.add_argument("--concurrency", type=int, default=8, help="questions in flight")
     parser.add_argument("--show", action="store_true", help="print each wrong answer")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--write", metavar="FILE", help="write the questions and their answers instead of asking, a JSON object a line")
     args = parser.parse_args()
 
     questions = data.exam(args.count)
+    if args.write:
+        with open(args.write, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(dict(question=question, answer=answer)) + "\n" for question, answer in questions)
+        return
     with concurrent.futures.ThreadPoolExecutor(args.concurrency) as pool:
         replies = list(pool.map(lambda qa: ask(args.url, args.model, qa[0]), questions))
     right = sum(reply.strip() == answer for reply, (_, answer) in zip(replies, questions))

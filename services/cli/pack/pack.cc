@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
 #include "services/cli/command.h"
+#include "services/cli/format_flags.h"
 #include "services/cli/interrupt.h"
 #include "services/cli/pack/known_shapes.h"
 #include "services/cli/pack/plain_tokenizer.h"
@@ -81,13 +82,7 @@ class PackCommand final : public Command {
     app.add_option("CHECKPOINT", checkpoint_,
                    "checkpoint folder, or org/name in the Hugging Face cache");
     app.add_option("--out", out_, "the file to write")->type_name("FILE");
-    app.add_option("--format", format_, "of the weights: f32, bf16, int8, int4")
-        ->option_text("FORMAT [int8]");
-    app.add_option("--experts", experts_, "of the routed experts, where it is another")
-        ->option_text("FORMAT");
-    app.add_option("--group", group_, "inputs that share a scale, for int8 and int4: 32, 64, 128")
-        ->check(CLI::IsMember({32, 64, 128}))
-        ->option_text("N [64]");
+    AddFormatFlags(app, &formats_);
     app.add_flag("--replace", replace_, "write over a file that is there");
     app.add_option("--threads", threads_, "0: one a core")
         ->check(CLI::Range(0, 1024))
@@ -112,7 +107,6 @@ class PackCommand final : public Command {
 
  private:
   absl::Status CheckFlags() const;
-  absl::StatusOr<weights::WeightFormats> Formats() const;
   absl::StatusOr<std::unique_ptr<Source>> Open(const weights::WeightFormats& formats,
                                                bool strict) const;
   absl::Status OpenRandom(Source& source) const;
@@ -122,8 +116,8 @@ class PackCommand final : public Command {
   absl::Status Verify();
   int threads() const { return threads_ > 0 ? threads_ : ReadCpuLimit().cores; }
 
-  std::string checkpoint_, out_, format_ = "int8", experts_, random_, verify_;
-  int group_ = 0;
+  std::string checkpoint_, out_, random_, verify_;
+  FormatFlags formats_;
   int layers_ = 0;
   int threads_ = 0;
   bool replace_ = false;
@@ -141,27 +135,6 @@ absl::Status PackCommand::CheckFlags() const {
     return absl::InvalidArgumentError("--layers goes with --random alone");
   }
   return absl::OkStatus();
-}
-
-absl::StatusOr<weights::WeightFormats> PackCommand::Formats() const {
-  const auto with_group = [&](const std::string& format) {
-    const bool integers = format == "int8" || format == "int4";
-    return group_ == 0 || !integers ? format : absl::StrCat(format, ":", group_);
-  };
-  const std::string label = experts_.empty()
-                                ? with_group(format_)
-                                : absl::StrCat(with_group(format_), "+", with_group(experts_));
-  const auto formats = weights::ParseWeightFormats(label);
-  if (!formats || (format_ + experts_).find_first_of(":+") != std::string::npos) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--format is \"", format_, "\"",
-                     experts_.empty() ? "" : absl::StrCat(" and --experts \"", experts_, "\""),
-                     "; they may be bf16, int8 or int4, or f32 for both"));
-  }
-  if (group_ > 0 && !formats->dense.integers() && !formats->experts.integers()) {
-    return absl::InvalidArgumentError("--group goes with int8 and int4 alone");
-  }
-  return *formats;
 }
 
 absl::Status PackCommand::OpenRandom(Source& source) const {
@@ -272,7 +245,7 @@ absl::StatusOr<std::unique_ptr<Source>> PackCommand::Open(const weights::WeightF
 }
 
 absl::Status PackCommand::Write(bool strict) {
-  ASSIGN_OR_RETURN(const weights::WeightFormats formats, Formats());
+  ASSIGN_OR_RETURN(const weights::WeightFormats formats, ParseFormats(formats_));
   ASSIGN_OR_RETURN(const std::unique_ptr<Source> source, Open(formats, strict));
   ASSIGN_OR_RETURN(const weights::PackedIndex index, weights::PlanPack(source->input, formats));
   StopSignals signals;  // before any thread, which would be ended by them
