@@ -155,8 +155,8 @@ bool IsNestedTooDeeply(std::string_view text) {
   return false;
 }
 
-absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadRegularFile(path, kMaxJsonFileBytes));
+absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path, uint64_t max_bytes) {
+  ASSIGN_OR_RETURN(const std::string text, ReadRegularFile(path, max_bytes));
   return ParseJson(path, text);
 }
 

@@ -45,8 +45,9 @@ bool IsNestedTooDeeply(std::string_view text);
 inline constexpr uint64_t kMaxJsonFileBytes = 16u << 20;
 
 // INVALID_ARGUMENT names the path and the byte where the text stops being JSON, or says that it is
-// nested too deeply, no regular file, or larger than kMaxJsonFileBytes.
-absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path);
+// nested too deeply, no regular file, or larger than `max_bytes`.
+absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path,
+                                            uint64_t max_bytes = kMaxJsonFileBytes);
 // The same of a text that has been read from `path`.
 absl::StatusOr<nlohmann::json> ParseJson(const std::string& path, const std::string& text);
 absl::Status WriteJsonFile(const std::string& path, const nlohmann::json& value,

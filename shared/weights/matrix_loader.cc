@@ -17,8 +17,8 @@ using kernels::WeightFormat;
 // f32 memory of a chunk of rows: it and what becomes of it stay in a core's own cache.
 constexpr int64_t kChunkBytes = 256 << 10;
 
-// Of the output's rows one in so many is compared with what it was made of. Unpacking is slower
-// than packing by a factor of some ten; of so few rows it is lost beside reading the file.
+// Of the output's rows one in so many is compared with what it was made of. Unpacking a row is some
+// ten times slower than packing it: 2 to 3 % of loading in bf16.
 constexpr int64_t kSampledRows = 64;
 
 // True when all exponents are below the all-ones one; written to be vectorised.

@@ -22,7 +22,9 @@ constexpr auto kEndPatience = std::chrono::seconds(30);
 
 TemporaryFolder::TemporaryFolder() {
   std::error_code error;
-  path_ = (fs::temp_directory_path(error) / "conclave-bench-XXXXXX").string();
+  const fs::path parent = fs::temp_directory_path(error);
+  if (error) return;
+  path_ = (parent / "conclave-bench-XXXXXX").string();
   if (mkdtemp(path_.data()) == nullptr) path_.clear();
 }
 

@@ -185,9 +185,9 @@ absl::StatusOr<nlohmann::json> EvalCommand::Request(const Context& context) {
 }
 
 int EvalCommand::Run(const Context& context) {
-  StopSignals signals;
   const auto request = Request(context);
   if (!request.ok()) return Fail(request.status());
+  StopSignals signals;  // from here on: what comes before ends by itself
   auto told = RunEvaluation(*request, signals);
   if (absl::IsCancelled(told.status())) {
     std::fprintf(stderr, "interrupted\n");

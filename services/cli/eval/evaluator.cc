@@ -19,6 +19,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr auto kPoll = std::chrono::milliseconds(20);
+// The ids of all answers are in it.
+constexpr uint64_t kMaxAnswerBytes = uint64_t{1} << 30;
 
 std::string EngineProgram() {
   std::error_code error;
@@ -48,7 +50,7 @@ absl::StatusOr<nlohmann::json> RunEvaluation(const nlohmann::json& request, Stop
     kill(pid, SIGTERM);
   }
   if (interrupted || end->signal == SIGINT) return absl::CancelledError("interrupted");
-  const auto answer = ReadJsonFile(spec.log);
+  const auto answer = ReadJsonFile(spec.log, kMaxAnswerBytes);
   if (!answer.ok() || !answer->is_object()) {
     return absl::UnavailableError(
         absl::StrCat(spec.program, " ", end->ToString(),

@@ -96,6 +96,26 @@ struct EvaluatedModel::Answer {
   std::vector<int32_t> ids;  // so far
 };
 
+// All of a prompt but its last token, in steps of bounded size: a long one together with others
+// would take memory that is not the model's.
+absl::Status EvaluatedModel::Prefill(Answer& answer) {
+  ForwardOutput output;
+  while (answer.next.size() > 1) {
+    const size_t count = std::min(static_cast<size_t>(kStepTokens), answer.next.size() - 1);
+    const ForwardSequence sequence = {.ids = answer.next.first(count),
+                                      .first_position = answer.position,
+                                      .blocks = answer.blocks,
+                                      .num_logits = 0,
+                                      .origin = {},
+                                      .traceparent = {}};
+    forward_->Run({&sequence, 1}, &output);
+    RETURN_IF_ERROR(output.status.front());
+    answer.position += static_cast<int64_t>(count);
+    answer.next = answer.next.subspan(count);
+  }
+  return absl::OkStatus();
+}
+
 // One token more for each.
 absl::Status EvaluatedModel::Step(std::span<Answer*> running) {
   std::vector<ForwardSequence> sequences;
@@ -131,6 +151,7 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> EvaluatedModel::Continue(
     for (size_t i = 0; i < answers.size(); ++i) {
       answers[i].next = prompts[i];
       answers[i].blocks = std::span(blocks_).subspan(i * blocks_each_, blocks_each_);
+      RETURN_IF_ERROR(Prefill(answers[i]));
       running.push_back(&answers[i]);
     }
     while (!running.empty()) {

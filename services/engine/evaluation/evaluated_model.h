@@ -56,6 +56,7 @@ class EvaluatedModel {
  private:
   EvaluatedModel() = default;
   struct Answer;
+  absl::Status Prefill(Answer& answer);
   absl::Status Step(std::span<Answer*> running);
 
   const SteadyClock clock_;

@@ -105,12 +105,13 @@ class Evaluation {
     return absl::OkStatus();
   }
 
-  absl::Status CheckIds(const std::vector<int32_t>& ids) const {
+  // `what`: "the text".
+  absl::Status CheckIds(const std::vector<int32_t>& ids, const std::string& what) const {
     const int32_t vocab_size = model_->config().vocab_size;
     for (const int32_t id : ids) {
       if (id >= 0 && id < vocab_size) continue;
-      return absl::InvalidArgumentError(absl::StrCat("the text has the token ", id,
-                                                     " and the model ", vocab_size,
+      return absl::InvalidArgumentError(absl::StrCat(what, " has the token ", id, " and the model ",
+                                                     vocab_size,
                                                      " of them; name the tokenizer's own model"));
     }
     return absl::OkStatus();
@@ -126,7 +127,7 @@ class Evaluation {
                          " tokens and its answer at most ", request_.answer_tokens,
                          "; each wants one at least, and together ", most, " at most"));
       }
-      RETURN_IF_ERROR(CheckIds(request_.prompts[i]));
+      RETURN_IF_ERROR(CheckIds(request_.prompts[i], absl::StrCat("question ", i + 1)));
       window_tokens_ = std::max(window_tokens_, tokens);
     }
     return absl::OkStatus();
@@ -142,7 +143,7 @@ class Evaluation {
     }
     std::vector<int32_t> all = request_.ids;
     if (request_.bos) all.push_back(*request_.bos);
-    RETURN_IF_ERROR(CheckIds(all));
+    RETURN_IF_ERROR(CheckIds(all, "the text"));
     window_tokens_ = std::max(window_tokens_, request_.context);
     windows_ = TextWindows(request_.ids, request_.context, request_.bos);
     if (!windows_.empty()) return absl::OkStatus();

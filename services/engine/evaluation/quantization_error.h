@@ -18,7 +18,7 @@
 namespace conclave::engine {
 
 struct TensorError {
-  std::string name;  // as checkpoints call it
+  std::string name;  // as most checkpoints call it
   weights::TensorKind kind = weights::TensorKind::kEmbedding;
   weights::SquaredError error;
 };
