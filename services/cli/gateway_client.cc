@@ -25,6 +25,7 @@ namespace conclave::cli {
 namespace {
 
 constexpr Duration kCancelPoll = std::chrono::milliseconds(50);
+constexpr int kMostResends = 3;
 
 v1::GenerateRequest ToProto(const GenerationRequest& request) {
   v1::GenerateRequest proto;
@@ -169,6 +170,17 @@ absl::StatusOr<GenerationResult> GatewayClient::Generate(
     const std::atomic<bool>& cancelled) const {
   RETURN_IF_ERROR(CheckText(request));
   const v1::GenerateRequest proto = ToProto(request);
+  for (int left = kMostResends;; --left) {
+    bool never_sent = false;
+    auto result = Attempt(request, proto, on_text, cancelled, &never_sent);
+    if (!never_sent || left == 0) return result;
+  }
+}
+
+absl::StatusOr<GenerationResult> GatewayClient::Attempt(
+    const GenerationRequest& request, const v1::GenerateRequest& proto,
+    const std::function<void(const std::string&)>& on_text, const std::atomic<bool>& cancelled,
+    bool* never_sent) const {
   grpc::ClientContext context;
   channel_.Prepare(&context, request.timeout);
   if (!api_key_.empty()) context.AddMetadata("authorization", "Bearer " + api_key_);
@@ -220,6 +232,7 @@ absl::StatusOr<GenerationResult> GatewayClient::Generate(
     result.finish_reason = "cancelled";
     return result;
   }
+  *never_sent = rpc::NeverSent(context, status);
   if (!status.ok()) return InWords(rpc::FromGrpc(status), "gateway", address_, state_dir_);
   return result;
 }

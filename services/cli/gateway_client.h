@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "conclave/v1/inference.pb.h"
 #include "services/cli/command.h"
 #include "services/cli/generation.h"
 #include "shared/rpc/channel.h"
@@ -26,12 +27,19 @@ class GatewayClient {
 
   // Streams one generation; `on_text` gets each piece of visible text. Setting `cancelled` from
   // another thread ends the call within 50 ms; the result then holds what came until then and the
-  // finish reason "cancelled".
+  // finish reason "cancelled". A call that met the end of the connection before it was sent is made
+  // again.
   absl::StatusOr<GenerationResult> Generate(const GenerationRequest& request,
                                             const std::function<void(const std::string&)>& on_text,
                                             const std::atomic<bool>& cancelled) const;
 
  private:
+  absl::StatusOr<GenerationResult> Attempt(const GenerationRequest& request,
+                                           const v1::GenerateRequest& proto,
+                                           const std::function<void(const std::string&)>& on_text,
+                                           const std::atomic<bool>& cancelled,
+                                           bool* never_sent) const;
+
   const std::string address_, state_dir_, api_key_;
   rpc::Channel channel_;
 };

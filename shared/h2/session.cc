@@ -135,6 +135,7 @@ void Session::Produce(std::string* output, size_t most) {
   most_output_ = most;
   for (;;) {
     const bool written = TakeWritten();
+    if (shutdown_ == Shutdown::kDue) SubmitLastGoaway();
     while (output->size() < most) {
       const uint8_t* data = nullptr;
       const ssize_t size = nghttp2_session_mem_send(session_, &data);
@@ -168,11 +169,15 @@ void Session::BeginShutdown() {
   if (shutdown_ != Shutdown::kNo) return;
   shutdown_ = Shutdown::kAnnounced;
   nghttp2_submit_shutdown_notice(session_);
-  nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, kShutdownMark);
 }
 
+void Session::AskIfHeard() { nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, kShutdownMark); }
+
 void Session::FinishShutdown() {
-  if (shutdown_ == Shutdown::kTold) return;
+  if (shutdown_ != Shutdown::kTold) shutdown_ = Shutdown::kDue;
+}
+
+void Session::SubmitLastGoaway() {
   shutdown_ = Shutdown::kTold;
   nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE,
                         nghttp2_session_get_last_proc_stream_id(session_), NGHTTP2_NO_ERROR,
@@ -229,8 +234,11 @@ void Session::OnPing(const nghttp2_ping& ping) {
     return;
   }
   answered_ = true;
-  if (shutdown_ == Shutdown::kAnnounced &&
-      std::memcmp(ping.opaque_data, kShutdownMark, sizeof(kShutdownMark)) == 0) {
+  if (std::memcmp(ping.opaque_data, kShutdownMark, sizeof(kShutdownMark)) != 0) return;
+  if (shutdown_ == Shutdown::kAnnounced) {
+    shutdown_ = Shutdown::kHeard;
+    AskIfHeard();
+  } else if (shutdown_ == Shutdown::kHeard) {
     FinishShutdown();
   }
 }

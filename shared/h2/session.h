@@ -56,7 +56,8 @@ class Session {
   bool answered() const { return answered_; }
 
   // No new calls, after those that the client has already sent: a first GOAWAY that refuses none,
-  // and one that says which was the last when the client has heard of the first.
+  // and one that says which was the last when the client has heard of the first. Two pings tell
+  // when: a client may answer the first before it writes calls that it had begun.
   void BeginShutdown();
   void FinishShutdown();
   // Ends all calls with `status`.
@@ -65,7 +66,7 @@ class Session {
   bool finished() const;
 
  private:
-  enum class Shutdown { kNo, kAnnounced, kTold };
+  enum class Shutdown { kNo, kAnnounced, kHeard, kDue, kTold };
 
   static nghttp2_session_callbacks* Callbacks();
   static Session& Of(void* user_data) { return *static_cast<Session*>(user_data); }
@@ -82,6 +83,10 @@ class Session {
   void OnClosed(Stream& stream);
   // Takes one of what a client may not do too often; ends the connection when there is none left.
   void CountNuisance();
+  void AskIfHeard();
+  // The GOAWAY that names the last call, written at once: until then calls may begin, and a client
+  // would send those above it again.
+  void SubmitLastGoaway();
   // Ends the connection: ENHANCE_YOUR_CALM.
   void Terminate();
 

@@ -189,6 +189,8 @@ int Session::SendData(Stream& stream, const uint8_t* frame_head, size_t length) 
 }
 
 void Session::OnFrameSent(const nghttp2_frame& frame) {
+  // A ping that is submitted with a GOAWAY overtakes it.
+  if (frame.hd.type == NGHTTP2_GOAWAY && shutdown_ == Shutdown::kAnnounced) AskIfHeard();
   if (frame.hd.type != NGHTTP2_HEADERS || !(frame.hd.flags & NGHTTP2_FLAG_END_STREAM)) return;
   sent_since_ping_ = true;
   // The answer is complete: what the client still sends is not wanted (RFC 9113, section 8.1).

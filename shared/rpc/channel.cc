@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "absl/strings/match.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "shared/rpc/grpc_locks.h"
@@ -34,6 +35,13 @@ std::shared_ptr<grpc::Channel> Connect(const ChannelOptions& options) {
 }
 
 }  // namespace
+
+bool NeverSent(const grpc::ClientContext& context, const grpc::Status& status) {
+  // gRPC 1.51 says it here alone: the step that puts the head into the connection's buffer failed.
+  return status.error_code() == grpc::StatusCode::UNAVAILABLE &&
+         absl::StrContains(context.debug_error_string(),
+                           "completing operation: send_initial_metadata_finished");
+}
 
 grpc::ChannelArguments MakeChannelArguments(const ChannelOptions& options) {
   RouteGrpcLog();

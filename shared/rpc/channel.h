@@ -51,6 +51,11 @@ struct ChannelOptions {
   bool resend_unseen = false;
 };
 
+// Whether a call that has ended with this status never left this process, so that sending it again
+// cannot repeat it. gRPC sends such calls again by itself (resend_unseen) but for one that it was
+// just about to write when the connection's GOAWAY came: it fails that one.
+bool NeverSent(const grpc::ClientContext& context, const grpc::Status& status);
+
 // The arguments of such a channel.
 grpc::ChannelArguments MakeChannelArguments(const ChannelOptions& options);
 

@@ -6,6 +6,7 @@
 
 #include <future>
 
+#include "shared/rpc/channel.h"
 #include "tests/h2/probe_service.h"
 #include "tests/h2/raw_client.h"
 
@@ -372,6 +373,52 @@ TEST_F(ServerTest, ConnectionsThatAgedAreReplacedAndNoCallFails) {
   EXPECT_TRUE(Ask(*session, "still here"));
   session->stream->WritesDone();
   EXPECT_TRUE(session->stream->Finish().ok());
+}
+
+TEST_F(ServerTest, WhatAnAgedConnectionDoesNotAnswerWasNeverSent) {
+  Start({.max_connection_age = milliseconds(5)});
+  const auto end = std::chrono::steady_clock::now() + milliseconds(1500);
+  std::atomic<int> answered{0};
+  const auto ask = [&] {
+    const auto stub = Stub();
+    while (std::chrono::steady_clock::now() < end) {
+      grpc::ClientContext context;
+      const grpc::Status status = Tokenize("hello", nullptr, &context, stub.get());
+      if (status.ok()) {
+        ++answered;
+      } else {
+        EXPECT_TRUE(rpc::NeverSent(context, status)) << context.debug_error_string();
+      }
+    }
+  };
+  std::thread other(ask);
+  ask();
+  other.join();
+  // Whatever was sent again had not begun.
+  EXPECT_EQ(probe_.begun, answered);
+  EXPECT_GT(answered, 0);
+}
+
+// gRPC's clients answer pings before they write what they had begun.
+TEST_F(ServerTest, TheLastGoawayNamesTheCallsWrittenAfterTheFirstWasAnswered) {
+  Start({.max_connection_age = milliseconds(50)});
+  RawClient client(server_->port());
+  client.Greet();
+  const auto last_call = [&client] {
+    const Frame frame = client.ReadUntil(NGHTTP2_GOAWAY);
+    EXPECT_EQ(frame.type, NGHTTP2_GOAWAY);
+    return frame.payload.substr(0, 4);
+  };
+  const auto answered = [](const Frame& ping) {
+    return RawClient::FrameBytes(NGHTTP2_PING, NGHTTP2_FLAG_ACK, 0, ping.payload);
+  };
+  EXPECT_EQ(last_call(), "\x7f\xff\xff\xff");
+  const Frame ping = client.ReadUntil(NGHTTP2_PING);
+  client.Send(answered(ping) + RawClient::HeadersFrame(1, RawClient::CallHeaders("Session")));
+  client.Send(answered(client.ReadUntil(NGHTTP2_PING)) +
+              RawClient::HeadersFrame(3, RawClient::CallHeaders("Session")));
+  EXPECT_EQ(last_call(), std::string("\0\0\0\3", 4));
+  EXPECT_EQ(probe_.begun, 2);
 }
 
 TEST_F(ServerTest, ACallMayOutliveItsServer) {
