@@ -40,7 +40,9 @@ constexpr std::chrono::milliseconds kGoodbyeTime{1000};
 // What is under way to gateways has this long to leave when the engine ends.
 constexpr std::chrono::milliseconds kFlushTime{200};
 
-absl::Status CheckMemory(const model::ServedModel& model, bool with_experts) {
+// Before anything is loaded: the weights and a KV cache as the settings want it.
+absl::Status CheckMemory(const model::ServedModel& model, const EngineOptions& options) {
+  const bool with_experts = options.experts == "local";
   int64_t needed =
       static_cast<int64_t>(weights::EngineBytes(model.stored->config(), model.formats));
   if (with_experts) {
@@ -48,7 +50,15 @@ absl::Status CheckMemory(const model::ServedModel& model, bool with_experts) {
               model.identity.expert_bytes;
   }
   const MemoryLimit memory = ReadMemoryLimit();
-  if (needed <= memory.available_bytes) return absl::OkStatus();
+  if (needed <= memory.available_bytes) {
+    const absl::Status planned = PlanCache(model.stored->config(), model.formats.numerics, options,
+                                           memory.available_bytes - needed)
+                                     .status();
+    if (!absl::IsResourceExhausted(planned)) return planned;
+    return absl::ResourceExhaustedError(
+        absl::StrCat(std::string(planned.message()), " (limit: ", memory.reason,
+                     "; the weights take ", FormatBytes(needed), ")"));
+  }
   return absl::ResourceExhaustedError(
       absl::StrCat("the weights need ", FormatBytes(needed), " and ",
                    FormatBytes(memory.available_bytes), " are free (limit: ", memory.reason, "): ",
@@ -117,12 +127,12 @@ absl::Status Engine::State::Open(const CommonOptions& common_options,
   ASSIGN_OR_RETURN(level, model::ChooseCpuLevel("engine.cpu_level", options.cpu_level));
   ASSIGN_OR_RETURN(model, model::OpenServedModel(common));
   const weights::ModelConfig& config = model.stored->config();
-  RETURN_IF_ERROR(CheckMemory(model, options.experts == "local"));
   if (options.context > config.max_positions) {
     return absl::InvalidArgumentError(absl::StrCat("engine.context is ", options.context,
                                                    " and the model was made for at most ",
                                                    config.max_positions, " tokens"));
   }
+  RETURN_IF_ERROR(CheckMemory(model, options));
   system_fingerprint = absl::StrCat(model.identity.served_name, "-", model.identity.numerics_class,
                                     "-cpu1-", model.identity.fingerprint.substr(0, 4));
   return absl::OkStatus();

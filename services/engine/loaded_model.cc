@@ -33,6 +33,18 @@ double OperationsASecond(kernels::CpuLevel level, kernels::WeightType type) {
 
 }  // namespace
 
+absl::StatusOr<model::KvPlan> PlanCache(const weights::ModelConfig& config,
+                                        kernels::NumericsClass numerics,
+                                        const EngineOptions& options, int64_t available_bytes) {
+  return model::PlanKv({.model_context = config.max_positions,
+                        .block_bytes = KvBlockBytesOf(config, numerics),
+                        .context = options.context,
+                        .kv_bytes = options.kv_memory.bytes,
+                        .share = options.kv_memory_share,
+                        .max_batch = options.max_batch,
+                        .available_bytes = available_bytes});
+}
+
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const Parts& parts) {
   std::unique_ptr<LoadedModel> loaded(new LoadedModel(parts));
   const int threads = parts.options->threads > 0 ? parts.options->threads : ReadCpuLimit().cores;
@@ -95,13 +107,7 @@ absl::Status LoadedModel::MakeCache() {
   }
   const int64_t block_bytes = KvBlockBytesOf(config, weights_->numerics);
   ASSIGN_OR_RETURN(const model::KvPlan plan,
-                   model::PlanKv({.model_context = config.max_positions,
-                                  .block_bytes = block_bytes,
-                                  .context = parts_.options->context,
-                                  .kv_bytes = parts_.options->kv_memory.bytes,
-                                  .share = parts_.options->kv_memory_share,
-                                  .max_batch = parts_.options->max_batch,
-                                  .available_bytes = available_bytes}));
+                   PlanCache(config, weights_->numerics, *parts_.options, available_bytes));
   context_tokens_ = plan.context_tokens;
   ASSIGN_OR_RETURN(std::unique_ptr<KvMemory> memory, MapKvMemory(plan.num_blocks, block_bytes));
   cache_ = std::make_unique<KvCache>(std::move(memory), parts_.options->prefix_cache);

@@ -24,11 +24,18 @@
 #include "shared/base/clock.h"
 #include "shared/experts/expert_set.h"
 #include "shared/metrics/registry.h"
+#include "shared/model/kv_plan.h"
 #include "shared/model/served_model.h"
 #include "shared/options/options.h"
 #include "shared/weights/engine_weights.h"
 
 namespace conclave::engine {
+
+// The KV cache that these settings make of so much free memory. INVALID_ARGUMENT when they
+// contradict the model; RESOURCE_EXHAUSTED when the memory is short.
+absl::StatusOr<model::KvPlan> PlanCache(const weights::ModelConfig& config,
+                                        kernels::NumericsClass numerics,
+                                        const EngineOptions& options, int64_t available_bytes);
 
 class LoadedModel {
  public:

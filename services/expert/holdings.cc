@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "shared/base/byte_size.h"
 #include "shared/base/log.h"
 #include "shared/base/thread_name.h"
 
@@ -88,8 +89,9 @@ bool Holdings::Step(const placement::ExpertKeys& target, kernels::ThreadPool* po
     if (options_.capacity_bytes > 0 &&
         static_cast<int64_t>(experts_.bytes()) + options_.expert_bytes > options_.capacity_bytes) {
       loaded = absl::ResourceExhaustedError(absl::StrCat(
-          "layer ", key.layer, " expert ", key.expert, " does not fit: ", experts_.bytes(), " of ",
-          options_.capacity_bytes, " bytes are taken; raise --memory or add a worker"));
+          "layer ", key.layer, " expert ", key.expert,
+          " does not fit: ", FormatBytes(static_cast<int64_t>(experts_.bytes())), " of ",
+          FormatBytes(options_.capacity_bytes), " are taken; raise expert.memory or add a worker"));
     } else {
       loaded = experts_.Load(IdOf(key), pool);
     }

@@ -1,5 +1,6 @@
 #include "services/expert/worker.h"
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <thread>
@@ -13,6 +14,7 @@
 #include "services/expert/host_link_server.h"
 #include "services/expert/in_flight_limit.h"
 #include "services/expert/worker_metrics.h"
+#include "shared/base/byte_size.h"
 #include "shared/base/clock.h"
 #include "shared/base/limits.h"
 #include "shared/base/log.h"
@@ -38,6 +40,9 @@ constexpr uint64_t kStreamWindowBytes = 32 << 20;
 constexpr std::chrono::milliseconds kQuietTime{50};
 constexpr std::chrono::milliseconds kQuietCheck{10};
 
+// What a worker without experts and frames takes, and some more.
+constexpr int64_t kOwnBytes = int64_t{64} << 20;
+
 // For `ps`.
 std::string DescribeHandover(placement::Handover handover) {
   switch (handover) {
@@ -52,6 +57,23 @@ std::string DescribeHandover(placement::Handover handover) {
       return "done";
   }
   return "";
+}
+
+// What the experts may take where nobody says: the memory of this process, without what it needs
+// itself and for frames in flight. It does not depend on the moment, so that a worker that comes
+// back has the same.
+absl::StatusOr<int64_t> CapacityFor(const ExpertOptions& options, int64_t expert_bytes) {
+  if (options.memory.bytes > 0) return options.memory.bytes;
+  const MemoryLimit memory = ReadMemoryLimit();
+  const int64_t frames = int64_t{options.max_queue_mib} << 20;
+  const int64_t kept = kOwnBytes + std::min(frames, memory.total_bytes / 4);
+  const int64_t left = memory.total_bytes - kept;
+  if (left >= expert_bytes) return left;
+  return absl::ResourceExhaustedError(
+      absl::StrCat("expert worker ", options.name, " may use ", FormatBytes(memory.total_bytes),
+                   " of memory (limit: ", memory.reason, "), of which ", FormatBytes(kept),
+                   " are for itself and frames in flight: no expert of ", FormatBytes(expert_bytes),
+                   " fits; raise the limit, or set expert.memory"));
 }
 
 }  // namespace
@@ -115,12 +137,12 @@ struct Worker::State {
 
 absl::Status Worker::State::Open(const CommonOptions& common, const ExpertOptions& options) {
   name = options.name;
-  capacity_bytes = options.memory.bytes;
   ASSIGN_OR_RETURN(secret, rpc::ClusterSecret::Load(common.cluster_secret_file));
   ASSIGN_OR_RETURN(tls, rpc::StartClusterTls(common.tls, common.tls_server_name, &registry));
   cluster = std::make_shared<rpc::ClusterId>(common.cluster_id);
   ASSIGN_OR_RETURN(model::ServedModel model, model::OpenServedModel(common));
   identity = std::move(model.identity);
+  ASSIGN_OR_RETURN(capacity_bytes, CapacityFor(options, identity.expert_bytes));
   experts = std::make_unique<experts::ExpertSet>(std::move(model.stored), model.formats);
   return absl::OkStatus();
 }

@@ -336,7 +336,8 @@ void AllOptions::Bind(Settings& s) {
         "longest wait for an expert without a live worker, ms");
 
   BindMember("expert", expert, s);
-  s.Add("expert", "memory", &expert.memory, "memory for experts, bytes; auto: no limit");
+  s.Add("expert", "memory", &expert.memory,
+        "memory for experts, bytes; auto: of the machine or container, all but what frames need");
   s.Add("expert", "max_queue_mib", &expert.max_queue_mib,
         "frames in flight before a stream is paused, MiB");
   s.Add("expert", "host_socket", &expert.host_socket,

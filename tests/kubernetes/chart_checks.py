@@ -26,6 +26,8 @@ REFUSED = [
     ("experts.pools.main.resources.limits.memory=8GB", "/experts/pools/main/resources/limits/memory"),
     ("experts.pools.main.model.numerics=int3", "/experts/pools/main/model/numerics"),
     ("model.delivery=ftp", "/model/delivery"),
+    ("model.file=/tales.pack", "/model/file"),
+    ("gateway.settings.class_weights=urgent=3", "/gateway/settings/class_weights"),
     ("model.hostPath.path=models/tales", "/model/hostPath/path"),
     ("images.digests.gateway=sha256:12", "/images/digests/gateway"),
     ("logLevel=loud", "/logLevel"),
@@ -43,6 +45,7 @@ REFUSED = [
     ("autoscaling.provider=keda,engines.pools.main.autoscaling.enabled=true,engines.pools.main.autoscaling.schedules[0].timezone=UTC,"
      "engines.pools.main.autoscaling.schedules[0].start=0 7 * * *,engines.pools.main.autoscaling.schedules[0].end=0 9 * * *,"
      "engines.pools.main.autoscaling.schedules[0].replicas=20", "engines.pools.main.autoscaling: a schedule wants 20 replicas"),
+    ("experts.pools.main.model.numerics=int8", "experts.pools.main.model.numerics: int8, and model.numerics is auto"),
     ("gateway.strategy.maxSurge=0", "gateway.strategy"),
     ("engines.pools.main.strategy.maxSurge=0%", "engines.pools.main.strategy"),
     ("gateway.allowedHosts[0]=a.*.example", "/gateway/allowedHosts/0"),
@@ -56,6 +59,8 @@ TAKEN = [
     ({"gateway": {"settings": {"class_weights": "realtime=0.5,batch=1e-3", "max_connections": 1000000}}}, "max_connections: 1000000"),
     ({"gateway": {"ingress": {"enabled": True, "host": "*.llm.example", "tlsSecret": "s"}}}, 'host: "*.llm.example"'),
     ({"gateway": {"allowedHosts": ["*.llm.example"]}}, ",*.llm.example"),
+    ({"model": {"file": "tales-int8.pack"}}, "model: /model/tales-int8.pack"),
+    ({"model": {"numerics": "int8"}, "experts": {"pools": {"main": {"model": {"file": "int8.pack"}}}}}, "model: /model/int8.pack"),
     ({"tls": {"clients": {"enabled": True, "existingSecret": "s"}},
       "gateway": {"ingress": {"enabled": True, "host": "a.example", "backendTlsAnnotations": {"example.com/backend": "HTTPS"}}}}, "example.com/backend: HTTPS"),
     ({"engines": {"defaults": {"autoscaling": {"enabled": True}}}}, 'metric: {name: conclave_first_token_p99_seconds}\n        target: {type: Value, value: "1"}'),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import time
 
 import scaling_checks
@@ -11,6 +12,7 @@ from report import Problem, expect
 from serving_checks import NAMESPACE, VALUES
 
 MODEL = ROOT / "models" / "tales"
+VOLUMES = ("good", "short", "packed", "other")
 LOST = 'ALERTS{alertname="ConclaveWorkerLost",alertstate="firing"}'
 
 
@@ -43,13 +45,19 @@ def wrong_pods(kube, service, volumes):
     for file in (volumes / "short").glob("*.safetensors"):
         with open(file, "r+b") as weights:
             weights.truncate(file.stat().st_size // 2)
-    for name in ("good", "short"):
+    # The same model in one file, and one of another class, whose fingerprint is another.
+    for name, numerics in (("packed", "bf16"), ("other", "int8")):
+        (volumes / name).mkdir()
+        subprocess.run([ROOT / "build/conclave", "pack", MODEL, "--format", numerics, "--out", volumes / name / "tales.pack"], check=True, capture_output=True)
+    for name in VOLUMES:
         make_volume(kube, name, volumes / name)
     pools = {
         "good": {"model": claim("good")},
+        "packed": {"model": {**claim("packed"), "file": "tales.pack"}},
         "absent": {"model": claim("nowhere")},
         "short": {"model": claim("short")},
-        "other": {"model": {"numerics": "f32"}},
+        "other": {"model": {**claim("other"), "file": "tales.pack"}},
+        "tight": {"resources": {"requests": {"memory": "32Mi"}, "limits": {"memory": "64Mi"}}},
     }
     poor = {"settings": {"kv_memory": "4GiB"}, "resources": {"requests": {"memory": "64Mi"}, "limits": {"memory": "256Mi"}}}
     values = json.dumps({
@@ -63,8 +71,8 @@ def wrong_pods(kube, service, volumes):
         kube.kubectl("delete", "deployment,secret", "-n", NAMESPACE, "--ignore-not-found", "demo-conclave-expert-stranger", "stranger")
         kube.helm("upgrade", "demo", CHART, "-n", NAMESPACE, *VALUES, "--wait", "--timeout", "90s", timeout=100)
         wait_settled(kube)
-        kube.kubectl("delete", "pvc", "-n", NAMESPACE, "good", "short")
-        kube.kubectl("delete", "pv", "good", "short")
+        kube.kubectl("delete", "pvc", "-n", NAMESPACE, *VOLUMES)
+        kube.kubectl("delete", "pv", *VOLUMES)
     return f"{note}; {load.no_failures()}"
 
 
@@ -75,18 +83,20 @@ def they_say(kube, values):
         said(kube, "absent", 'persistentvolumeclaim "nowhere" not found'),
         said(kube, "short", "model.safetensors"),
         said(kube, "stranger", "another cluster secret"),
-        said(kube, "poor", "kv_memory", "engine"),
+        said(kube, "poor", "engine.kv_memory is 4.0 GiB and ", "engine"),
+        said(kube, "tight", "are for itself and frames in flight: no expert of"),
         said(kube, "other", "it gets no work until an engine serves the same checkpoint and numerics"),
     ]
-    kube.wait_rollout(NAMESPACE, "demo-conclave-expert-good", 60)
-    for pool, component in (("absent", "expert"), ("short", "expert"), ("stranger", "expert"), ("poor", "engine")):
+    for pool in ("good", "packed"):
+        kube.wait_rollout(NAMESPACE, f"demo-conclave-expert-{pool}", 60)
+    for pool, component in (("absent", "expert"), ("short", "expert"), ("stranger", "expert"), ("tight", "expert"), ("poor", "engine")):
         for pod in kube.objects("pods", NAMESPACE, pods_of(component, pool)):
             expect(not any(status["ready"] for status in pod["status"].get("containerStatuses", [])), f"the pod of {pool} is ready")
     others = kube.objects("pods", NAMESPACE, pods_of("expert", "other"))
     expect(len(others) == 1, f"{len(others)} pods have another fingerprint, 1 was wanted")
     expect(not is_ready(others[0]), "a worker with another fingerprint is ready")
     expect(rows(others[0]) == 0, "a worker with another fingerprint has computed rows")
-    return f"{len(notes)} kinds, and a volume that is good"
+    return f"{len(notes)} kinds, and two volumes that are good, one of them of a packed file"
 
 
 def claim(name):

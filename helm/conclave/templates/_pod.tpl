@@ -4,7 +4,7 @@
 {{- define "conclave.commonSettings" -}}
 {{- $fullname := include "conclave.fullname" .root -}}
 {{- with .model }}
-model: /model
+model: /model{{ with .file }}/{{ . }}{{ end }}
 served_name: {{ .name | quote }}
 numerics: {{ .numerics }}
 {{- end }}
@@ -108,6 +108,20 @@ livenessProbe:
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: CONCLAVE_{{ .section }}_ADVERTISE
   valueFrom: {fieldRef: {fieldPath: status.podIP}}
+{{- end }}
+
+{{/*
+Refuses a pool of another numerics class than the gateway's: no engine would ever ask it. A packed file has its own, which only
+the programs know: (dict "root" $ "model" $model "path" "where it stands in the values").
+*/}}
+{{- define "conclave.checkNumerics" -}}
+{{- $classes := dict "auto" "bf16" }}
+{{- $one := .root.Values.model }}
+{{- $ours := default $one.numerics (get $classes $one.numerics) }}
+{{- $theirs := default .model.numerics (get $classes .model.numerics) }}
+{{- if and (not $one.file) (not .model.file) (ne $ours $theirs) }}
+{{- fail (printf "%s.model.numerics: %s, and model.numerics is %s: pools of one model compute alike; install another release for another class" .path .model.numerics $one.numerics) }}
+{{- end }}
 {{- end }}
 
 {{/* (dict "root" $ "model" $model); without a model: none is mounted. */}}

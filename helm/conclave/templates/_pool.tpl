@@ -8,6 +8,7 @@ Ports are the component's first and 1000 above it.
 {{- $fullname := include "conclave.fullname" $root }}
 {{- $spec := mustMergeOverwrite (deepCopy (get $root.Values .group).defaults) .own }}
 {{- $model := mustMergeOverwrite (deepCopy $root.Values.model) $spec.model }}
+{{- include "conclave.checkNumerics" (dict "root" $root "model" $model "path" (printf "%s.pools.%s" .group .pool)) }}
 {{- $name := printf "%s-%s-%s" $fullname $component .pool }}
 {{- $labels := dict "root" $root "component" $component "pool" .pool }}
 {{- $pod := dict "root" $root "component" $component "pool" .pool "spec" $spec "account" $fullname }}
