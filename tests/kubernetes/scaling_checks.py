@@ -15,7 +15,12 @@ STREAM = ["--pace", 10, "--tokens", 20]
 IDEAL_SECONDS = 2.0
 SLO_SECONDS = 3.0  # 95 of 100 streams, with two processors for all pods
 STEP = 5
-DEPLOYMENTS = {"gateway": "demo-conclave-gateway", "engine": "demo-conclave-engine-main", "expert": "demo-conclave-expert-main"}
+DEPLOYMENTS = {
+    "gateway": "demo-conclave-gateway",
+    "engine": "demo-conclave-engine-main",
+    "expert": "demo-conclave-expert-main",
+    "small": "demo-conclave-expert-small",
+}
 
 
 def check(report, kube, service):
@@ -25,7 +30,7 @@ def check(report, kube, service):
     report.check(f"load x{STEP}: gateways and experts scaled out and within the SLO <= 30 s after it", step, kube, service)
     report.check("Prometheus down: nothing is scaled, nothing fails", without_prometheus, kube, service)
     report.check("scaled down again when the load is over: 0 failed", down, kube, service)
-    report.check("P99 of the first tokens above its target: engines are added", breach, kube, service)
+    report.check("P99 of first tokens, KV use, queued tokens, queue time above their targets: each adds to its own pool", breach, kube, service)
 
 
 def start(kube):
@@ -63,7 +68,7 @@ def metrics_are_there(kube):
         active = [condition for scaler in scalers for condition in scaler["status"].get("conditions", []) if condition["type"] == "ScalingActive"]
         full = all(len(scaler["status"].get("currentMetrics") or []) == len(scaler["spec"]["metrics"]) for scaler in scalers)
         valid = all(any(entry.values()) for scaler in scalers for entry in scaler["status"].get("currentMetrics") or [])
-        return len(scalers) == 3 and len(active) == 3 and full and valid and all(c["status"] == "True" for c in active)
+        return len(scalers) == len(active) == len(DEPLOYMENTS) and full and valid and all(c["status"] == "True" for c in active)
 
     try:
         until("the autoscalers are active", 60, seen, every=1)
@@ -74,8 +79,9 @@ def metrics_are_there(kube):
     return ", ".join(sorted(scaler["metadata"]["name"] for scaler in kube.objects("hpa", NAMESPACE)))
 
 
-def ready(kube, component):
-    return sum(map(is_ready, kube.objects("pods", NAMESPACE, pods_of(component))))
+def ready(kube, component, pool=None):
+    pool = pool or ("main" if component != "gateway" else None)
+    return sum(map(is_ready, kube.objects("pods", NAMESPACE, pods_of(component, pool))))
 
 
 def counts(kube):
@@ -94,6 +100,7 @@ def step(kube, service):
         after = counts(kube)
     low.no_failures(5)
     high.no_failures(50)
+    expect(after["small"] == before["small"] == 1, f"the pool with few experts was scaled with the other: {before} -> {after}")
     late = sorted(length for at, length in high.result["times"] if at >= 30)
     expect(len(late) >= 20, f"only {len(late)} streams after 30 s")
     p95 = late[len(late) * 95 // 100]
@@ -109,19 +116,29 @@ def longest(load):
 
 
 def breach(kube, service):
-    """Little load, and a target that no first token meets: of all that the autoscaler looks at nothing else asks for more."""
-    before = counts(kube)["engine"]
-    expect(before == 2, f"{before} engines, 2 were wanted")
-    with Load(service, "--clients", 4, *STREAM) as load:
+    """Little load, and for each pool a target that it misses: of all that its autoscaler looks at nothing else asks for more."""
+    before = counts(kube)
+    expect(before["engine"] == 2 and before["expert"] == 2 and before["small"] == 1, f"{before} before anything is breached")
+    wanted = {("engine", "main"): 3, ("engine", "kv"): 2, ("engine", "queue"): 2, ("expert", "small"): 2}
+    took = {}
+    with Load(service, "--clients", 12, *STREAM) as load:
         try:
-            upgrade(kube, "--set", "engines.defaults.autoscaling.targets.firstTokenP99Seconds=0.001")
+            upgrade(kube, "-f", HERE / "breach.yaml")
             began = time.monotonic()
-            until("an engine is added", 60, lambda: ready(kube, "engine") > before, every=0.5)
-            took = time.monotonic() - began
+
+            def grown():
+                for pool, count in wanted.items():
+                    if pool not in took and ready(kube, *pool) >= count:
+                        took[pool] = time.monotonic() - began
+                return len(took) == len(wanted)
+
+            until(f"one more in each of {', '.join('/'.join(pool) for pool in wanted)}", 90, grown, every=0.5)
+            after = counts(kube)
         finally:
             upgrade(kube)
-        until("the engine goes again", 60, lambda: ready(kube, "engine") == before, every=0.5)
-    return f"after {took:.0f} s; {load.no_failures(10)}"
+        expect(after["expert"] == before["expert"], f"main experts were scaled with the small pool: {before} -> {after}")
+        until("they go again", 90, lambda: ready(kube, "engine") == 2 and ready(kube, "expert", "small") == 1, every=0.5)
+    return f"after {', '.join(f'{took[pool]:.0f} s ({pool[1]})' for pool in wanted)}; {load.no_failures(10)}"
 
 
 def without_prometheus(kube, service):
