@@ -69,11 +69,16 @@ absl::Status LoadedModel::LoadExperts() {
   const int64_t total =
       static_cast<int64_t>(model.identity.moe_layers.size()) * model.identity.num_experts;
   int64_t done = 0;
+  const auto at_once = static_cast<int32_t>(experts::NumAtOnce(model.identity.expert_bytes));
   for (const int32_t layer : model.identity.moe_layers) {
-    for (int32_t expert = 0; expert < model.identity.num_experts; ++expert) {
+    for (int32_t first = 0; first < model.identity.num_experts; first += at_once) {
       if (*parts_.stop) return absl::CancelledError("the engine was stopped while it loaded");
-      RETURN_IF_ERROR(experts_->Load({layer, expert}, &context_->pool()));
-      parts_.progress("loading experts", ++done, total);
+      std::vector<weights::ExpertId> ids;
+      const int32_t end = std::min(first + at_once, model.identity.num_experts);
+      for (int32_t expert = first; expert < end; ++expert) ids.push_back({layer, expert});
+      RETURN_IF_ERROR(experts_->LoadAll(ids, &context_->pool()));
+      done += static_cast<int64_t>(ids.size());
+      parts_.progress("loading experts", done, total);
     }
   }
   local_dispatch_ = std::make_unique<LocalDispatch>(experts_.get(), parts_.clock, context_.get());

@@ -83,25 +83,32 @@ bool Holdings::Step(const placement::ExpertKeys& target, kernels::ThreadPool* po
     experts_.Release(IdOf(key));
     return true;
   }
+  const size_t most = experts::NumAtOnce(options_.expert_bytes);
+  std::vector<weights::ExpertId> missing;
   for (const placement::ExpertKey& key : target) {
-    if (held.contains(key)) continue;
-    absl::Status loaded;
-    if (options_.capacity_bytes > 0 &&
-        static_cast<int64_t>(experts_.bytes()) + options_.expert_bytes > options_.capacity_bytes) {
+    if (!held.contains(key)) missing.push_back(IdOf(key));
+    if (missing.size() == most) break;
+  }
+  if (missing.empty()) return false;
+  absl::Status loaded;
+  if (options_.capacity_bytes > 0) {
+    const int64_t room = options_.capacity_bytes - static_cast<int64_t>(experts_.bytes());
+    const int64_t fit = room / std::max<int64_t>(options_.expert_bytes, 1);
+    if (fit < 1) {
       loaded = absl::ResourceExhaustedError(absl::StrCat(
-          "layer ", key.layer, " expert ", key.expert,
+          "layer ", missing[0].layer, " expert ", missing[0].expert,
           " does not fit: ", FormatBytes(static_cast<int64_t>(experts_.bytes())), " of ",
           FormatBytes(options_.capacity_bytes), " are taken; raise expert.memory or add a worker"));
-    } else {
-      loaded = experts_.Load(IdOf(key), pool);
     }
-    MutexLock lock(mutex_);
-    if (!loaded.ok() && problem_.empty())
-      LogError("cannot load an expert", {{"reason", std::string(loaded.message())}});
-    problem_ = std::string(loaded.message());
-    return loaded.ok();
+    missing.resize(static_cast<size_t>(
+        std::min<int64_t>(std::max<int64_t>(fit, 0), static_cast<int64_t>(missing.size()))));
   }
-  return false;
+  if (loaded.ok()) loaded = experts_.LoadAll(missing, pool);
+  MutexLock lock(mutex_);
+  if (!loaded.ok() && problem_.empty())
+    LogError("cannot load an expert", {{"reason", std::string(loaded.message())}});
+  problem_ = std::string(loaded.message());
+  return loaded.ok();
 }
 
 void Holdings::Run() {

@@ -1,11 +1,18 @@
 #include "shared/experts/expert_set.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "shared/base/status_macros.h"
 
 namespace conclave::experts {
+
+size_t NumAtOnce(int64_t expert_bytes) {
+  constexpr int64_t kBytes = int64_t{128} << 20;
+  return static_cast<size_t>(
+      std::clamp<int64_t>(kBytes / std::max<int64_t>(expert_bytes, 1), 1, 64));
+}
 
 ExpertSet::ExpertSet(std::shared_ptr<const weights::StoredModel> model,
                      const weights::WeightFormats& formats)
@@ -18,6 +25,22 @@ absl::Status ExpertSet::Load(weights::ExpertId id, kernels::ThreadPool* pool) {
   held_.emplace(
       id, std::move(
               loaded));  // a concurrent Load of the same expert may have come first: keep that one
+  return absl::OkStatus();
+}
+
+absl::Status ExpertSet::LoadAll(std::span<const weights::ExpertId> ids, kernels::ThreadPool* pool) {
+  if (pool == nullptr || model_->packed() == nullptr) {
+    for (const weights::ExpertId id : ids) RETURN_IF_ERROR(Load(id, pool));
+    return absl::OkStatus();
+  }
+  // An expert has three matrices, which never occupy two threads evenly.
+  std::vector<absl::Status> found(ids.size());
+  pool->ParallelFor(static_cast<int64_t>(ids.size()), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      found[static_cast<size_t>(i)] = Load(ids[static_cast<size_t>(i)]);
+    }
+  });
+  for (const absl::Status& each : found) RETURN_IF_ERROR(each);
   return absl::OkStatus();
 }
 

@@ -19,6 +19,10 @@
 
 namespace conclave::experts {
 
+// How many experts of this size to load between two looks at what else is to be done: some tenths
+// of a second's worth where weights are converted.
+size_t NumAtOnce(int64_t expert_bytes);
+
 // Loaded experts by (layer, expert). Thread-safe: the control thread loads and releases while the
 // compute thread finds.
 class ExpertSet {
@@ -29,6 +33,9 @@ class ExpertSet {
   // Maps and packs the expert, outside of the lock, on the threads of `pool` (null: on this one
   // alone); nothing to do when it is held. NOT_FOUND if the model has no such expert.
   absl::Status Load(weights::ExpertId id, kernels::ThreadPool* pool = nullptr);
+  // The same for several; from a packed file each on one thread, several at a time. What could be
+  // loaded stays, whatever is wrong with others.
+  absl::Status LoadAll(std::span<const weights::ExpertId> ids, kernels::ThreadPool* pool);
   // Forgets the expert. A computation that found it before still finishes: memory goes with the
   // last user.
   void Release(weights::ExpertId id);

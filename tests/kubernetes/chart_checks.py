@@ -7,7 +7,7 @@ import subprocess
 
 import reachability
 import yaml
-from kube import CHART, HERE
+from kube import CHART, HERE, ROOT
 from report import expect
 
 VERSION = ["--kube-version", "1.33.13"]
@@ -125,6 +125,26 @@ def protocols_are_those_of_the_ports(tools):
         for service in services:
             found = {port["name"]: port.get("appProtocol") for port in service["spec"]["ports"]}
             expect(found == wanted, f"{service['metadata']['name']}: {found}, wanted {wanted}")
+
+
+def labels_are_those_of_the_pod_monitor(tools):
+    """The PodMonitor gives metrics the labels that the scrape configuration of deploy/kubernetes/monitoring.yaml gives, which runs here."""
+    monitor = next(found for found in render(tools, "--set", "monitoring.podMonitor.enabled=true") if found["kind"] == "PodMonitor")["spec"]
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    objects = yaml.safe_load_all((ROOT / "deploy/kubernetes/monitoring.yaml").read_text())
+    config = next(found["data"]["prometheus.yml"] for found in objects if found["kind"] == "ConfigMap")
+    (job,) = yaml.safe_load(config)["scrape_configs"]
+    kept = {tuple(rule["source_labels"]): rule["regex"] for rule in job["relabel_configs"] if rule.get("action") == "keep"}
+    expect(kept[("__meta_kubernetes_pod_container_port_name",)] == endpoint["port"], f"ports: {kept}, and {endpoint['port']}")
+    name = monitor["selector"]["matchLabels"]["app.kubernetes.io/name"]
+    expect(kept[("__meta_kubernetes_pod_label_app_kubernetes_io_name",)] == name, f"pods: {kept}, and {name}")
+    given = {rule["targetLabel"]: tuple(rule.get("sourceLabels", [rule.get("replacement")])) for rule in endpoint["relabelings"]}
+    # The operator gives these two by itself.
+    given |= {"namespace": ("__meta_kubernetes_namespace",), "pod": ("__meta_kubernetes_pod_name",)}
+    ours = {rule["target_label"]: tuple(rule["source_labels"]) for rule in job["relabel_configs"] if "target_label" in rule}
+    ours["job"] = (job["job_name"],)
+    expect(given == ours, f"labels: {given}, and {ours}")
+    return ", ".join(sorted(ours))
 
 
 def windows_follow_the_setting(tools):
@@ -304,6 +324,7 @@ def check(report, tools, programs):
     report.check("wrong values are refused with the path named", refuses_wrong_values, tools)
     report.check("good values are taken", takes_good_values, tools)
     report.check("ports say which protocol they speak", protocols_are_those_of_the_ports, tools)
+    report.check("metrics have the same labels with and without the operator", labels_are_those_of_the_pod_monitor, tools)
     report.check("rates are taken over the window that is set", windows_follow_the_setting, tools)
     report.check("the schema takes no unknown key", schema_is_strict)
     report.check("the schema and values.yaml have the same keys", schema_covers_values)

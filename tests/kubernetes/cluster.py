@@ -286,7 +286,7 @@ class Cluster:
             "--use-service-account-credentials=true", f"--service-account-private-key-file={keys}/accounts.key",
             f"--root-ca-file={keys}/ca.crt", "--allocate-node-cidrs=false", f"--service-cluster-ip-range={SERVICE_NETWORK}",
             "--bind-address=127.0.0.1", "--leader-elect=false", "--horizontal-pod-autoscaler-sync-period=3s",
-            "--node-monitor-grace-period=12s", "--node-monitor-period=2s",
+            "--concurrent-horizontal-pod-autoscaler-syncs=10", "--node-monitor-grace-period=12s", "--node-monitor-period=2s",
         )  # fmt: skip
         scheduler = f"{keys}/scheduler.kubeconfig"
         self.start(

@@ -5,6 +5,7 @@ repository; `conclave` is the build's. Every block must be run once in a full ru
 """
 
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -49,6 +50,20 @@ class Document:
             "HOME": str(self.folder), "CONCLAVE_STATE_DIR": str(self.folder / "state"),
         }  # fmt: skip
         self.folder.joinpath("state").mkdir()
+
+    def replace(self, path, text):
+        """Puts a file in the place of one of the repository's, for the commands that name it."""
+        at = self.folder
+        for part in pathlib.Path(path).parent.parts:
+            at = at / part
+            if at.is_symlink():
+                real = at.resolve()
+                at.unlink()
+                at.mkdir()
+                for child in real.iterdir():
+                    (at / child.name).symlink_to(child)
+        (at / pathlib.Path(path).name).unlink(missing_ok=True)
+        (self.folder / path).write_text(text)
 
     def run(self, heading, number=0, timeout=150, outside=False, **environment):
         """Runs one block, and returns what it prints; a Problem when one of its commands fails."""

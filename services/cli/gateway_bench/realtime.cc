@@ -1,6 +1,6 @@
 // Times between the tokens of a tenant's realtime requests, alone and beside another tenant whose
-// batch requests take all that is left; with experts on workers, so that frames and micro-batches
-// are at work.
+// batch requests take all that is left; with experts on workers, so that the order of frames
+// is at work.
 #include <atomic>
 #include <chrono>
 #include <thread>
