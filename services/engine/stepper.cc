@@ -10,8 +10,10 @@
 namespace conclave::engine {
 namespace {
 
-constexpr int64_t kWarmUpPrompt = 64;
+constexpr int64_t kWarmUpPrompt = 32;
 constexpr int64_t kWarmUpTokens = 8;
+// A slow model's warm-up ends with the first token after this.
+constexpr Duration kWarmUpTime = std::chrono::milliseconds(100);
 
 double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
@@ -249,8 +251,14 @@ absl::Status Stepper::WarmUp() {
   }
   request.arrived = parts_.clock->Now();
   Start(std::move(request));
+  const TimePoint enough = parts_.clock->Now() + kWarmUpTime;
   while (const Sequence* sequence = scheduler_.Find(key)) {
     Step();
+    if (parts_.clock->Now() >= enough && sequence == scheduler_.Find(key) &&
+        sequence->num_generated() >= 2) {
+      scheduler_.Remove(key);
+      break;
+    }
     if (scheduler_.Find(key) == sequence && sequence->missing_since.has_value()) {
       const absl::Status missing = sequence->missing;
       scheduler_.Remove(key);

@@ -14,7 +14,8 @@ namespace conclave::expert {
 namespace {
 
 constexpr std::chrono::milliseconds kIdleWait{500};
-constexpr std::chrono::milliseconds kReportPeriod{100};
+// Each report of what is held makes the controller tell everybody.
+constexpr std::chrono::milliseconds kReportPeriod{500};
 // An expert that could not be loaded is tried again after this.
 constexpr std::chrono::milliseconds kRetryDelay{1000};
 
