@@ -132,17 +132,6 @@ TEST_F(EngineTest, ContextAndKvMemoryFollowTheSettings) {
   EXPECT_EQ(gateway.hello->context_tokens(), 96);
 }
 
-TEST_F(EngineTest, LoadingFailsByNameWhenTheCacheCannotHoldTheContext) {
-  options_.context = 512;
-  options_.kv_memory.bytes = 4096;
-  auto engine = Engine::Start(common_, options_);
-  ASSERT_TRUE(engine.ok()) << engine.status();
-  EXPECT_TRUE(WaitFor([&] { return !(*engine)->Failure().ok(); }));
-  EXPECT_THAT(std::string((*engine)->Failure().message()),
-              AllOf(HasSubstr("512"), HasSubstr("kv_memory")));
-  EXPECT_FALSE((*engine)->ready());
-}
-
 TEST_F(EngineTest, RefusesUnusableSettingsByName) {
   struct Case {
     std::function<void(CommonOptions&, EngineOptions&)> spoil;
@@ -154,6 +143,10 @@ TEST_F(EngineTest, RefusesUnusableSettingsByName) {
       {[](auto& c, auto&) { c.numerics = "int3"; }, "int3"},
       {[](auto&, auto& e) { e.cpu_level = "mmx"; }, "mmx"},
       {[](auto&, auto& e) { e.context = 1 << 30; }, "engine.context is 1073741824"},
+      // Before anything is loaded.
+      {[](auto&, auto& e) { e.context = 512, e.kv_memory.bytes = 4096; },
+       "engine.kv_memory is 4 KiB, room for 0 tokens"},
+      {[](auto&, auto& e) { e.kv_memory.bytes = int64_t{1} << 50; }, "(limit: "},
       {[](auto&, auto& e) { e.listen = "nonsense"; }, "nonsense"},
       {[](auto&, auto& e) { e.ops_listen = "127.0.0.1:999999"; }, "999999"},
       {[](auto& c, auto&) { c.cluster_secret_file = "/no/secret"; }, "/no/secret"},

@@ -184,6 +184,7 @@ def without_prometheus(kube, service):
     before = counts(kube)
     expect(before["gateway"] > 1 or before["expert"] > 2, f"{before}: nothing could be scaled down")
     kube.kubectl("scale", "-n", "monitoring", "deployment/prometheus", "--replicas=0")
+    kube.apply(json.dumps(refusing(kube)))
     try:
         with Load(service, "--clients", 4, *STREAM) as load:
             # No load to speak of: with metrics the autoscalers would go down within seconds.
@@ -200,9 +201,20 @@ def without_prometheus(kube, service):
             except Problem as problem:
                 raise Problem(f"{problem}; these see: {sighted(kube)}; Prometheus' pods: {monitoring_pods(kube)}") from None
     finally:
+        kube.kubectl("delete", "endpointslice", "-n", "monitoring", "prometheus-refuses")
         kube.kubectl("scale", "-n", "monitoring", "deployment/prometheus", "--replicas=1")
         kube.wait_rollout("monitoring", "prometheus", 60)
     return f"held {before}; {load.no_failures(10)}"
+
+
+def refusing(kube):
+    """An address of Prometheus' Service where nobody listens: its clients are refused at once, and need not wait for their timeouts."""
+    addresses = [entry["address"] for entry in kube.object("node", "default", "node1")["status"]["addresses"] if entry["type"] == "InternalIP"]
+    return {
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "prometheus-refuses", "namespace": "monitoring", "labels": {"kubernetes.io/service-name": "prometheus"}},
+        "endpoints": [{"addresses": addresses, "conditions": {"ready": True}}], "ports": [{"name": "", "port": 9090, "protocol": "TCP"}],
+    }  # fmt: skip
 
 
 def sighted(kube):
