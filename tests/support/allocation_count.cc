@@ -8,25 +8,33 @@ namespace {
 
 std::atomic<int64_t> num_allocations{0};
 
-void* Allocate(std::size_t bytes) {
+void* Allocate(std::size_t bytes) noexcept {
   num_allocations.fetch_add(1, std::memory_order_relaxed);
-  if (void* p = std::malloc(bytes == 0 ? 1 : bytes)) return p;
-  throw std::bad_alloc();
+  return std::malloc(bytes == 0 ? 1 : bytes);
 }
 
-void* AllocateAligned(std::size_t bytes, std::align_val_t alignment) {
+void* Allocate(std::size_t bytes, std::align_val_t alignment) noexcept {
   num_allocations.fetch_add(1, std::memory_order_relaxed);
   const auto unit = static_cast<std::size_t>(alignment);
-  if (void* p = std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit)) return p;
-  throw std::bad_alloc();
+  return std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit);
+}
+
+void* OrThrow(void* p) {
+  if (p == nullptr) throw std::bad_alloc();
+  return p;
 }
 
 }  // namespace
 
-// The other forms of new and delete call these.
-void* operator new(std::size_t bytes) { return Allocate(bytes); }
+// Those of arrays call these. The sanitizers' own forms that do not throw would not go with this
+// delete.
+void* operator new(std::size_t bytes) { return OrThrow(Allocate(bytes)); }
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return Allocate(bytes); }
 void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return AllocateAligned(bytes, alignment);
+  return OrThrow(Allocate(bytes, alignment));
+}
+void* operator new(std::size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept {
+  return Allocate(bytes, alignment);
 }
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }
