@@ -69,6 +69,9 @@ class BenchCommand final : public Command {
     app.add_option("--threads", threads_, "model, machine, kernels: threads; 0: one a core")
         ->check(CLI::Range(0, 1024))
         ->option_text("N [0]");
+    app.add_option("--cpu-level", cpu_level_,
+                   "machine, kernels: of the instructions: auto, reference, avx512, ...")
+        ->type_name("LEVEL");
     app.add_option("--only", only_, "kernels: those whose name contains it; may be repeated")
         ->type_name("TEXT")
         ->allow_extra_args(false);
@@ -127,7 +130,7 @@ class BenchCommand final : public Command {
   std::string prompt_ = serve_.prompts.front();
   bool json_ = false;
   std::vector<std::string> rows_, only_;
-  std::string echo_answers_;
+  std::string echo_answers_, cpu_level_ = "auto";
   std::optional<double> seconds_;
   int threads_ = 0;
   int32_t streams_ = 10'000;
@@ -157,6 +160,7 @@ absl::Status BenchCommand::CheckFlags() const {
       {{"model"}, {"FILE", "--expert-workers", "--prefill", "--batch", "--context", "--rounds"}},
       {{"gateway", "model", "machine", "kernels"}, {"--seconds"}},
       {{"model", "machine", "kernels"}, {"--threads"}},
+      {{"machine", "kernels"}, {"--cpu-level"}},
       {{"kernels"}, {"--only"}}};
   for (const Group& group : groups) {
     if (std::ranges::find(group.whats, what_) != group.whats.end()) continue;
@@ -191,11 +195,17 @@ int BenchCommand::Run(const Context& context) {
   }
   if (what_ == "model") return Model(context);
   if (what_ == "machine") {
-    return RunMachineBench({.threads = threads_, .seconds = seconds_.value_or(1), .json = json_});
+    return RunMachineBench({.threads = threads_,
+                            .seconds = seconds_.value_or(1),
+                            .cpu_level = cpu_level_,
+                            .json = json_});
   }
   if (what_ == "kernels") {
-    return RunKernelBench(
-        {.threads = threads_, .seconds = seconds_.value_or(0.5), .only = only_, .json = json_});
+    return RunKernelBench({.threads = threads_,
+                           .seconds = seconds_.value_or(0.5),
+                           .only = only_,
+                           .cpu_level = cpu_level_,
+                           .json = json_});
   }
   return Fail(absl::InvalidArgumentError(
       absl::StrCat("\"", what_,

@@ -251,7 +251,12 @@ std::string Checkpoint::FileOf(std::string_view name) const {
 
 std::string Checkpoint::Fingerprint(std::string_view numerics_class) const {
   FingerprintHash hash(numerics_class, NormalisedConfigText(state_->config));
-  for (const auto& [name, view] : state_->views) hash.AddTensor(name, view);
+  for (const auto& [name, view] : state_->views) {
+    hash.AddTensor(name, view);
+    // The samples are few, but about a megabyte was mapped for them; of a large model's tensors
+    // together that would be a good part of the memory.
+    Forget(name);
+  }
   return hash.Finish();
 }
 

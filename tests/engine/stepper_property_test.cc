@@ -89,6 +89,14 @@ RC_GTEST_PROP(StepperProperty, AnyScheduleGivesTheSameTokensWithLatentAttention,
   RunAnySchedule(LoadGolden("deepseek_v3", kernels::NumericsClass::kBf16));
 }
 
+RC_GTEST_PROP(StepperProperty, AnyScheduleGivesTheSameTokensInEightBits, ()) {
+  RunAnySchedule(LoadGolden("deepseek_v3", kernels::NumericsClass::kInt8));
+}
+
+RC_GTEST_PROP(StepperProperty, AnyScheduleGivesTheSameTokensInFourBits, ()) {
+  RunAnySchedule(LoadGolden("qwen3_moe", kernels::NumericsClass::kInt4));
+}
+
 RC_GTEST_PROP(StepperProperty, AnyScheduleGivesTheSameTokensWithGroupedAttention, ()) {
   RunAnySchedule(LoadGolden("qwen3_moe", kernels::NumericsClass::kBf16));
 }

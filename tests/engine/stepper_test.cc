@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -20,61 +21,74 @@ using kernels::NumericsClass;
 using std::chrono::milliseconds;
 using testing::HasSubstr;
 
-class StepperOfFamily : public testing::TestWithParam<const char*> {
- protected:
-  const GoldenModel& f32() { return LoadGolden(GetParam(), NumericsClass::kF32); }
-  const GoldenModel& bf16() { return LoadGolden(GetParam(), NumericsClass::kBf16); }
+constexpr const char* kFamilies[] = {
+    "deepseek_v2_lite", "deepseek_v2_full", "deepseek_v3", "mixtral",
+    "qwen2_moe",        "qwen3_moe",        "olmoe"};
 
-  // A hundred ids or more.
-  std::vector<int32_t> LongPrompt() {
-    std::vector<int32_t> prompt;
-    while (prompt.size() < 100) {
-      for (int32_t id : bf16().Prompt(2)) prompt.push_back(id);
-    }
-    return prompt;
-  }
+class StepperReferences : public testing::TestWithParam<const char*> {};
 
-  // Each of the mixture by itself, in an engine with room.
-  std::vector<Outcome> Alone(int count, int64_t max_tokens) {
-    GoldenEngine engine(bf16(), {.prefix_cache = false});
-    std::vector<Outcome> outcomes;
-    for (SequenceRequest& request : Mixture(engine, bf16(), count, max_tokens))
-      outcomes.push_back(engine.Run(std::move(request)));
-    return outcomes;
-  }
-};
-
-TEST_P(StepperOfFamily, GreedyTokensAreTheReferences) {
-  GoldenEngine engine(f32(), {});
-  for (size_t i = 0; i < f32().num_prompts(); ++i) {
-    const Outcome outcome = engine.Run(engine.Request(i, f32().Prompt(i), 32));
-    EXPECT_EQ(outcome.ids, f32().GreedyIds(i));
+TEST_P(StepperReferences, GreedyTokensAreTheReferences) {
+  const GoldenModel& model = LoadGolden(GetParam(), NumericsClass::kF32);
+  GoldenEngine engine(model, {});
+  for (size_t i = 0; i < model.num_prompts(); ++i) {
+    const Outcome outcome = engine.Run(engine.Request(i, model.Prompt(i), 32));
+    EXPECT_EQ(outcome.ids, model.GreedyIds(i));
     ASSERT_TRUE(outcome.finished.has_value());
     EXPECT_EQ(outcome.finished->reason, EndReason::kLength);
     EXPECT_GT(outcome.finished->kv_byte_seconds, -1);
   }
 }
 
+INSTANTIATE_TEST_SUITE_P(All, StepperReferences, testing::ValuesIn(kFamilies),
+                         [](const auto& info) { return std::string(info.param); });
+
+// In each of the formats that models are served in.
+class StepperOfFamily : public testing::TestWithParam<std::tuple<const char*, NumericsClass>> {
+ protected:
+  const GoldenModel& model() {
+    return LoadGolden(std::get<0>(GetParam()), std::get<1>(GetParam()));
+  }
+
+  // A hundred ids or more.
+  std::vector<int32_t> LongPrompt() {
+    std::vector<int32_t> prompt;
+    while (prompt.size() < 100) {
+      for (int32_t id : model().Prompt(2)) prompt.push_back(id);
+    }
+    return prompt;
+  }
+
+  // Each of the mixture by itself, in an engine with room.
+  std::vector<Outcome> Alone(int count, int64_t max_tokens) {
+    GoldenEngine engine(model(), {.prefix_cache = false});
+    std::vector<Outcome> outcomes;
+    for (SequenceRequest& request : Mixture(engine, model(), count, max_tokens))
+      outcomes.push_back(engine.Run(std::move(request)));
+    return outcomes;
+  }
+};
+
 TEST_P(StepperOfFamily, InCompanyEqualsAlone) {
   const std::vector<Outcome> alone = Alone(12, 24);
-  GoldenEngine engine(bf16(), {.num_blocks = 256, .threads = 2});
-  for (SequenceRequest& request : Mixture(engine, bf16(), 12, 24)) engine.Start(std::move(request));
+  GoldenEngine engine(model(), {.num_blocks = 256, .threads = 2});
+  for (SequenceRequest& request : Mixture(engine, model(), 12, 24))
+    engine.Start(std::move(request));
   engine.RunAll();
   for (size_t i = 0; i < alone.size(); ++i) ExpectSame(engine.Of(i + 1), alone[i]);
 }
 
 TEST_P(StepperOfFamily, SmallChunksEqualTheWholePrompt) {
   const std::vector<Outcome> alone = Alone(6, 12);
-  GoldenEngine engine(bf16(), {.num_blocks = 256, .step_budget_ms = 1e-6, .max_step_tokens = 7});
-  for (SequenceRequest& request : Mixture(engine, bf16(), 6, 12)) engine.Start(std::move(request));
+  GoldenEngine engine(model(), {.num_blocks = 256, .step_budget_ms = 1e-6, .max_step_tokens = 7});
+  for (SequenceRequest& request : Mixture(engine, model(), 6, 12)) engine.Start(std::move(request));
   engine.RunAll();
   for (size_t i = 0; i < alone.size(); ++i) ExpectSame(engine.Of(i + 1), alone[i]);
 }
 
 TEST_P(StepperOfFamily, PreemptedEqualsUndisturbed) {
   const std::vector<Outcome> alone = Alone(5, 80);
-  GoldenEngine engine(bf16(), {.num_blocks = 9, .context_tokens = 9 * 32});
-  for (SequenceRequest& request : Mixture(engine, bf16(), 5, 80)) engine.Start(std::move(request));
+  GoldenEngine engine(model(), {.num_blocks = 9, .context_tokens = 9 * 32});
+  for (SequenceRequest& request : Mixture(engine, model(), 5, 80)) engine.Start(std::move(request));
   engine.RunAll();
   EXPECT_GT(engine.stepper.scheduler().num_preemptions(), 0);
   for (size_t i = 0; i < alone.size(); ++i) ExpectSame(engine.Of(i + 1), alone[i]);
@@ -83,8 +97,8 @@ TEST_P(StepperOfFamily, PreemptedEqualsUndisturbed) {
 TEST_P(StepperOfFamily, ContinuedElsewhereEqualsUndisturbed) {
   const std::vector<Outcome> whole = Alone(6, 20);
   for (const size_t cut : {1, 7, 19, 20}) {
-    GoldenEngine engine(bf16(), {});
-    std::vector<SequenceRequest> requests = Mixture(engine, bf16(), 6, 20);
+    GoldenEngine engine(model(), {});
+    std::vector<SequenceRequest> requests = Mixture(engine, model(), 6, 20);
     for (size_t i = 0; i < requests.size(); ++i) {
       requests[i].generated_ids.assign(whole[i].ids.begin(), whole[i].ids.begin() + cut);
       engine.Start(std::move(requests[i]));
@@ -102,7 +116,7 @@ TEST_P(StepperOfFamily, ContinuedElsewhereEqualsUndisturbed) {
 }
 
 TEST_P(StepperOfFamily, EqualAddressesMeanEqualBytes) {
-  GoldenEngine engine(bf16(),
+  GoldenEngine engine(model(),
                       {.step_budget_ms = 1e-6, .max_step_tokens = 40, .prefix_cache = false});
   const std::vector<int32_t> prompt = LongPrompt();
   engine.Start(engine.Request(1, prompt, 50));
@@ -127,13 +141,13 @@ TEST_P(StepperOfFamily, EqualAddressesMeanEqualBytes) {
 
 // Turns of a chat, each with all that was said before: from a cache that has it, and from none.
 TEST_P(StepperOfFamily, AWarmPrefixGivesTheBitsOfAColdOne) {
-  GoldenEngine warm(bf16(), {});
+  GoldenEngine warm(model(), {});
   std::vector<int32_t> prompt = LongPrompt();
   int64_t computed = 0;  // positions that the turns before have left
   for (uint64_t turn = 1; turn <= 4; ++turn) {
     SequenceRequest request = warm.Request(turn, prompt, 30);
     request.sampling.top_logprobs = 3;
-    GoldenEngine cold(bf16(), {});
+    GoldenEngine cold(model(), {});
     const Outcome expected = cold.Run(request);
     const Outcome outcome = warm.Run(request);
     ExpectSame(outcome, expected);
@@ -144,9 +158,9 @@ TEST_P(StepperOfFamily, AWarmPrefixGivesTheBitsOfAColdOne) {
     prompt.insert(prompt.end(), {5, static_cast<int32_t>(turn), 9});
   }
   // The same again, in company of one that shares only its beginning, in chunks.
-  GoldenEngine small(bf16(), {.step_budget_ms = 1e-6, .max_step_tokens = 7});
+  GoldenEngine small(model(), {.step_budget_ms = 1e-6, .max_step_tokens = 7});
   prompt.resize(150);
-  const Outcome expected = GoldenEngine(bf16(), {}).Run(small.Request(1, prompt, 20));
+  const Outcome expected = GoldenEngine(model(), {}).Run(small.Request(1, prompt, 20));
   for (uint64_t id = 1; id <= 3; ++id) {
     std::vector<int32_t> other = prompt;
     other[75] ^= 1;
@@ -156,9 +170,14 @@ TEST_P(StepperOfFamily, AWarmPrefixGivesTheBitsOfAColdOne) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, StepperOfFamily,
-                         testing::Values("deepseek_v2_lite", "deepseek_v2_full", "deepseek_v3",
-                                         "mixtral", "qwen2_moe", "qwen3_moe", "olmoe"),
-                         [](const auto& info) { return std::string(info.param); });
+                         testing::Combine(testing::ValuesIn(kFamilies),
+                                          testing::Values(NumericsClass::kBf16,
+                                                          NumericsClass::kInt8,
+                                                          NumericsClass::kInt4)),
+                         [](const auto& info) {
+                           return std::string(std::get<0>(info.param)) + "_" +
+                                  std::string(kernels::NumericsClassName(std::get<1>(info.param)));
+                         });
 
 class StepperTest : public testing::Test {
  protected:

@@ -75,6 +75,7 @@ class RequestSchedulerTest : public testing::Test {
                                                     &cache_, &registry_, &clock_);
   }
 
+  static constexpr int32_t kPromptId = 5;  // all prompts repeat it
   struct Ask {
     QosClass qos = QosClass::kInteractive;
     const Tenant* tenant = nullptr;  // null: the nameless one
@@ -93,7 +94,7 @@ class RequestSchedulerTest : public testing::Test {
     generation.request_id = ask.id.empty() ? "r" + std::to_string(next_key_) : ask.id;
     generation.model = "tales";
     generation.fingerprint = ask.fingerprint;
-    generation.prompt_ids = std::vector<int32_t>(static_cast<size_t>(ask.prompt), 5);
+    generation.prompt_ids = std::vector<int32_t>(static_cast<size_t>(ask.prompt), kPromptId);
     generation.num_choices = ask.choices;
     generation.max_tokens = ask.answer;
     generation.qos = ask.qos;

@@ -29,7 +29,8 @@ class SimulatedEngine {
                                     .context_tokens = 4096,
                                     .vocab_size = 4096,
                                     .max_running = max_running,
-                                    .kv_tokens = kv_tokens};
+                                    .kv_tokens = kv_tokens,
+                                    .prefix_cache = true};
     engines->Bind(TimePoint(), Duration(0));
   }
 

@@ -44,6 +44,8 @@ class Eval(unittest.TestCase):
         self.assertEqual([kind["kind"] for kind in kinds], KINDS)
         for kind in kinds:
             self.assertGreaterEqual(kind["worst_relative_error"], kind["relative_error"])
+            own = [tensor["relative_error"] for tensor in told["weights"]["tensors"] if tensor["kind"] == kind["kind"]]
+            self.assertEqual((len(own), max(own)), (kind["tensors"], kind["worst_relative_error"]))
         return {kind["kind"]: kind["relative_error"] for kind in kinds}
 
     def test_the_reference_is_no_distance_from_itself(self):

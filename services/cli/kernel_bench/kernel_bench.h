@@ -10,9 +10,10 @@
 namespace conclave::cli {
 
 struct KernelBenchOptions {
-  int threads = 0;                // 0: as many as there are cores
-  double seconds = 0.5;           // of each kernel
-  std::vector<std::string> only;  // kernels whose name contains one of these; empty: all
+  int threads = 0;                 // 0: as many as there are cores
+  double seconds = 0.5;            // of each kernel
+  std::vector<std::string> only;   // kernels whose name contains one of these; empty: all
+  std::string cpu_level = "auto";  // of the instructions, as kernels::ParseCpuLevel knows them
   bool json = false;
 };
 

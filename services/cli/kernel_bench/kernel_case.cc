@@ -9,10 +9,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/attention.h"
+#include "kernels/cpu/rounded_rows.h"
+#include "kernels/elementwise.h"
 #include "kernels/ffn.h"
 #include "kernels/gate.h"
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
+#include "kernels/quantize.h"
+#include "kernels/rope.h"
 #include "kernels/sample.h"
 
 namespace conclave::cli {
@@ -140,18 +144,43 @@ NamedCase ExpertsCase(WeightFormat format, int64_t used, int64_t rows_each) {
           }};
 }
 
-// Latent attention of 16 heads after `before` tokens.
-NamedCase AttentionCase(int64_t before, int64_t rows) {
-  const std::string name = absl::StrCat("latent attention after ", before, " x ", rows);
+struct AttentionShape {
+  std::string name;
+  kernels::KvShape kv;
+  int32_t num_heads = 0;
+};
+
+const AttentionShape& Latent() {
+  static const AttentionShape shape = {.name = "latent attention",
+                                       .kv = {.numerics = kernels::NumericsClass::kBf16,
+                                              .num_kv_heads = 1,
+                                              .key_dim = 576,
+                                              .value_dim = 512,
+                                              .value_is_key_prefix = true},
+                                       .num_heads = 16};
+  return shape;
+}
+
+// Of Qwen3-30B-A3B.
+const AttentionShape& Grouped() {
+  static const AttentionShape shape = {.name = "grouped attention",
+                                       .kv = {.numerics = kernels::NumericsClass::kBf16,
+                                              .num_kv_heads = 4,
+                                              .key_dim = 128,
+                                              .value_dim = 128,
+                                              .value_is_key_prefix = false},
+                                       .num_heads = 32};
+  return shape;
+}
+
+// Of `rows` tokens after `before`.
+NamedCase AttentionCase(const AttentionShape& shape, int64_t before, int64_t rows) {
+  const std::string name = absl::StrCat(shape.name, " after ", before, " x ", rows);
   return {
       name, [=] {
         kernels::AttentionParameters parameters;
-        parameters.kv = {.numerics = kernels::NumericsClass::kBf16,
-                         .num_kv_heads = 1,
-                         .key_dim = 576,
-                         .value_dim = 512,
-                         .value_is_key_prefix = true};
-        parameters.num_heads = 16;
+        parameters.kv = shape.kv;
+        parameters.num_heads = shape.num_heads;
         parameters.scale = 0.05f;
         const int64_t blocks = (before + rows + kernels::kBlockTokens - 1) / kernels::kBlockTokens;
         const size_t block_bytes = kernels::KvBlockBytes(parameters.kv);
@@ -161,8 +190,10 @@ NamedCase AttentionCase(int64_t before, int64_t rows) {
         const std::shared_ptr<std::byte> pool(Allocate(sequence_bytes * sequences).release(),
                                               FreeBytes());
         std::memset(pool.get(), 0x3c, sequence_bytes * sequences);  // 0.0115 in bf16
-        auto queries = std::make_shared<std::vector<float>>(Numbers(rows * 16 * 576));
-        auto output = std::make_shared<std::vector<float>>(static_cast<size_t>(rows * 16 * 512));
+        const int64_t query_cols = int64_t{shape.num_heads} * shape.kv.key_dim;
+        const int64_t output_cols = int64_t{shape.num_heads} * shape.kv.value_dim;
+        auto queries = std::make_shared<std::vector<float>>(Numbers(rows * query_cols));
+        auto output = std::make_shared<std::vector<float>>(static_cast<size_t>(rows * output_cols));
         std::vector<int32_t> ids(static_cast<size_t>(blocks) * sequences);
         std::iota(ids.begin(), ids.end(), 0);
         const double pairs = static_cast<double>(rows) *
@@ -170,18 +201,132 @@ NamedCase AttentionCase(int64_t before, int64_t rows) {
         return KernelCase{
             .name = name,
             .bytes = static_cast<double>(sequence_bytes),
-            .operations = 2 * pairs * 16 * (576 + 512),
+            .operations = 2 * pairs * static_cast<double>(query_cols + output_cols),
             .type = WeightType::kBf16,
-            .run = [=, next = size_t{0}](Context& context) {
+            .run = [=, next = size_t{0}](Context& context) mutable {
               const auto own = std::span(ids).subspan(
-                  next % sequences * static_cast<size_t>(blocks), static_cast<size_t>(blocks));
+                  next++ % sequences * static_cast<size_t>(blocks), static_cast<size_t>(blocks));
               const kernels::SequenceRows sequence{0, rows, before, own};
               kernels::Attention(parameters, {pool.get(), static_cast<int64_t>(block_bytes)},
                                  {&sequence, 1},
-                                 DenseView<const float>(queries->data(), rows, 16 * 576),
-                                 DenseView(output->data(), rows, 16 * 512), context);
+                                 DenseView<const float>(queries->data(), rows, query_cols),
+                                 DenseView(output->data(), rows, output_cols), context);
             }};
       }};
+}
+
+// The absorbed factors of latent attention: a matrix [outputs, inputs] for each of 16 heads, of
+// which each row's heads lie `stride` apart.
+NamedCase HeadsCase(WeightFormat format, const std::string& what, int64_t outputs, int64_t inputs,
+                    int64_t stride, int64_t rows) {
+  constexpr size_t kHeads = 16;
+  const std::string name = absl::StrCat(what, " ", NameOf(format), " ", kHeads, " of [", outputs,
+                                        ", ", inputs, "] x ", rows);
+  return {
+      name, [=] {
+        const size_t bytes = kHeads * kernels::PackedBytes(format, outputs, inputs);
+        const size_t layers = kLeastBytes / bytes + 1;
+        const auto matrices = std::make_shared<Matrices>(format, outputs, inputs, kHeads * layers);
+        std::vector<PackedMatrix> weights;
+        for (size_t i = 0; i < kHeads * layers; ++i) weights.push_back((*matrices)[i]);
+        const int64_t input_cols = int64_t{kHeads} * stride;
+        const int64_t output_cols = int64_t{kHeads} * outputs;
+        auto input = std::make_shared<std::vector<float>>(Numbers(rows * input_cols));
+        auto output = std::make_shared<std::vector<float>>(static_cast<size_t>(rows * output_cols));
+        return KernelCase{.name = name,
+                          .bytes = static_cast<double>(bytes),
+                          .operations = 2.0 * static_cast<double>(output_cols * inputs * rows),
+                          .type = format.type,
+                          .run = [=, next = size_t{0}](Context& context) mutable {
+                            kernels::HeadMatmul(
+                                std::span(weights).subspan(kHeads * (next++ % layers), kHeads),
+                                DenseView<const float>(input->data(), rows, input_cols), stride,
+                                DenseView(output->data(), rows, output_cols), outputs, context);
+                            (void)matrices;  // the weights live as long as this function
+                          }};
+      }};
+}
+
+// What the reference does instead of kernels::cpu::RoundRowsFor.
+void RoundRowsPlainly(WeightFormat format, const std::vector<float>& rows, std::byte* output) {
+  if (!format.integers()) {
+    const auto num_values = static_cast<int64_t>(rows.size());
+    kernels::RoundRows(kernels::RowType::kBf16, DenseView(rows.data(), 1, num_values), output);
+    return;
+  }
+  const auto group = static_cast<size_t>(format.group);
+  for (size_t first = 0; first < rows.size(); first += group) {
+    kernels::QuantizeGroup(WeightType::kInt8, std::span(rows).subspan(first, group),
+                           reinterpret_cast<int8_t*>(output + first));
+  }
+}
+
+// Rows as a matmul of integers wants them; of bf16 rounded.
+NamedCase QuantiseCase(WeightFormat format, int64_t rows) {
+  const std::string name = absl::StrCat("rows to ", NameOf(format), " [", kHidden, "] x ", rows);
+  return {name, [=] {
+            auto input = std::make_shared<std::vector<float>>(Numbers(rows * kHidden));
+            auto plain = std::make_shared<std::vector<std::byte>>(input->size() * sizeof(float));
+            return KernelCase{.name = name,
+                              .bytes = static_cast<double>(input->size() * sizeof(float)),
+                              .bounded = false,
+                              .run = [=](Context& context) {
+                                if (context.level() == kernels::CpuLevel::kReference) {
+                                  RoundRowsPlainly(format, *input, plain->data());
+                                  return;
+                                }
+                                kernels::cpu::RoundRowsFor(
+                                    format, DenseView<const float>(input->data(), rows, kHidden),
+                                    kernels::ScratchSlot::kInput, context);
+                              }};
+          }};
+}
+
+// The last 64 of the 192 columns of each of 16 heads.
+NamedCase RopeCase(int64_t rows) {
+  const std::string name = absl::StrCat("rope 16 of 64 x ", rows);
+  return {name, [=] {
+            constexpr int64_t kHeads = 16, kStride = 192, kRotated = 64;
+            auto table = std::make_shared<kernels::RopeTable>(
+                kernels::MakeRopeTable(kernels::RopeFrequencies(1e4, kRotated), rows, 1));
+            std::vector<int32_t> positions(static_cast<size_t>(rows));
+            std::iota(positions.begin(), positions.end(), 0);
+            auto values = std::make_shared<std::vector<float>>(Numbers(rows * kHeads * kStride));
+            return KernelCase{
+                .name = name,
+                .bytes = static_cast<double>(rows * kHeads * kRotated) * sizeof(float),
+                .operations = 3.0 * static_cast<double>(rows * kHeads * kRotated),
+                .bounded = false,
+                .run = [=](Context& context) {
+                  const kernels::MatrixView<float> rotated{
+                      values->data() + kStride - kRotated, rows,
+                      kHeads * kStride - (kStride - kRotated), kHeads * kStride};
+                  kernels::ApplyRope(*table, kernels::RopePairing::kInterleaved, positions, kHeads,
+                                     kStride, rotated, context);
+                }};
+          }};
+}
+
+// What 6 experts made of each row, into one.
+NamedCase CombineCase(int64_t rows) {
+  const std::string name = absl::StrCat("combine 6 of [", kHidden, "] x ", rows);
+  return {name, [=] {
+            constexpr int64_t kTopK = 6;
+            auto values = std::make_shared<std::vector<float>>(Numbers(rows * kTopK * kHidden));
+            auto weights = std::make_shared<std::vector<float>>(Numbers(rows * kTopK));
+            auto sums = std::make_shared<std::vector<float>>(static_cast<size_t>(rows * kHidden));
+            return KernelCase{.name = name,
+                              .bytes = static_cast<double>(values->size() * sizeof(float)),
+                              .operations = 2.0 * static_cast<double>(values->size()),
+                              .bounded = false,
+                              .run = [=](Context& context) {
+                                std::ranges::fill(*sums, 0.0f);
+                                kernels::CombineExperts(
+                                    DenseView<const float>(values->data(), rows * kTopK, kHidden),
+                                    DenseView<const float>(weights->data(), rows, kTopK),
+                                    DenseView(sums->data(), rows, kHidden), context);
+                              }};
+          }};
 }
 
 NamedCase NormCase(int64_t rows) {
@@ -253,9 +398,23 @@ std::vector<NamedCase> KernelCases() {
   cases.push_back(MatmulCase(WeightFormat::kF32, kDense, kHidden, 1));
   cases.push_back(MatmulCase(WeightFormat::kF32, kDense, kHidden, 256));
   cases.push_back(MatmulCase(WeightFormat::kBf16, kVocabulary, kHidden, 1));
-  for (const int64_t before : {2047, 8191}) cases.push_back(AttentionCase(before, 1));
-  for (const int64_t before : {0, 1536}) cases.push_back(AttentionCase(before, 512));
+  for (const AttentionShape& shape : {Latent(), Grouped()}) {
+    for (const int64_t before : {2047, 8191}) cases.push_back(AttentionCase(shape, before, 1));
+    for (const int64_t before : {0, 1536}) cases.push_back(AttentionCase(shape, before, 512));
+  }
+  for (const WeightFormat format :
+       {WeightFormat::kBf16, WeightFormat::kInt8, WeightFormat::kInt4}) {
+    for (const int64_t rows : {1, 512}) {
+      cases.push_back(HeadsCase(format, "queries to latent", 512, 128, 192, rows));
+      cases.push_back(HeadsCase(format, "latent to values", 128, 512, 512, rows));
+    }
+  }
+  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kInt8}) {
+    cases.push_back(QuantiseCase(format, 512));
+  }
   cases.push_back(NormCase(512));
+  cases.push_back(RopeCase(512));
+  cases.push_back(CombineCase(512));
   cases.push_back(GateCase(512));
   cases.push_back(SampleCase(0, 1, 0));
   cases.push_back(SampleCase(0, 1, 1));

@@ -1,4 +1,5 @@
-// The kernels of `conclave bench kernels`, at the shapes of DeepSeek-V2-Lite.
+// The kernels of `conclave bench kernels`, at the shapes of DeepSeek-V2-Lite; grouped attention at
+// those of Qwen3-30B-A3B.
 #pragma once
 
 #include <functional>
@@ -13,11 +14,11 @@ namespace conclave::cli {
 
 struct KernelCase {
   std::string name;
-  double bytes = 0;       // of weights or cache that a call reads
+  double bytes = 0;       // of weights, cache or rows that a call reads
   double operations = 0;  // a multiply-add is two
-  // Whose multiply-adds bound it: no kernel without one has a bound.
+  // Whose multiply-adds bound it.
   kernels::WeightType type = kernels::WeightType::kF32;
-  bool bounded = true;
+  bool bounded = true;  // false: its rows come from the caches, and it does more than multiply
   std::function<void(kernels::Context&)> run;
 };
 

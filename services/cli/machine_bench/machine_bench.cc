@@ -14,6 +14,7 @@
 #include "services/cli/table.h"
 #include "shared/base/limits.h"
 #include "shared/base/status_macros.h"
+#include "shared/model/served_model.h"
 
 namespace conclave::cli {
 namespace {
@@ -43,11 +44,14 @@ absl::StatusOr<std::vector<Figure>> MeasureMachine(kernels::CpuLevel level, int 
       figures.push_back({absl::StrCat(name, " multiply-adds", all), 1e-9 * rate, "GOP/s"});
     }
   }
-  for (const bool unix_socket : {true, false}) {
-    const auto times = MeasureRoundTrips(unix_socket, seconds);
+  const std::pair<const char*, RoundTripWay> ways[] = {
+      {"shared memory", RoundTripWay::kSharedMemory},
+      {"gRPC, Unix socket", RoundTripWay::kUnixSocket},
+      {"gRPC, TCP", RoundTripWay::kTcp}};
+  for (const auto& [way_name, way] : ways) {
+    const auto times = MeasureRoundTrips(way, seconds);
     if (!times.ok()) return times.status();
-    const std::string name =
-        absl::StrCat("gRPC message there and back, ", unix_socket ? "Unix socket" : "TCP");
+    const std::string name = absl::StrCat("message there and back, ", way_name);
     figures.push_back({name + ", P50", 1e6 * Percentile(*times, 50), "us"});
     figures.push_back({name + ", P99", 1e6 * Percentile(*times, 99), "us"});
   }
@@ -58,7 +62,9 @@ absl::StatusOr<std::vector<Figure>> MeasureMachine(kernels::CpuLevel level, int 
 
 int RunMachineBench(const MachineBenchOptions& options) {
   const int threads = options.threads > 0 ? options.threads : ReadCpuLimit().cores;
-  const kernels::CpuLevel level = kernels::BestCpuLevel();
+  const auto chosen_level = model::ChooseCpuLevel("--cpu-level", options.cpu_level);
+  if (!chosen_level.ok()) return Fail(chosen_level.status());
+  const kernels::CpuLevel level = *chosen_level;
   const auto figures = MeasureMachine(level, threads, options.seconds);
   if (!figures.ok()) return Fail(figures.status());
   const std::string level_name(kernels::CpuLevelName(level));

@@ -2,13 +2,16 @@
 // and clusters are measured by.
 #pragma once
 
+#include <string>
+
 #include "services/cli/command.h"
 
 namespace conclave::cli {
 
 struct MachineBenchOptions {
-  int threads = 0;     // 0: as many as there are cores
-  double seconds = 1;  // of each measurement
+  int threads = 0;                 // 0: as many as there are cores
+  double seconds = 1;              // of each measurement
+  std::string cpu_level = "auto";  // of the instructions, as kernels::ParseCpuLevel knows them
   bool json = false;
 };
 

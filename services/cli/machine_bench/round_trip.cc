@@ -12,6 +12,8 @@
 #include "grpcpp/generic/async_generic_service.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
+#include "services/cli/machine_bench/shared_memory_echo.h"
+#include "shared/base/status_macros.h"
 
 namespace conclave::cli {
 namespace {
@@ -86,9 +88,27 @@ class EchoStream {
   bool open_ = false;
 };
 
-}  // namespace
+// Seconds of each call of `round_trip` in so many seconds, after some to warm up.
+template <typename RoundTrip>
+absl::StatusOr<std::vector<double>> TimeOf(const std::string& way, double seconds,
+                                           RoundTrip&& round_trip) {
+  const absl::Status ended = absl::UnavailableError(absl::StrCat("the echo at ", way, " ended"));
+  for (int i = 0; i < kWarmUps; ++i) {
+    if (!round_trip()) return ended;
+  }
+  std::vector<double> times;
+  const auto end = steady_clock::now() + std::chrono::duration<double>(seconds);
+  auto begin = steady_clock::now();
+  while (begin < end) {
+    if (!round_trip()) return ended;
+    const auto now = steady_clock::now();
+    times.push_back(std::chrono::duration<double>(now - begin).count());
+    begin = now;
+  }
+  return times;
+}
 
-absl::StatusOr<std::vector<double>> MeasureRoundTrips(bool unix_socket, double seconds) {
+absl::StatusOr<std::vector<double>> MeasureGrpc(bool unix_socket, double seconds) {
   EchoService service;
   grpc::ServerBuilder builder;
   const std::string name = absl::StrCat("unix-abstract:conclave-bench-", getpid());
@@ -99,24 +119,24 @@ absl::StatusOr<std::vector<double>> MeasureRoundTrips(bool unix_socket, double s
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr) return absl::UnavailableError("no port of this machine is free");
   const std::string address = unix_socket ? name : absl::StrCat("127.0.0.1:", port);
-  std::vector<double> times;
+  absl::StatusOr<std::vector<double>> times;
   {
     EchoStream stream(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()),
                       seconds + kPatienceSeconds);
-    for (int i = 0; i < kWarmUps; ++i) {
-      if (!stream.RoundTrip()) return absl::UnavailableError("the echo at " + address + " ended");
-    }
-    const auto end = steady_clock::now() + std::chrono::duration<double>(seconds);
-    auto begin = steady_clock::now();
-    while (begin < end) {
-      if (!stream.RoundTrip()) return absl::UnavailableError("the echo at " + address + " ended");
-      const auto now = steady_clock::now();
-      times.push_back(std::chrono::duration<double>(now - begin).count());
-      begin = now;
-    }
+    times = TimeOf(address, seconds, [&] { return stream.RoundTrip(); });
   }
   server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
   return times;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<double>> MeasureRoundTrips(RoundTripWay way, double seconds) {
+  if (way != RoundTripWay::kSharedMemory) {
+    return MeasureGrpc(way == RoundTripWay::kUnixSocket, seconds);
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<SharedMemoryEcho> echo, SharedMemoryEcho::Start());
+  return TimeOf("shared memory", seconds, [&] { return echo->RoundTrip(kMessageBytes); });
 }
 
 }  // namespace conclave::cli

@@ -1,5 +1,5 @@
-// How long a small message takes to another thread and back, over a stream of gRPC's own library as
-// engines and expert workers use it.
+// How long a small message takes to another thread and back, on the ways between engines and expert
+// workers: rings in shared memory, or a stream of gRPC's own library.
 #pragma once
 
 #include <vector>
@@ -8,7 +8,9 @@
 
 namespace conclave::cli {
 
+enum class RoundTripWay { kSharedMemory, kUnixSocket, kTcp };
+
 // Seconds of each round trip in so many seconds, one after the other, after some to warm up.
-absl::StatusOr<std::vector<double>> MeasureRoundTrips(bool unix_socket, double seconds);
+absl::StatusOr<std::vector<double>> MeasureRoundTrips(RoundTripWay way, double seconds);
 
 }  // namespace conclave::cli

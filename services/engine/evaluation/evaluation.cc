@@ -272,7 +272,12 @@ class Evaluation {
         const std::vector<TensorError> tensors,
         MeasureQuantization(*model_, formats_, *checkpoint_->checkpoint(), context_->pool(),
                             [&](int64_t done, int64_t total) { progress_(what, done, total); }));
-    nlohmann::json kinds = nlohmann::json::array();
+    nlohmann::json kinds = nlohmann::json::array(), list = nlohmann::json::array();
+    for (const TensorError& tensor : tensors) {
+      list.push_back({{"tensor", tensor.name},
+                      {"kind", weights::TensorKindName(tensor.kind)},
+                      {"relative_error", tensor.error.Relative()}});
+    }
     TensorError worst;
     for (const KindError& kind : ByKind(tensors)) {
       if (worst.name.empty() || kind.worst.error.Relative() > worst.error.Relative()) {
@@ -286,7 +291,8 @@ class Evaluation {
     }
     return nlohmann::json{{"kinds", std::move(kinds)},
                           {"worst_tensor", worst.name},
-                          {"worst_relative_error", worst.error.Relative()}};
+                          {"worst_relative_error", worst.error.Relative()},
+                          {"tensors", std::move(list)}};
   }
 
   const EvaluationRequest& request_;

@@ -6,7 +6,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <set>
 #include <span>
+#include <string>
 
 #include "tests/engine/evaluation/golden_models.h"
 #include "tests/support/golden.h"
@@ -119,6 +122,28 @@ TEST(EvaluationTest, FewerBitsAreFartherFromTheReference) {
     same = told["text"]["same_argmax_ratio"];
   }
   EXPECT_LT(same, 1);
+}
+
+TEST(EvaluationTest, TellsTheErrorOfEveryTensor) {
+  EvaluationRequest request = RequestFor("olmoe", "int4");
+  request.ids.clear();
+  const auto weights = Evaluated(request)["weights"];
+  std::map<std::string, int64_t> tensors_of;
+  std::map<std::string, double> worst_of;
+  std::set<std::string> names;
+  for (const auto& tensor : weights["tensors"]) {
+    const std::string kind = tensor["kind"];
+    EXPECT_TRUE(names.insert(tensor["tensor"]).second) << tensor;
+    EXPECT_GE(tensor["relative_error"].get<double>(), 0.0);
+    ++tensors_of[kind];
+    worst_of[kind] = std::max(worst_of[kind], tensor["relative_error"].get<double>());
+  }
+  EXPECT_TRUE(names.contains("model.layers.1.mlp.experts.3.down_proj.weight"));
+  ASSERT_EQ(tensors_of.size(), weights["kinds"].size());
+  for (const auto& kind : weights["kinds"]) {
+    EXPECT_EQ(tensors_of[kind["kind"]], kind["tensors"]) << kind;
+    EXPECT_EQ(worst_of[kind["kind"]], kind["worst_relative_error"]) << kind;
+  }
 }
 
 TEST(EvaluationTest, ThreadsAndTheLevelChangeNothing) {
