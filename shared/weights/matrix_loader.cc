@@ -17,7 +17,7 @@ using kernels::WeightFormat;
 // f32 memory of a chunk of rows: it and what becomes of it stay in a core's own cache.
 constexpr int64_t kChunkBytes = 256 << 10;
 
-// Of the output's rows one in so many is compared with what it was made of. Unpacking a row is some
+// One row in so many is compared with what it was made of. Unpacking a row is some
 // ten times slower than packing it: 2 to 3 % of loading in bf16.
 constexpr int64_t kSampledRows = 64;
 
@@ -109,10 +109,15 @@ absl::Status MatrixLoader::Run() {
     status_ = NotFinite(matrix.name, matrix.first_row + chunk.begin, matrix.first_row + chunk.end);
     return status_;
   }
+  row_errors_.assign(matrices.size(), {});
   for (const Chunk& chunk : chunks) {
     const Matrix& matrix = matrices[chunk.matrix];
     const auto kind = TensorKindOf(matrix.name, matrix.order == Order::kRowMajor);
-    if (kind) errors_.Of(*kind).Add(chunk.error);
+    if (!kind) continue;
+    for (const SquaredError& error : chunk.errors) {
+      errors_.Of(*kind).Add(error);
+      row_errors_[chunk.matrix].push_back(error);
+    }
   }
   for (const Matrix& matrix : matrices) tensors_.Forget(matrix.name);
   return absl::OkStatus();
@@ -130,7 +135,7 @@ void MatrixLoader::Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) co
       kernels::PackRows(matrix.format, columns, chunk.begin,
                         kernels::DenseView(rows, num_rows, columns), matrix.output);
       Sample(matrix, chunk.begin, kernels::DenseView(rows, num_rows, columns), scratch,
-             chunk.error);
+             chunk.errors);
       break;
     case Order::kTransposed: {
       scratch.transposed.resize(scratch.rows.size());
@@ -143,14 +148,14 @@ void MatrixLoader::Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) co
       const float* transposed = scratch.transposed.data();
       kernels::PackRows(matrix.format, num_rows, 0,
                         kernels::DenseView(transposed, columns, num_rows), matrix.output);
-      Sample(matrix, 0, kernels::DenseView(transposed, columns, num_rows), scratch, chunk.error);
+      Sample(matrix, 0, kernels::DenseView(transposed, columns, num_rows), scratch, chunk.errors);
       break;
     }
     case Order::kRowMajor: {
       RoundTo(matrix.format, scratch.rows,
               matrix.output + chunk.begin * columns * ElementBytes(matrix.format));
       Sample(matrix, chunk.begin, kernels::DenseView(rows, num_rows, columns), scratch,
-             chunk.error);
+             chunk.errors);
       break;
     }
   }
@@ -158,8 +163,10 @@ void MatrixLoader::Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) co
 
 void MatrixLoader::Sample(const Matrix& matrix, int64_t first,
                           kernels::MatrixView<const float> rows, Scratch& scratch,
-                          SquaredError& error) {
-  const int64_t begin = (first + kSampledRows - 1) / kSampledRows * kSampledRows;
+                          std::vector<SquaredError>& errors) {
+  // By their number in the tensor, so that parts of a matrix have the samples of the whole.
+  const int64_t before = matrix.order == Order::kTransposed ? 0 : matrix.first_row;
+  const int64_t begin = (before + first + kSampledRows - 1) / kSampledRows * kSampledRows - before;
   scratch.unpacked.resize(static_cast<size_t>(rows.cols));
   for (int64_t row = begin; row < first + rows.rows; row += kSampledRows) {
     if (matrix.order == Order::kRowMajor) {
@@ -170,7 +177,7 @@ void MatrixLoader::Sample(const Matrix& matrix, int64_t first,
       kernels::UnpackRows({matrix.format, first + rows.rows, rows.cols, matrix.output}, row,
                           kernels::DenseView(scratch.unpacked.data(), 1, rows.cols));
     }
-    error.Add({rows.Row(row - first), scratch.unpacked.size()}, scratch.unpacked);
+    errors.emplace_back().Add({rows.Row(row - first), scratch.unpacked.size()}, scratch.unpacked);
   }
 }
 

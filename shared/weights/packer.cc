@@ -122,6 +122,7 @@ struct Piece {
   size_t entry = 0;
   uint64_t begin = 0;  // within the entry
   std::span<const std::byte> bytes;
+  std::vector<SquaredError> errors = {};  // of its rows that were looked at
 };
 
 // Pieces in their order, and the memory that they lie in.
@@ -146,6 +147,10 @@ class Maker {
     uint64_t left = options_.batch_bytes;
     while (!done() && left > 0) left -= std::min(left, Take(loader, left, batch));
     RETURN_IF_ERROR(loader.Run());
+    auto errors = loader.row_errors().begin();  // of matrices alone, as they were added
+    for (Piece& piece : batch.pieces) {
+      if (plan_.tensors[piece.entry].order != Planned::Order::kVector) piece.errors = *errors++;
+    }
     return batch;
   }
 
@@ -153,7 +158,7 @@ class Maker {
   // Asks for as much of the tensor as there is room for, one step at least; its bytes.
   uint64_t Take(MatrixLoader& loader, uint64_t room, Batch& batch) {
     const Planned& tensor = plan_.tensors[entry_];
-    Piece piece = {.entry = entry_, .begin = begin_, .bytes = {}};
+    Piece piece = {.entry = entry_, .begin = begin_, .bytes = {}, .errors = {}};
     const int64_t rows = Rows(tensor, room);
     const int64_t first = tensor.first_row + row_;
     switch (tensor.order) {
@@ -212,12 +217,15 @@ class Maker {
 class Output {
  public:
   explicit Output(PackedWriter* writer)
-      : writer_(*writer), checksums_(writer->index().entries.size()) {}
+      : writer_(*writer),
+        checksums_(writer->index().entries.size()),
+        errors_(writer->index().entries.size()) {}
 
   absl::Status Write(const Batch& batch) {
     for (const Piece& piece : batch.pieces) {
       RETURN_IF_ERROR(writer_.Write(piece.entry, piece.begin, piece.bytes));
       checksums_[piece.entry] = ExtendCrc32c(checksums_[piece.entry], piece.bytes);
+      for (const SquaredError& error : piece.errors) errors_[piece.entry].Add(error);
       done_ += piece.bytes.size();
     }
     return absl::OkStatus();
@@ -225,13 +233,17 @@ class Output {
   uint64_t done() const { return done_; }
 
   absl::Status Commit() {
-    for (size_t i = 0; i < checksums_.size(); ++i) writer_.SetChecksum(i, checksums_[i]);
+    for (size_t i = 0; i < checksums_.size(); ++i) {
+      writer_.SetChecksum(i, checksums_[i]);
+      writer_.SetErrors(i, errors_[i].errors, errors_[i].weights);
+    }
     return writer_.Commit();
   }
 
  private:
   PackedWriter& writer_;
   std::vector<uint32_t> checksums_;
+  std::vector<SquaredError> errors_;
   uint64_t done_ = 0;
 };
 

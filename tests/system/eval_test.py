@@ -203,7 +203,10 @@ class Eval(unittest.TestCase):
         file = self.folder / "metric.conclave"
         self.assertEqual(conclave("pack", MODEL, "--format", "int4", "--out", file).returncode, 0)
         with Cluster(model=file) as cluster:
-            self.assertEqual(self.metric(cluster), {})
+            packed = self.metric(cluster)
+        self.assertEqual(set(packed), set(told))
+        for (name, kind), ratio in packed.items():
+            self.assertAlmostEqual(ratio, told[name, kind], delta=0.02 * of_all[kind] + 1e-9, msg=(kind, packed, told))
 
     def test_a_missing_engine_is_told(self):
         alone = self.folder / "conclave"
