@@ -44,7 +44,8 @@ class MatrixLoader : public MatrixSource {
   std::vector<float> LoadVector(std::string_view name, int64_t elements) override;
 
  private:
-  enum class Order : uint8_t { kPacked, kTransposed, kRowMajor };
+  // kImported: packed, of integers that stay what they are.
+  enum class Order : uint8_t { kPacked, kTransposed, kRowMajor, kImported };
   struct Matrix {
     Order order = Order::kPacked;
     kernels::WeightFormat format = kernels::WeightFormat::kF32;
@@ -67,10 +68,15 @@ class MatrixLoader : public MatrixSource {
     std::vector<float> rows;
     std::vector<float> transposed;
     std::vector<float> unpacked;  // one row
+    Int4Values values;
   };
 
   void Queue(Matrix matrix);
   void Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) const;
+  void Import(const Matrix& matrix, Chunk& chunk, Scratch& scratch) const;
+  // Calls look(row) for the rows of [first, first + num_rows) that are sampled.
+  template <typename Look>
+  static void ForEachSample(const Matrix& matrix, int64_t first, int64_t num_rows, Look look);
   // Adds the rows of the output, counted from `first`, that are sampled: `rows` became they.
   static void Sample(const Matrix& matrix, int64_t first, kernels::MatrixView<const float> rows,
                      Scratch& scratch, std::vector<SquaredError>& errors);

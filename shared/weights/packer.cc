@@ -11,6 +11,7 @@
 #include "shared/base/thread_name.h"
 #include "shared/weights/engine_weights.h"
 #include "shared/weights/expert_weights.h"
+#include "shared/weights/imported_format.h"
 #include "shared/weights/matrix_loader.h"
 #include "shared/weights/packed_entry.h"
 #include "shared/weights/packed_layout.h"
@@ -35,12 +36,16 @@ struct Planned {
 // Writes down what is asked for, and makes nothing.
 class Planner : public MatrixSource {
  public:
-  explicit Planner(PackedLayout* layout) : layout_(*layout) {}
+  Planner(const TensorReader& tensors, PackedLayout* layout)
+      : tensors_(tensors), layout_(*layout) {}
 
   PackedMatrix Add(WeightFormat format, std::string_view name, int64_t first_row,
                    int64_t num_outputs, int64_t num_inputs) override {
+    const absl::StatusOr<WeightFormat> made = FormatToMake(tensors_, name, format);
+    status_.Update(made.status());
+    if (!status_.ok()) return {};
     Note({Planned::Order::kPacked, format, std::string(name), first_row, num_outputs, num_inputs},
-         PanelsEntry(format, PackedName(name, first_row, num_outputs), num_outputs, num_inputs));
+         PanelsEntry(*made, PackedName(name, first_row, num_outputs), num_outputs, num_inputs));
     return {};
   }
   PackedMatrix AddTransposed(WeightFormat format, std::string_view name, int64_t first_row,
@@ -66,7 +71,7 @@ class Planner : public MatrixSource {
   // What is run together is loaded together.
   absl::Status Run() override {
     layout_.BeginBlock();
-    return absl::OkStatus();
+    return status_;
   }
 
   std::vector<Planned> planned;
@@ -76,7 +81,9 @@ class Planner : public MatrixSource {
     planned.push_back(std::move(tensor));
     layout_.AddEntry(std::move(entry));
   }
+  const TensorReader& tensors_;
   PackedLayout& layout_;
+  absl::Status status_;
 };
 
 struct Plan {
@@ -88,7 +95,7 @@ absl::StatusOr<Plan> MakePlan(const PackInput& input, const WeightFormats& forma
   const ModelConfig& config = *input.config;
   PackedLayout layout(input.fingerprint, formats.Label());
   for (const auto& [name, bytes] : input.texts) layout.AddText(name, bytes);
-  Planner planner(&layout);
+  Planner planner(*input.tensors, &layout);
   EngineWeights nothing;
   RETURN_IF_ERROR(WalkEngine(config, formats, planner, nothing, nullptr));
   for (int32_t layer = 0; layer < config.num_layers; ++layer) {

@@ -134,7 +134,7 @@ class Eval(unittest.TestCase):
         for words, code, told in ((["--text", "/nowhere/x.txt"], 1, "/nowhere/x.txt"), (["--text", self.folder], 2, str(self.folder)),
                                   (["--text", short], 2, "a single token"), (["--text", empty], 2, "no tokens"),
                                   (["--text", latin1], 2, "latin1.txt"), (["--format", "int3"], 2, '"int3"'),
-                                  (["--format", "int8:32"], 2, "--format"), (["--format", "bf16", "--group", "32"], 2, "--group"),
+                                  (["--format", "int8:33"], 2, "--format"), (["--format", "bf16", "--group", "32"], 2, "--group"),
                                   (["--experts", "f32"], 2, "--experts"), (["--against", "int8"], 2, "--against"),
                                   (["--text", TEXT, "--context", "2049"], 2, "the model's 2048"), (["--text", TEXT, "--context", "1"], 2, "--context"),
                                   (["--context", "64"], 2, "--text"), (["--checkpoint", MODEL], 2, "--checkpoint"),
