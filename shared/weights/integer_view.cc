@@ -36,6 +36,14 @@ int32_t Four(uint32_t word, int64_t place) {
   return static_cast<int32_t>(word >> (4 * place)) & 15;
 }
 
+// The eight values of a word, a byte each, the first in the lowest.
+uint64_t Spread(uint32_t word) {
+  uint64_t bits = word;
+  bits = (bits | bits << 16) & 0x0000ffff0000ffffu;
+  bits = (bits | bits << 8) & 0x00ff00ff00ff00ffu;
+  return (bits | bits << 4) & 0x0f0f0f0f0f0f0f0fu;
+}
+
 // The part `name` of a matrix, of one of `types` and of shape `wanted`.
 absl::StatusOr<const StoredTensor*> Part(const ShardSet& shards, const std::string& name,
                                          const std::string& of, std::vector<DType> types,
@@ -141,34 +149,42 @@ float IntegerView::Scale(int64_t row, int64_t stored_group) const {
 
 // The integers in the order of rows, whatever that of words.
 void IntegerView::ReadRowsOfWords(int64_t first_row, int64_t num_rows, uint8_t* output) const {
-  const auto four = [](uint32_t word, int64_t place) {
-    return static_cast<uint8_t>(Four(word, place));
-  };
-  if (compressed()) {
-    for (int64_t r = 0; r < num_rows; ++r) {
-      for (int64_t k = 0; k < columns_; ++k) {
-        const auto word =
-            At<uint32_t>(*integers_, (first_row + r) * Words(columns_) + k / kPerWord);
-        output[r * columns_ + k] = four(word, k % kPerWord);
-      }
-    }
-    return;
-  }
   if (awq()) {
-    for (int64_t k = 0; k < columns_; ++k) {
-      for (int64_t r = 0; r < num_rows; ++r) {
-        const int64_t row = first_row + r;
-        const auto word = At<uint32_t>(*integers_, k * Words(rows_) + row / kPerWord);
-        output[r * columns_ + k] = four(word, kAwqPlaces[row % kPerWord]);
-      }
-    }
+    ReadAwqRows(first_row, num_rows, output);
     return;
   }
-  for (int64_t begin = 0; begin < columns_; begin += kPerWord) {
-    const int64_t count = std::min(kPerWord, columns_ - begin);
+  for (int64_t word = 0; word < Words(columns_); ++word) {
+    const int64_t begin = word * kPerWord;
+    const auto count = static_cast<size_t>(std::min(kPerWord, columns_ - begin));
     for (int64_t r = 0; r < num_rows; ++r) {
-      const auto word = At<uint32_t>(*integers_, begin / kPerWord * rows_ + first_row + r);
-      for (int64_t k = 0; k < count; ++k) output[r * columns_ + begin + k] = four(word, k);
+      const int64_t row = first_row + r;
+      const int64_t index = compressed() ? row * Words(columns_) + word : word * rows_ + row;
+      const uint64_t eight = Spread(At<uint32_t>(*integers_, index));
+      std::memcpy(output + r * columns_ + begin, &eight, count);
+    }
+  }
+}
+
+// A word has eight rows of one input: those of some inputs are turned before they are written.
+void IntegerView::ReadAwqRows(int64_t first_row, int64_t num_rows, uint8_t* output) const {
+  constexpr int64_t kInputs = 64;
+  uint8_t turned[kPerWord][kInputs];
+  const int64_t end_row = first_row + num_rows;
+  for (int64_t begin = 0; begin < columns_; begin += kInputs) {
+    const int64_t count = std::min(kInputs, columns_ - begin);
+    for (int64_t word = first_row / kPerWord; word * kPerWord < end_row; ++word) {
+      for (int64_t k = 0; k < count; ++k) {
+        const auto bits = At<uint32_t>(*integers_, (begin + k) * Words(rows_) + word);
+        for (int64_t i = 0; i < kPerWord; ++i) {
+          turned[i][k] = static_cast<uint8_t>(Four(bits, kAwqPlaces[i]));
+        }
+      }
+      const int64_t row = word * kPerWord;
+      for (int64_t i = std::max<int64_t>(0, first_row - row); i < kPerWord && row + i < end_row;
+           ++i) {
+        std::memcpy(output + (row + i - first_row) * columns_ + begin, turned[i],
+                    static_cast<size_t>(count));
+      }
     }
   }
 }

@@ -74,6 +74,7 @@ class IntegerView {
   int32_t StoredZero(int64_t row, int64_t stored_group) const;
   float Scale(int64_t row, int64_t stored_group) const;
   void ReadRowsOfWords(int64_t first_row, int64_t num_rows, uint8_t* output) const;
+  void ReadAwqRows(int64_t first_row, int64_t num_rows, uint8_t* output) const;
   absl::Status CheckOrder() const;
   absl::Status CheckZeros() const;
   absl::Status CheckShape() const;

@@ -172,6 +172,16 @@ TEST_P(EveryLayout, InFloatsItIsWhatTheIntegersStandFor) {
   const auto made = testing::StoreAsInt4(stored, {.layout = GetParam(), .group = 64});
   const auto checkpoint = Write(stored, dir);
   ASSERT_NE(checkpoint, nullptr);
+  // Rows from anywhere to anywhere.
+  const std::string name = "model.layers.1.self_attn.q_proj.weight";
+  for (const auto& [first, count] : {std::pair<int64_t, int64_t>{3, 10}, {7, 1}, {8, 8}, {5, 60}}) {
+    std::vector<float> rows(static_cast<size_t>(count * made.at(name).columns));
+    checkpoint->ReadRows(name, first, count, rows);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const auto at = static_cast<int64_t>(i);
+      ASSERT_EQ(rows[i], made.at(name).Value(first + at / 96, at % 96)) << first << " " << i;
+    }
+  }
   for (const NumericsClass numerics : {NumericsClass::kF32, NumericsClass::kBf16}) {
     const auto weights = LoadEngineWeights(*checkpoint, FormatsOf(*checkpoint, numerics), nullptr);
     ASSERT_TRUE(weights.ok()) << weights.status();
