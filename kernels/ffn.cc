@@ -128,7 +128,17 @@ void RunHidden(const FfnWeights& weights, cpu::ChainFunction chain, const cpu::R
     block.output = sums;
     block.output_stride = 2 * up_column;
     block.num_outputs = 2 * up_column;
-    cpu::RunChain(chain, block);
+    if (weights.gate.format == weights.up.format) {
+      cpu::RunChain(chain, block);
+    } else {  // one of them has zero points
+      block.num_panels = count;
+      block.num_outputs = up_column;
+      cpu::RunChain(chain, block);
+      block.format = weights.up.format;
+      block.panels = panels + count;
+      block.output = sums + up_column;
+      cpu::RunChain(chain, block);
+    }
     for (int64_t r = 0; r < block.num_rows; ++r) {
       const float* gate = sums + r * block.output_stride;
       WriteHidden(weights.down.format, gate, gate + up_column, column, columns,

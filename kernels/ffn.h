@@ -31,7 +31,8 @@ struct ExpertBatch {
 };
 
 // FeedForward of every expert on its own rows. An expert's weights are read once, however many rows
-// use it. Precondition: first_row.size() == experts.size() + 1.
+// use it. Preconditions: first_row.size() == experts.size() + 1; all gates and ups are of one type
+// and group, all downs are, but some may have zero points and others not.
 void ExpertFfn(std::span<const FfnWeights> experts, const ExpertBatch& batch, Context& context);
 
 }  // namespace conclave::kernels

@@ -56,6 +56,42 @@ void PackIntegers(WeightFormat format, MatrixView<const float> rows, int64_t lan
   }
 }
 
+// Rows [first, first + count) of `rows`, which belong to one panel, from the output `lane` on.
+void PackInt4(WeightFormat format, const Int4Rows& rows, int64_t first, int64_t count, int64_t lane,
+              std::byte* panel) {
+  int8_t less_8[kMaxGroup];
+  const int64_t num_inputs = rows.integers.cols;
+  for (int64_t r = 0; r < count; ++r) {
+    const uint8_t* integers = rows.integers.Row(first + r);
+    for (int64_t g = 0; g * format.group < num_inputs; ++g) {
+      const GroupPanel step(format, panel + g * StepPanelBytes(format));
+      const int64_t begin = g * format.group;
+      const int64_t end = std::min(begin + format.group, num_inputs);
+      const uint8_t zero =
+          format.zeros ? rows.zeros[(first + r) * rows.scales.stride + g] : uint8_t{8};
+      std::fill(less_8, less_8 + format.group, static_cast<int8_t>(zero - 8));
+      for (int64_t k = begin; k < end; ++k) {
+        less_8[k - begin] = static_cast<int8_t>(integers[k] - 8);
+      }
+      step.SetScale(lane + r, rows.scales.Row(first + r)[g]);
+      if (format.zeros) step.SetZero(lane + r, zero);
+      step.SetValues(lane + r, less_8, format.group);
+    }
+  }
+}
+
+// Calls pack(first row, count, lane, panel's number) for each panel that the rows from
+// `first_output` on are in.
+template <typename Pack>
+void ForEachPanel(int64_t first_output, int64_t num_rows, Pack pack) {
+  for (int64_t row = 0; row < num_rows;) {
+    const int64_t lane = (first_output + row) % kPanelOutputs;
+    const int64_t count = std::min(kPanelOutputs - lane, num_rows - row);
+    pack(row, count, lane, (first_output + row) / kPanelOutputs);
+    row += count;
+  }
+}
+
 }  // namespace
 
 std::string_view WeightTypeName(WeightType type) {
@@ -113,26 +149,33 @@ size_t PackedBytes(WeightFormat format, int64_t num_outputs, int64_t num_inputs)
 void PackRows(WeightFormat format, int64_t num_inputs, int64_t first_output,
               MatrixView<const float> rows, std::byte* packed) {
   const size_t panel_bytes = PanelBytes(format, num_inputs);
-  for (int64_t row = 0; row < rows.rows;) {
-    const int64_t panel = (first_output + row) / kPanelOutputs;
-    const int64_t lane = (first_output + row) % kPanelOutputs;
-    const int64_t count = std::min(kPanelOutputs - lane, rows.rows - row);
-    const MatrixView<const float> of_panel{rows.Row(row), count, num_inputs, rows.stride};
-    std::byte* to = packed + static_cast<size_t>(panel) * panel_bytes;
-    switch (format.type) {
-      case WeightType::kF32:
-        PackF32(of_panel, reinterpret_cast<float*>(to) + lane);
-        break;
-      case WeightType::kBf16:
-        PackBf16(of_panel, reinterpret_cast<uint32_t*>(to) + lane);
-        break;
-      case WeightType::kInt8:
-      case WeightType::kInt4:
-        PackIntegers(format, of_panel, lane, to);
-        break;
-    }
-    row += count;
-  }
+  ForEachPanel(
+      first_output, rows.rows, [&](int64_t row, int64_t count, int64_t lane, int64_t panel) {
+        const MatrixView<const float> of_panel{rows.Row(row), count, num_inputs, rows.stride};
+        std::byte* to = packed + static_cast<size_t>(panel) * panel_bytes;
+        switch (format.type) {
+          case WeightType::kF32:
+            PackF32(of_panel, reinterpret_cast<float*>(to) + lane);
+            break;
+          case WeightType::kBf16:
+            PackBf16(of_panel, reinterpret_cast<uint32_t*>(to) + lane);
+            break;
+          case WeightType::kInt8:
+          case WeightType::kInt4:
+            PackIntegers(format, of_panel, lane, to);
+            break;
+        }
+      });
+}
+
+void PackInt4Rows(WeightFormat format, int64_t num_inputs, int64_t first_output,
+                  const Int4Rows& rows, std::byte* packed) {
+  const size_t panel_bytes = PanelBytes(format, num_inputs);
+  ForEachPanel(first_output, rows.integers.rows,
+               [&](int64_t row, int64_t count, int64_t lane, int64_t panel) {
+                 PackInt4(format, rows, row, count, lane,
+                          packed + static_cast<size_t>(panel) * panel_bytes);
+               });
 }
 
 }  // namespace conclave::kernels

@@ -27,7 +27,8 @@ std::string_view WeightTypeName(WeightType type);  // "f32", "bf16", "int8", "in
 // f32, to bf16 for bf16, to int8 in the same groups for integers.
 struct WeightFormat {
   WeightType type = WeightType::kF32;
-  int32_t group = 0;  // inputs that share a scale: 32, 64 or 128 for integers, else 0
+  int32_t group = 0;   // inputs that share a scale: 32, 64 or 128 for integers, else 0
+  bool zeros = false;  // of int4: each group has a zero point, which takes no bytes of its own
 
   bool integers() const { return type == WeightType::kInt8 || type == WeightType::kInt4; }
   friend bool operator==(WeightFormat, WeightFormat) = default;
@@ -88,5 +89,18 @@ size_t PackedBytes(WeightFormat format, int64_t num_outputs, int64_t num_inputs)
 // several threads too.
 void PackRows(WeightFormat format, int64_t num_inputs, int64_t first_output,
               MatrixView<const float> rows, std::byte* packed);
+
+// Rows of int4 weights as somebody else has quantised them: weight = scale * (integer - zero).
+struct Int4Rows {
+  MatrixView<const uint8_t> integers;  // [num_rows, num_inputs], 0 to 15
+  MatrixView<const float> scales;      // [num_rows, groups]
+  const uint8_t* zeros = nullptr;      // as `scales`, 0 to 15; null: all are 8
+};
+
+// As PackRows, of integers that stay as they are. `format` is int4, with zeros exactly when `rows`
+// has them; its scales then have 0 in their lowest four bits, as what was widened from f16 or bf16
+// has.
+void PackInt4Rows(WeightFormat format, int64_t num_inputs, int64_t first_output,
+                  const Int4Rows& rows, std::byte* packed);
 
 }  // namespace conclave::kernels

@@ -8,11 +8,14 @@
 //   int8  a group: 16 scales (f32), then [group / 4][16][4] bytes, each a weight + 128
 //   int4  a group: 16 scales (f32), then [group / 8][16][4] bytes. In byte b of row i the lower
 //         half is the weight of input 8 i + b, plus 8, the upper half that of 8 i + 4 + b.
+//         With zero points the halves are as they were given, 0 to 15, and the weight is a half
+//         less the group's zero point, which lies in the lowest four bits of its scale.
 //
-// The last group is padded with zero weights. Integers are stored with an offset because the
+// The last group is padded with weights of zero. Integers are stored with an offset because the
 // processors multiply unsigned bytes by signed ones.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -73,24 +76,32 @@ inline float PanelValue(WeightFormat format, const std::byte* panel, int64_t ind
 template <typename Byte>
 class GroupPanel {
  public:
-  GroupPanel(WeightFormat format, Byte* step) : type_(format.type), step_(step) {}
+  GroupPanel(WeightFormat format, Byte* step)
+      : type_(format.type), zeros_(format.zeros), step_(step) {}
 
   float scale(int64_t output) const {
-    float scale;
-    std::memcpy(&scale, step_ + output * 4, sizeof(scale));
-    return scale;
+    return std::bit_cast<float>(zeros_ ? ScaleBits(output) & ~kZeroBits : ScaleBits(output));
   }
   void SetScale(int64_t output, float scale) const {
     std::memcpy(step_ + output * 4, &scale, sizeof(scale));
+  }
+  // Format int4: what is taken from each half of a byte.
+  int32_t zero(int64_t output) const {
+    return zeros_ ? static_cast<int32_t>(ScaleBits(output) & kZeroBits) : 8;
+  }
+  // After SetScale, whose lowest four bits were 0.
+  void SetZero(int64_t output, uint8_t zero) const {
+    const uint32_t bits = ScaleBits(output) | zero;
+    std::memcpy(step_ + output * 4, &bits, sizeof(bits));
   }
 
   // Of an input of the group.
   int32_t value(int64_t input, int64_t output) const {
     if (type_ == WeightType::kInt8) return static_cast<int32_t>(*Int8At(input, output)) - 128;
     const int32_t both = static_cast<int32_t>(*Int4At(input, output));
-    return (input % 8 < 4 ? both & 15 : both >> 4) - 8;
+    return (input % 8 < 4 ? both & 15 : both >> 4) - zero(output);
   }
-  // All `group` values of an output.
+  // All `group` values of an output; of int4 each half of a byte less 8, whatever the zero point.
   void SetValues(int64_t output, const int8_t* values, int64_t group) const {
     const auto word = [values](int64_t input) {  // of four values
       uint32_t word;
@@ -110,6 +121,13 @@ class GroupPanel {
   }
 
  private:
+  static constexpr uint32_t kZeroBits = 15;
+
+  uint32_t ScaleBits(int64_t output) const {
+    uint32_t bits;
+    std::memcpy(&bits, step_ + output * 4, sizeof(bits));
+    return bits;
+  }
   Byte* Int8At(int64_t input, int64_t output) const {
     return step_ + kScalesBytes + (input / 4 * kPanelOutputs + output) * 4 + input % 4;
   }
@@ -118,6 +136,7 @@ class GroupPanel {
   }
 
   WeightType type_;
+  bool zeros_;
   Byte* step_;
 };
 

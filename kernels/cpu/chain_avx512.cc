@@ -84,6 +84,8 @@ void ChainBf16Avx512(const ChainBlock& block) {
 void ChainIntegersAvx512(const ChainBlock& block) {
   if (block.format.type == WeightType::kInt8) {
     RunChainBlock<IntegerTile<DotWords, false>>(block);
+  } else if (block.format.zeros) {
+    RunChainBlock<IntegerTile<DotWords, true, true>>(block);
   } else {
     RunChainBlock<IntegerTile<DotWords, true>>(block);
   }

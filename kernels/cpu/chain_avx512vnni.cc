@@ -26,6 +26,8 @@ struct DotBytes {
 void ChainIntegersAvx512Vnni(const ChainBlock& block) {
   if (block.format.type == WeightType::kInt8) {
     RunChainBlock<IntegerTile<DotBytes, false>>(block);
+  } else if (block.format.zeros) {
+    RunChainBlock<IntegerTile<DotBytes, true, true>>(block);
   } else {
     RunChainBlock<IntegerTile<DotBytes, true>>(block);
   }

@@ -118,7 +118,8 @@ struct FloatTile {
 //   Input Dot::LoadInput(const std::byte*)               4 bytes of a row, in every lane
 //   __m512i Dot::Apply(Input, __m512i bytes, __m512i sum)
 // adds to each lane of `sum` the products of its four unsigned `bytes` and the four signed inputs.
-template <typename Dot, bool kInt4>
+// `kZeros`: of int4, a group's scale has its zero point in the lowest four bits.
+template <typename Dot, bool kInt4, bool kZeros = false>
 struct IntegerTile {
   // So many dots and as many sums fit the registers beside inputs and weights.
   static constexpr int kMostInRegisters = 12;
@@ -140,13 +141,7 @@ struct IntegerTile {
 
     for (int64_t s = 0; s < block.steps; ++s) {
       __m512i dots[kRows][kPanels];
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        int start;
-        __builtin_memcpy(&start, rows[r] + group + 4, sizeof(start));
-#pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) dots[r][p] = _mm512_set1_epi32(start);
-      }
+      Start(dots, rows, panels, group);
       if constexpr (kFetch) {
 #pragma GCC unroll 8
         for (int p = 0; p < kPanels; ++p) next.Fetch(panels[p], panel_bytes);
@@ -166,7 +161,7 @@ struct IntegerTile {
       }
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) {
-        const __m512 scale = _mm512_loadu_ps(panels[p]);
+        const __m512 scale = Scale(panels[p]);
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           const __m512 row_scale = _mm512_set1_ps(*reinterpret_cast<const float*>(rows[r] + group));
@@ -186,6 +181,37 @@ struct IntegerTile {
   }
 
  private:
+  static __m512 Scale(const std::byte* panel) {
+    if constexpr (!kZeros) return _mm512_loadu_ps(panel);
+    return _mm512_castsi512_ps(
+        _mm512_andnot_si512(_mm512_set1_epi32(15), _mm512_loadu_si512(panel)));
+  }
+
+  // What the offset or zero point of the weights adds to each sum, negated.
+  template <int kRows, int kPanels>
+  [[gnu::always_inline]] static void Start(__m512i (&dots)[kRows][kPanels],
+                                           const std::byte* const (&rows)[kRows],
+                                           const std::byte* const (&panels)[kPanels],
+                                           int64_t group) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      int start;
+      __builtin_memcpy(&start, rows[r] + group + 4, sizeof(start));
+      if (kInt4 && !kZeros) start *= 8;
+      const __m512i starts = _mm512_set1_epi32(start);
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) {
+        if constexpr (kZeros) {  // below 2^15 both: a product of words
+          const __m512i zeros =
+              _mm512_and_si512(_mm512_loadu_si512(panels[p]), _mm512_set1_epi32(15));
+          dots[r][p] = _mm512_madd_epi16(zeros, starts);
+        } else {
+          dots[r][p] = starts;
+        }
+      }
+    }
+  }
+
   // Adds the products of the inputs at an offset of each row and `bytes` of each panel.
   template <int kRows, int kPanels, typename Bytes>
   [[gnu::always_inline]] static void Multiply(__m512i (&dots)[kRows][kPanels],

@@ -14,7 +14,7 @@ void RoundRowFor(WeightFormat format, const float* row, int64_t num_inputs, std:
     RoundRow(row, num_inputs, 2 * NumSteps(format, num_inputs), output);
     return;
   }
-  const int32_t offset = format.type == WeightType::kInt8 ? 128 : 8;
+  const int32_t offset = format.type == WeightType::kInt8 ? 128 : 1;
   for (int64_t first = 0; first < num_inputs; first += format.group) {
     const auto count = std::min<int64_t>(format.group, num_inputs - first);
     int32_t sum;

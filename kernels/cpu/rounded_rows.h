@@ -2,8 +2,8 @@
 //
 //   f32         as they are
 //   bf16        rounded, in pairs
-//   int8, int4  of each group [group] int8, the scale (f32), and what the integer sums of the group
-//               begin with (int32): what the offset of the weights adds to them, negated
+//   int8, int4  of each group [group] int8, the scale (f32), and the negated sum of the integers
+//               (int32), for int8 times the offset of its weights: what the sums begin with
 #pragma once
 
 #include "kernels/context.h"

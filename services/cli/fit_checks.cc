@@ -23,11 +23,11 @@ int64_t ExpertsInAll(const placement::ModelIdentity& model) {
   return static_cast<int64_t>(model.moe_layers.size()) * model.num_experts;
 }
 
-using Packed = std::optional<weights::WeightFormats>;
+using Own = std::optional<OwnFormats>;
 
 // The class is valid: the settings are checked before.
-weights::WeightFormats FormatsOf(const AllOptions& options, const Packed& packed) {
-  if (packed) return *packed;
+weights::WeightFormats FormatsOf(const AllOptions& options, const Own& own) {
+  if (own) return own->formats;
   return model::ParseNumerics(options.common.numerics).value_or(kernels::NumericsClass::kBf16);
 }
 
@@ -42,12 +42,19 @@ const ClassBytes* ClassThatFits(const MemoryDemand& demand, int64_t available_by
 
 }  // namespace
 
+std::optional<OwnFormats> OwnFormats::Of(const weights::StoredModel& stored,
+                                         const weights::WeightFormats& formats) {
+  if (stored.packed() != nullptr) return OwnFormats{formats, /*mapped=*/true};
+  if (stored.config().integers.layout == weights::IntegerLayout::kNone) return std::nullopt;
+  return OwnFormats{formats, /*mapped=*/false};
+}
+
 std::string ClassBytes::text() const {
   return absl::StrCat(formats.Label(), " ", FormatBytes(bytes));
 }
 
 MemoryDemand DemandOf(const weights::ModelConfig& config, const AllOptions& options,
-                      const Packed& packed) {
+                      const Own& own) {
   const auto engine_bytes = [&](const weights::WeightFormats& formats) {
     return static_cast<int64_t>(weights::EngineBytes(config, formats));
   };
@@ -56,12 +63,12 @@ MemoryDemand DemandOf(const weights::ModelConfig& config, const AllOptions& opti
     return ExpertsInAll(shape) * shape.expert_bytes;
   };
   const bool local = options.up.workers == 0 || options.engine.experts == "local";
-  const int engine_copies = packed ? 1 : options.up.engines;
+  const int engine_copies = own && own->mapped ? 1 : options.up.engines;
   MemoryDemand demand;
-  demand.formats = FormatsOf(options, packed);
+  demand.formats = FormatsOf(options, own);
   std::vector<weights::WeightFormats> choice(std::begin(kernels::kNumericsClasses),
                                              std::end(kernels::kNumericsClasses));
-  if (packed) choice = {*packed};
+  if (own) choice = {own->formats};
   for (const weights::WeightFormats& each : choice) {
     const int64_t experts = expert_bytes(each) * (local ? engine_copies : 1);
     const int64_t in_all = engine_bytes(each) * engine_copies + experts;
@@ -77,14 +84,14 @@ MemoryDemand DemandOf(const weights::ModelConfig& config, const AllOptions& opti
 }
 
 absl::Status CheckExpertsFit(const weights::ModelConfig& config, const AllOptions& options,
-                             const Packed& packed) {
+                             const Own& own) {
   const auto controller = ParseAddress(options.controller.listen);
   const bool alone = controller.ok() && IsLoopback(controller->host);
   const int64_t capacity = options.expert.memory.bytes;
   if (options.up.workers == 0 || options.engine.experts == "local" || capacity == 0 || !alone) {
     return absl::OkStatus();
   }
-  const placement::ModelIdentity model = model::ShapeOf(config, FormatsOf(options, packed));
+  const placement::ModelIdentity model = model::ShapeOf(config, FormatsOf(options, own));
   const auto unplaced = [&](int64_t capacity_bytes) {
     std::vector<placement::PlannerWorker> workers;
     for (int i = 0; i < options.up.workers; ++i) {
@@ -107,8 +114,8 @@ absl::Status CheckExpertsFit(const weights::ModelConfig& config, const AllOption
 }
 
 absl::Status CheckKvFits(const weights::ModelConfig& config, const AllOptions& options,
-                         int64_t available_bytes, const Packed& packed) {
-  const MemoryDemand demand = DemandOf(config, options, packed);
+                         int64_t available_bytes, const Own& own) {
+  const MemoryDemand demand = DemandOf(config, options, own);
   int64_t available = available_bytes - demand.weight_bytes;
   for (int i = 0; i < options.up.engines; ++i) {
     const auto plan = model::PlanKv({.model_context = config.max_positions,

@@ -12,6 +12,7 @@
 #include "services/cli/checks.h"
 #include "shared/options/options.h"
 #include "shared/weights/model_config.h"
+#include "shared/weights/stored_model.h"
 #include "shared/weights/weight_formats.h"
 
 namespace conclave::cli {
@@ -27,7 +28,7 @@ struct ClassBytes {
 
 // What `up` puts on this machine.
 struct MemoryDemand {
-  weights::WeightFormats formats;   // those that are set, or a packed file's
+  weights::WeightFormats formats;   // those that are set, or the stored model's own
   std::vector<ClassBytes> classes;  // that may be chosen, the most precise first
   int64_t weight_bytes = 0;         // of all engines and workers together, in these formats
   int64_t expert_bytes = 0;         // of these, routed experts
@@ -35,21 +36,31 @@ struct MemoryDemand {
   int64_t context_tokens = 0;  // the setting, or the model's
 };
 
-// `packed`: the formats of a packed file, which all processes of a machine share.
+// The formats that a stored model has of its own: a packed file's, or those of a checkpoint that
+// stores matrices as int4.
+struct OwnFormats {
+  weights::WeightFormats formats;
+  bool mapped = true;  // all processes of a machine share a packed file's memory
+
+  // nullopt for a checkpoint that has no say in `formats`.
+  static std::optional<OwnFormats> Of(const weights::StoredModel& stored,
+                                      const weights::WeightFormats& formats);
+};
+
 MemoryDemand DemandOf(const weights::ModelConfig& config, const AllOptions& options,
-                      const std::optional<weights::WeightFormats>& packed = std::nullopt);
+                      const std::optional<OwnFormats>& own = std::nullopt);
 
 // RESOURCE_EXHAUSTED unless the workers that `up` starts have room for all experts under
 // expert.memory. OK when workers of other machines may bring more: the controller listens beyond
 // loopback.
 absl::Status CheckExpertsFit(const weights::ModelConfig& config, const AllOptions& options,
-                             const std::optional<weights::WeightFormats>& packed = std::nullopt);
+                             const std::optional<OwnFormats>& own = std::nullopt);
 
 // The engines' own refusal of engine.context and engine.kv_memory with what is free beside the
 // weights; OK where they would start.
 absl::Status CheckKvFits(const weights::ModelConfig& config, const AllOptions& options,
                          int64_t available_bytes,
-                         const std::optional<weights::WeightFormats>& packed = std::nullopt);
+                         const std::optional<OwnFormats>& own = std::nullopt);
 
 // The memory check of `doctor`, of one full context at least.
 Check CheckFits(const MemoryDemand& demand, int64_t available_bytes, int64_t total_bytes);

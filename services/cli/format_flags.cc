@@ -6,7 +6,8 @@
 namespace conclave::cli {
 
 void AddFormatFlags(CLI::App& app, FormatFlags* flags) {
-  app.add_option("--format", flags->format, "of the weights: f32, bf16, int8, int4")
+  app.add_option("--format", flags->format,
+                 "of the weights: f32, bf16, int8, int4; int4:128 in groups of its own")
       ->option_text("FORMAT [int8]");
   app.add_option("--experts", flags->experts, "of the routed experts, where it is another")
       ->option_text("FORMAT");
@@ -25,11 +26,13 @@ absl::StatusOr<weights::WeightFormats> ParseFormats(const FormatFlags& flags) {
                                                   : absl::StrCat(with_group(flags.format), "+",
                                                                  with_group(flags.experts));
   const auto formats = weights::ParseWeightFormats(label);
-  if (!formats || (flags.format + flags.experts).find_first_of(":+") != std::string::npos) {
+  if (!formats || (flags.format + flags.experts).find('+') != std::string::npos) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--format is \"", flags.format, "\"",
         flags.experts.empty() ? "" : absl::StrCat(" and --experts \"", flags.experts, "\""),
-        "; they may be bf16, int8 or int4, or f32 for both"));
+        "; they may be bf16, int8 or int4, or f32 for both, and integers may have :32 or :128 "
+        "after "
+        "them for groups of their own"));
   }
   if (flags.group > 0 && !formats->dense.integers() && !formats->experts.integers()) {
     return absl::InvalidArgumentError("--group goes with int8 and int4 alone");

@@ -107,7 +107,7 @@ std::vector<Check> CheckModel(const Context& context) {
   if (!stored.ok()) return failed(stored.status());
   const auto formats = model::ChooseFormats(**stored, common.numerics);
   if (!formats.ok()) return failed(formats.status());
-  const auto packed = (*stored)->packed() ? std::optional(*formats) : std::nullopt;
+  const auto own = OwnFormats::Of(**stored, *formats);
   const weights::ModelConfig& config = (*stored)->config();
   if (context.options.engine.context > config.max_positions) {
     return failed(absl::InvalidArgumentError(
@@ -126,11 +126,11 @@ std::vector<Check> CheckModel(const Context& context) {
     model.remedy = "--strict-config refuses such a checkpoint";
   }
   const MemoryLimit limit = ReadMemoryLimit();
-  Check memory = CheckFits(DemandOf(config, context.options, packed), limit.available_bytes,
-                           limit.total_bytes);
+  Check memory =
+      CheckFits(DemandOf(config, context.options, own), limit.available_bytes, limit.total_bytes);
   if (memory.verdict != Verdict::kFail) {
-    absl::Status fits = CheckExpertsFit(config, context.options, packed);
-    fits.Update(CheckKvFits(config, context.options, limit.available_bytes, packed));
+    absl::Status fits = CheckExpertsFit(config, context.options, own);
+    fits.Update(CheckKvFits(config, context.options, limit.available_bytes, own));
     if (!fits.ok()) memory = FailedCheck("memory", NameSource(fits, context.rows), "");
   }
   return {model, CheckText(*folder, context.state_dir), memory};

@@ -155,8 +155,8 @@ absl::Status CheckAgainstModel(const Context& context, const fs::path& folder) {
   const auto formats = model::ChooseFormats(**stored, context.options.common.numerics);
   if (!formats.ok()) return NameSource(formats.status(), context.rows);
   if (context.options.expert.memory.bytes == 0) return absl::OkStatus();
-  const auto shared = packed ? std::optional(*formats) : std::nullopt;
-  return NameSource(CheckExpertsFit((*stored)->config(), context.options, shared), context.rows);
+  const auto own = OwnFormats::Of(**stored, *formats);
+  return NameSource(CheckExpertsFit((*stored)->config(), context.options, own), context.rows);
 }
 
 absl::Status UpCommand::Prepare(const Context& context, ClusterPlan* plan) {

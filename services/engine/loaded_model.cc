@@ -88,7 +88,7 @@ absl::Status LoadedModel::LoadExperts() {
   return absl::OkStatus();
 }
 
-// Of what was made here; a packed file does not say.
+// Of what was made here or when the file was packed; one of version 2 does not say.
 void LoadedModel::TellErrors() const {
   weights::KindErrors errors = weights_->errors;
   if (experts_ != nullptr) errors.Of(weights::TensorKind::kExperts).Add(experts_->error());

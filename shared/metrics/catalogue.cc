@@ -54,9 +54,9 @@ constexpr MetricInfo kCatalogue[] = {
      "stays, by use (api, cluster: certificates; keys: API keys); else 0."},
     {"conclave_quantization_error_ratio", kGauge, "ratio", "all", kKind, kNoBuckets,
      "Of engines and workers: relative error of the weights that they made from a checkpoint at "
-     "load, sqrt(sum (w - q)^2 / sum w^2) over a row in 64 of each matrix, by kind (embedding, "
-     "attention, ffn, experts, lm_head). With a packed file, which does not say, there is none: "
-     "conclave eval FILE --checkpoint DIR measures it."},
+     "load, or that conclave pack made, sqrt(sum (w - q)^2 / sum w^2) over a row in 64 of each "
+     "matrix, by kind (embedding, attention, ffn, experts, lm_head). 0 for weights that stayed as "
+     "they were stored. A packed file of version 2 does not say, and with it there is none."},
 
     {"conclave_requests_total", kCounter, "1", "gateway", kApiAndCode, kNoBuckets,
      "Requests finished, by API (grpc, chat, completions, tokenize) and gRPC status code."},

@@ -1,6 +1,7 @@
 #include "shared/model/served_model.h"
 
 #include <filesystem>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "shared/base/log.h"
@@ -8,6 +9,7 @@
 #include "shared/weights/expert_weights.h"
 #include "shared/weights/model_files.h"
 #include "shared/weights/packed_model.h"
+#include "shared/weights/stored_formats.h"
 
 namespace conclave::model {
 namespace {
@@ -61,7 +63,10 @@ absl::StatusOr<weights::WeightFormats> ChooseFormats(const weights::StoredModel&
                                                      const std::string& numerics) {
   ASSIGN_OR_RETURN(const kernels::NumericsClass chosen, ParseNumerics(numerics));
   const weights::PackedModel* packed = stored.packed();
-  if (packed == nullptr) return weights::WeightFormats(chosen);
+  if (packed == nullptr) {
+    return weights::FormatsOf(*stored.checkpoint(),
+                              numerics == "auto" ? std::nullopt : std::optional(chosen));
+  }
   const auto formats = weights::ParseWeightFormats(packed->formats());
   if (!formats || formats->Label() != packed->formats()) {
     return absl::UnimplementedError(absl::StrCat(

@@ -30,12 +30,13 @@ struct ServedModel {
 // unknown numerics class, or another one than a packed file's.
 absl::StatusOr<ServedModel> OpenServedModel(const CommonOptions& common);
 
-// The numerics class that the setting `numerics` names; "auto" is bf16. INVALID_ARGUMENT for
-// another.
+// The numerics class that the setting `numerics` names; "auto" is bf16, where the stored model has
+// no formats of its own. INVALID_ARGUMENT for another.
 absl::StatusOr<kernels::NumericsClass> ParseNumerics(const std::string& name);
 
 // The formats in which a stored model is computed with under the setting `numerics`: a packed
-// file's own. INVALID_ARGUMENT for a setting that names others.
+// file's own; of a checkpoint that stores matrices as int4, those that keep them
+// (weights::FormatsOf). INVALID_ARGUMENT for a setting that names others.
 absl::StatusOr<weights::WeightFormats> ChooseFormats(const weights::StoredModel& stored,
                                                      const std::string& numerics);
 

@@ -254,7 +254,8 @@ void AllOptions::Bind(Settings& s) {
   s.Add("", "served_name", &common.served_name,
         "model name in the API; empty: that of folder or file");
   s.Add("", "numerics", &common.numerics,
-        "numerics class: f32, bf16, int8, int4 or auto (bf16, or the packed file's)");
+        "numerics class: f32, bf16, int8, int4 or auto (bf16, or what the model is stored in if "
+        "packed or int4)");
   s.Add("", "controller_address", &common.controller, "host:port of the controller's gRPC");
   s.Add("", "state_dir", &common.state_dir,
         "folder of state and logs; empty: ~/.local/state/conclave");

@@ -18,7 +18,9 @@ struct CommonOptions {
   std::string model;        // checkpoint folder, packed file, or org/name in the local Hugging Face
                             // cache; empty: none
   std::string served_name;  // name in the API; empty: that of folder or file
-  std::string numerics = "auto";  // f32, bf16, int8, int4, or auto: bf16, or the packed file's
+  // f32, bf16, int8, int4, or auto: bf16, or a packed file's own, or what keeps stored int4 as it
+  // is
+  std::string numerics = "auto";
   // gRPC address of the controller; the setting is called controller_address, because controller:
   // is a section of the file
   std::string controller = "127.0.0.1:8010";

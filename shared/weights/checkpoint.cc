@@ -1,15 +1,19 @@
 #include "shared/weights/checkpoint.h"
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <set>
+#include <span>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "shared/base/check.h"
 #include "shared/base/status_macros.h"
 #include "shared/weights/fingerprint.h"
+#include "shared/weights/integer_view.h"
 #include "shared/weights/shard_set.h"
 #include "shared/weights/tensor_table.h"
 #include "shared/weights/tensor_view.h"
@@ -51,9 +55,12 @@ absl::Status Unexpected(const StoredTensor& stored, const ModelConfig& config) {
       absl::StrCat(stored.file->path().string(), ": tensor ", name, " is unexpected");
   for (const ForeignName& foreign : kForeignNames) {
     if (absl::StrContains(name, foreign.part)) {
-      return absl::UnimplementedError(absl::StrCat(subject, ": it looks like ", foreign.format,
-                                                   ", which is not supported; use the original "
-                                                   "checkpoint (docs/models.md)"));
+      return absl::UnimplementedError(
+          absl::StrCat(subject, ": it looks like ", foreign.format,
+                       ", and config.json does not say so, or it is not "
+                       "supported; use config and weights of one "
+                       "revision, or the original checkpoint "
+                       "(docs/models.md)"));
     }
   }
   if (absl::EndsWith(name, "_scale_inv")) {
@@ -86,6 +93,7 @@ struct Checkpoint::State {
                           std::vector<std::string>* missing);
   absl::Status CheckRest(const std::set<std::string>& used);
   absl::Status CheckTiedHead(const StoredTensor& head) const;
+  bool IsBiasOfNothing(const StoredTensor& stored, const std::set<std::string>& used) const;
   const TensorView& View(std::string_view name) const;
 };
 
@@ -108,6 +116,18 @@ absl::Status Checkpoint::State::ResolveOne(const TensorSpec& spec, std::set<std:
   };
   for (const std::string& name : spec.stored_names) RETURN_IF_ERROR(found(name, nullptr));
   for (const StackSlice& each : spec.slices) RETURN_IF_ERROR(found(each.stored_name, &each));
+  const bool matrix = spec.shape.size() == 2;
+  if (matrix && config.integers.layout != IntegerLayout::kNone) {
+    for (const std::string& name : spec.stored_names) {
+      const std::string integers = IntegerView::IntegersName(config.integers.layout, name);
+      if (shards.Find(integers) == nullptr) continue;
+      RETURN_IF_ERROR(found(integers, nullptr));
+      ASSIGN_OR_RETURN(const IntegerView view, IntegerView::Make(name, spec.shape[0], spec.shape[1],
+                                                                 shards, config.integers, used));
+      views.emplace(spec.name, TensorView::MakeIntegers(spec, view));
+      return absl::OkStatus();
+    }
+  }
   if (stored == nullptr) {
     missing->push_back(spec.stored_names.back());
     return absl::OkStatus();
@@ -133,6 +153,18 @@ absl::Status Checkpoint::State::CheckTiedHead(const StoredTensor& head) const {
       "if the head was trained apart, or use config and weights of one revision"));
 }
 
+// Writers of GPTQ give each matrix a bias, of zeros where the model has none.
+bool Checkpoint::State::IsBiasOfNothing(const StoredTensor& stored,
+                                        const std::set<std::string>& used) const {
+  const std::string& name = stored.info.name;
+  if (!absl::EndsWith(name, ".bias")) return false;
+  const std::string matrix(absl::StripSuffix(name, ".bias"));
+  if (!used.contains(IntegerView::IntegersName(config.integers.layout, matrix))) return false;
+  const std::span bytes(stored.data(), static_cast<size_t>(stored.info.bytes()));
+  return std::all_of(bytes.begin(), bytes.end(),
+                     [](std::byte byte) { return byte == std::byte{}; });
+}
+
 // What no spec asked for: MTP layers, inert buffers, a tied head; anything else is an error.
 absl::Status Checkpoint::State::CheckRest(const std::set<std::string>& used) {
   std::vector<bool> mtp_found(static_cast<size_t>(config.num_mtp_layers));
@@ -147,6 +179,7 @@ absl::Status Checkpoint::State::CheckRest(const std::set<std::string>& used) {
       ++num_inert;
       continue;
     }
+    if (IsBiasOfNothing(stored, used)) continue;
     if (config.tied_embeddings && name == kLmHeadName) {
       RETURN_IF_ERROR(CheckTiedHead(stored));
       continue;
@@ -161,7 +194,8 @@ absl::Status Checkpoint::State::CheckRest(const std::set<std::string>& used) {
   for (int32_t i = 0; i < config.num_mtp_layers; ++i) {
     // A layer without this projection is an ordinary one: num_hidden_layers is too small.
     const std::string projection = absl::StrCat(MtpPrefix(config, i), "eh_proj.weight");
-    if (mtp_found[static_cast<size_t>(i)] && shards.Find(projection) == nullptr) {
+    if (mtp_found[static_cast<size_t>(i)] && shards.Find(projection) == nullptr &&
+        shards.Find(IntegerView::IntegersName(config.integers.layout, projection)) == nullptr) {
       return absl::InvalidArgumentError(absl::StrCat(
           dir.string(), ": layer ", config.num_layers + i, " is no multi-token-prediction layer (",
           projection, " is missing), but config.json says num_hidden_layers ", config.num_layers,
@@ -184,12 +218,17 @@ absl::Status Checkpoint::State::Resolve() {
   }
   // A foreign format misses tensors and has others instead; what it has says more.
   if (!missing.empty()) {
+    const bool foreign_expected = config.integers.layout != IntegerLayout::kNone;
     for (const auto& [name, stored] : shards.tensors()) {
-      if (used.contains(name)) continue;
+      if (used.contains(name) || foreign_expected) continue;
       const absl::Status foreign = Unexpected(stored, config);
       if (absl::IsUnimplemented(foreign)) return foreign;
     }
     std::string hint;
+    if (foreign_expected) {
+      hint = absl::StrCat(", and so is ",
+                          IntegerView::IntegersName(config.integers.layout, missing.front()));
+    }
     if (missing.front() == kLmHeadName) hint = " (or tie_word_embeddings should be true)";
     if (missing.front() == kEmbeddingName && shards.Find("embed_tokens.weight") != nullptr) {
       hint = " (names lack the prefix \"model.\": save the model with its LM head)";
@@ -240,9 +279,32 @@ absl::Status Checkpoint::CheckUnchanged() const {
 
 void Checkpoint::Forget(std::string_view name) const {
   const TensorView& view = state_->View(name);
+  if (const IntegerView* integers = view.integers()) {
+    for (const StoredTensor* part : integers->parts()) {
+      part->file->Forget(part->info.begin, part->info.begin + part->info.bytes());
+    }
+    return;
+  }
   const std::span<const std::byte> bytes = view.bytes();
   const uint64_t begin = static_cast<uint64_t>(bytes.data() - view.stored().file->data());
   view.stored().file->Forget(begin, begin + bytes.size());
+}
+
+std::optional<kernels::WeightFormat> Checkpoint::IntegersOf(std::string_view name) const {
+  const IntegerView* integers = state_->View(name).integers();
+  return integers == nullptr ? std::nullopt : std::optional(integers->format());
+}
+
+void Checkpoint::ReadIntegers(std::string_view name, int64_t first_row, int64_t num_rows,
+                              Int4Values& output) const {
+  const IntegerView* integers = state_->View(name).integers();
+  CONCLAVE_CHECK(integers != nullptr);
+  integers->ReadIntegers(first_row, num_rows, output);
+}
+
+absl::Status Checkpoint::Check(std::string_view name) const {
+  const IntegerView* integers = state_->View(name).integers();
+  return integers == nullptr ? absl::OkStatus() : integers->Check();
 }
 
 std::string Checkpoint::FileOf(std::string_view name) const {

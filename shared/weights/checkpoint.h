@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -14,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/matrix.h"
 #include "shared/weights/stored_model.h"
 #include "shared/weights/tensor_reader.h"
 
@@ -42,11 +44,16 @@ class Checkpoint : public StoredModel, public TensorReader {
   std::string Fingerprint(std::string_view label) const override;
   const Checkpoint* checkpoint() const override { return this; }
 
-  // Exact for F32, F16 and BF16; FP8 is multiplied by its block scale and rounded to bf16. `name`
+  // Exact for F32, F16 and BF16; FP8 is multiplied by its block scale and rounded to bf16; int4 is
+  // scale * (integer - zero point). `name`
   // is the canonical per-expert name ("...experts.3.up_proj.weight"): fused layouts are resolved
   // here.
   void ReadRows(std::string_view name, int64_t first_row, int64_t num_rows,
                 std::span<float> output) const override;
+  std::optional<kernels::WeightFormat> IntegersOf(std::string_view name) const override;
+  void ReadIntegers(std::string_view name, int64_t first_row, int64_t num_rows,
+                    Int4Values& output) const override;
+  absl::Status Check(std::string_view name) const override;
   bool Has(std::string_view name) const;
   std::string FileOf(std::string_view name) const override;
   void Forget(std::string_view name) const override;

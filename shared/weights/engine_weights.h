@@ -78,7 +78,7 @@ struct EngineWeights {
   // at the edge).
   void Embed(std::span<const int32_t> ids, kernels::MatrixView<float> output) const;
   size_t bytes = 0;   // of the embedding and all matrices
-  KindErrors errors;  // of a row in 64 of each matrix; nothing of a packed file
+  KindErrors errors;  // of a row in 64 of each matrix; of a packed file, as it says
 };
 
 // EngineWeights::bytes, known from the config alone, so that memory can be checked before loading.

@@ -31,7 +31,7 @@ struct ExpertWeights {
   PackedBuffer buffer;
   std::shared_ptr<const PackedModel> mapped;
   size_t bytes = 0;
-  SquaredError error;  // of a row in 64 of each matrix; nothing of a packed file
+  SquaredError error;  // of a row in 64 of each matrix; of a packed file, as it says
 };
 
 // Bytes that one routed expert takes in the kernels' order, the same for all experts of a model.

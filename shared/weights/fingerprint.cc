@@ -60,6 +60,16 @@ void FingerprintHash::AddTensor(std::string_view name, const TensorView& view) {
   Add(absl::StrCat("tensor ", std::string(name), " ", std::string(DTypeName(view.dtype())), " ",
                    view.rows(), " ", view.columns(), "\n"));
   AddSamples(view.bytes());
+  if (const IntegerView* integers = view.integers()) {
+    const IntegerStorage& storage = integers->storage();
+    Add(absl::StrCat("int4 ", static_cast<int>(storage.layout), " ", storage.group, " ",
+                     static_cast<int>(storage.zeros), "\n"));
+    const std::vector<const StoredTensor*> parts = integers->parts();
+    for (size_t i = 1; i < parts.size(); ++i) {
+      Add(absl::StrCat("part ", std::string(DTypeName(parts[i]->info.dtype)), "\n"));
+      AddSamples({parts[i]->data(), static_cast<size_t>(parts[i]->info.bytes())});
+    }
+  }
   if (view.scales().stored == nullptr) return;
   const DType scale_type = view.scales().stored->info.dtype;
   Add(absl::StrCat("scales ", std::string(DTypeName(scale_type)), " ", view.scales().block, " ",

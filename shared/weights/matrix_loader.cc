@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/unpack.h"
 #include "shared/weights/dtype.h"
+#include "shared/weights/imported_format.h"
 
 namespace conclave::weights {
 namespace {
@@ -17,7 +18,7 @@ using kernels::WeightFormat;
 // f32 memory of a chunk of rows: it and what becomes of it stay in a core's own cache.
 constexpr int64_t kChunkBytes = 256 << 10;
 
-// Of the output's rows one in so many is compared with what it was made of. Unpacking a row is some
+// One row in so many is compared with what it was made of. Unpacking a row is some
 // ten times slower than packing it: 2 to 3 % of loading in bf16.
 constexpr int64_t kSampledRows = 64;
 
@@ -51,9 +52,16 @@ void RoundTo(WeightFormat format, std::span<const float> values, std::byte* outp
 
 PackedMatrix MatrixLoader::Add(WeightFormat format, std::string_view name, int64_t first_row,
                                int64_t num_outputs, int64_t num_inputs) {
-  std::byte* packed = buffer_.Take(kernels::PackedBytes(format, num_outputs, num_inputs));
-  Queue({Order::kPacked, format, std::string(name), first_row, num_outputs, num_inputs, packed});
-  return {format, num_outputs, num_inputs, packed};
+  const absl::StatusOr<WeightFormat> made = FormatToMake(tensors_, name, format);
+  if (!made.ok()) {
+    status_.Update(made.status());
+    return {};
+  }
+  const bool imported = made->type == kernels::WeightType::kInt4 && tensors_.IntegersOf(name);
+  std::byte* packed = buffer_.Take(kernels::PackedBytes(*made, num_outputs, num_inputs));
+  Queue({imported ? Order::kImported : Order::kPacked, *made, std::string(name), first_row,
+         num_outputs, num_inputs, packed});
+  return {*made, num_outputs, num_inputs, packed};
 }
 
 PackedMatrix MatrixLoader::AddTransposed(WeightFormat format, std::string_view name,
@@ -89,6 +97,11 @@ void MatrixLoader::Queue(Matrix matrix) {
 absl::Status MatrixLoader::Run() {
   const std::vector<Matrix> matrices = std::exchange(matrices_, {});
   std::vector<Chunk> chunks = std::exchange(chunks_, {});
+  for (size_t i = 0; i < matrices.size() && status_.ok(); ++i) {
+    if (i == 0 || matrices[i].name != matrices[i - 1].name) {
+      status_ = tensors_.Check(matrices[i].name);
+    }
+  }
   if (!status_.ok()) return status_;
   scratch_.resize(pool_ == nullptr ? 1 : static_cast<size_t>(pool_->num_threads()));
   const auto fill = [&](int64_t begin, int64_t end, int thread) {
@@ -109,16 +122,25 @@ absl::Status MatrixLoader::Run() {
     status_ = NotFinite(matrix.name, matrix.first_row + chunk.begin, matrix.first_row + chunk.end);
     return status_;
   }
+  row_errors_.assign(matrices.size(), {});
   for (const Chunk& chunk : chunks) {
     const Matrix& matrix = matrices[chunk.matrix];
     const auto kind = TensorKindOf(matrix.name, matrix.order == Order::kRowMajor);
-    if (kind) errors_.Of(*kind).Add(chunk.error);
+    if (!kind) continue;
+    for (const SquaredError& error : chunk.errors) {
+      errors_.Of(*kind).Add(error);
+      row_errors_[chunk.matrix].push_back(error);
+    }
   }
   for (const Matrix& matrix : matrices) tensors_.Forget(matrix.name);
   return absl::OkStatus();
 }
 
 void MatrixLoader::Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) const {
+  if (matrix.order == Order::kImported) {
+    Import(matrix, chunk, scratch);
+    return;
+  }
   const int64_t num_rows = chunk.end - chunk.begin;
   const int64_t columns = matrix.num_columns;
   scratch.rows.resize(static_cast<size_t>(num_rows * columns));
@@ -130,7 +152,7 @@ void MatrixLoader::Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) co
       kernels::PackRows(matrix.format, columns, chunk.begin,
                         kernels::DenseView(rows, num_rows, columns), matrix.output);
       Sample(matrix, chunk.begin, kernels::DenseView(rows, num_rows, columns), scratch,
-             chunk.error);
+             chunk.errors);
       break;
     case Order::kTransposed: {
       scratch.transposed.resize(scratch.rows.size());
@@ -143,25 +165,55 @@ void MatrixLoader::Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) co
       const float* transposed = scratch.transposed.data();
       kernels::PackRows(matrix.format, num_rows, 0,
                         kernels::DenseView(transposed, columns, num_rows), matrix.output);
-      Sample(matrix, 0, kernels::DenseView(transposed, columns, num_rows), scratch, chunk.error);
+      Sample(matrix, 0, kernels::DenseView(transposed, columns, num_rows), scratch, chunk.errors);
       break;
     }
+    case Order::kImported:
+      break;
     case Order::kRowMajor: {
       RoundTo(matrix.format, scratch.rows,
               matrix.output + chunk.begin * columns * ElementBytes(matrix.format));
       Sample(matrix, chunk.begin, kernels::DenseView(rows, num_rows, columns), scratch,
-             chunk.error);
+             chunk.errors);
       break;
     }
   }
 }
 
+template <typename Look>
+void MatrixLoader::ForEachSample(const Matrix& matrix, int64_t first, int64_t num_rows, Look look) {
+  // By their number in the tensor, so that parts of a matrix have the samples of the whole.
+  const int64_t before = matrix.order == Order::kTransposed ? 0 : matrix.first_row;
+  const int64_t begin = (before + first + kSampledRows - 1) / kSampledRows * kSampledRows - before;
+  for (int64_t row = begin; row < first + num_rows; row += kSampledRows) look(row);
+}
+
+void MatrixLoader::Import(const Matrix& matrix, Chunk& chunk, Scratch& scratch) const {
+  const int64_t num_rows = chunk.end - chunk.begin;
+  const int64_t columns = matrix.num_columns;
+  Int4Values& values = scratch.values;
+  tensors_.ReadIntegers(matrix.name, matrix.first_row + chunk.begin, num_rows, values);
+  chunk.finite = AllFinite(values.scales);
+  const auto groups = static_cast<int64_t>(values.scales.size()) / num_rows;
+  kernels::PackInt4Rows(
+      matrix.format, columns, chunk.begin,
+      {kernels::DenseView<const uint8_t>(values.integers.data(), num_rows, columns),
+       kernels::DenseView<const float>(values.scales.data(), num_rows, groups),
+       matrix.format.zeros ? values.zeros.data() : nullptr},
+      matrix.output);
+  ForEachSample(matrix, chunk.begin, num_rows, [&](int64_t row) {
+    scratch.unpacked.resize(static_cast<size_t>(columns));
+    kernels::UnpackRows({matrix.format, chunk.end, columns, matrix.output}, row,
+                        kernels::DenseView(scratch.unpacked.data(), 1, columns));
+    chunk.errors.emplace_back().Add(scratch.unpacked, scratch.unpacked);  // they are what they were
+  });
+}
+
 void MatrixLoader::Sample(const Matrix& matrix, int64_t first,
                           kernels::MatrixView<const float> rows, Scratch& scratch,
-                          SquaredError& error) {
-  const int64_t begin = (first + kSampledRows - 1) / kSampledRows * kSampledRows;
+                          std::vector<SquaredError>& errors) {
   scratch.unpacked.resize(static_cast<size_t>(rows.cols));
-  for (int64_t row = begin; row < first + rows.rows; row += kSampledRows) {
+  ForEachSample(matrix, first, rows.rows, [&](int64_t row) {
     if (matrix.order == Order::kRowMajor) {
       const DType dtype = matrix.format == WeightFormat::kF32 ? DType::kF32 : DType::kBf16;
       WidenToFloat(dtype, matrix.output + row * rows.cols * ElementBytes(matrix.format),
@@ -170,8 +222,8 @@ void MatrixLoader::Sample(const Matrix& matrix, int64_t first,
       kernels::UnpackRows({matrix.format, first + rows.rows, rows.cols, matrix.output}, row,
                           kernels::DenseView(scratch.unpacked.data(), 1, rows.cols));
     }
-    error.Add({rows.Row(row - first), scratch.unpacked.size()}, scratch.unpacked);
-  }
+    errors.emplace_back().Add({rows.Row(row - first), scratch.unpacked.size()}, scratch.unpacked);
+  });
 }
 
 std::vector<float> MatrixLoader::LoadVector(std::string_view name, int64_t elements) {

@@ -38,10 +38,14 @@ class MatrixLoader : public MatrixSource {
   // Also lets the system take back the pages read.
   absl::Status Run() override;
   KindErrors sampled_errors() const override { return errors_; }
+  // The same of each matrix that the last Run made, in the order in which they were added: a row's
+  // after the other, so that their sum does not depend on how rows were dealt out.
+  const std::vector<std::vector<SquaredError>>& row_errors() const { return row_errors_; }
   std::vector<float> LoadVector(std::string_view name, int64_t elements) override;
 
  private:
-  enum class Order : uint8_t { kPacked, kTransposed, kRowMajor };
+  // kImported: packed, of integers that stay what they are.
+  enum class Order : uint8_t { kPacked, kTransposed, kRowMajor, kImported };
   struct Matrix {
     Order order = Order::kPacked;
     kernels::WeightFormat format = kernels::WeightFormat::kF32;
@@ -57,20 +61,25 @@ class MatrixLoader : public MatrixSource {
     int64_t begin = 0;
     int64_t end = 0;
     bool finite = true;
-    SquaredError error = {};  // of its sampled rows
+    std::vector<SquaredError> errors = {};  // of its sampled rows
   };
   // One thread's temporary f32 memory.
   struct Scratch {
     std::vector<float> rows;
     std::vector<float> transposed;
     std::vector<float> unpacked;  // one row
+    Int4Values values;
   };
 
   void Queue(Matrix matrix);
   void Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) const;
+  void Import(const Matrix& matrix, Chunk& chunk, Scratch& scratch) const;
+  // Calls look(row) for the rows of [first, first + num_rows) that are sampled.
+  template <typename Look>
+  static void ForEachSample(const Matrix& matrix, int64_t first, int64_t num_rows, Look look);
   // Adds the rows of the output, counted from `first`, that are sampled: `rows` became they.
   static void Sample(const Matrix& matrix, int64_t first, kernels::MatrixView<const float> rows,
-                     Scratch& scratch, SquaredError& error);
+                     Scratch& scratch, std::vector<SquaredError>& errors);
   absl::Status NotFinite(std::string_view name, int64_t first_row, int64_t end_row) const;
 
   const TensorReader& tensors_;
@@ -80,6 +89,7 @@ class MatrixLoader : public MatrixSource {
   std::vector<Chunk> chunks_;
   std::vector<Scratch> scratch_;  // [threads]
   KindErrors errors_;
+  std::vector<std::vector<SquaredError>> row_errors_;
   absl::Status status_;
 };
 

@@ -46,7 +46,7 @@ class MatrixSource {
   // it again.
   virtual absl::Status Run() = 0;
 
-  // Of what Run made, by a row in 64 of each matrix; nothing of what was made before.
+  // Of what Run made, by a row in 64 of each matrix; of what was made before, what is known of it.
   virtual KindErrors sampled_errors() const { return {}; }
 
   // Reads at once; what is wrong with it is reported by the next Run.

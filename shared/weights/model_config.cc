@@ -11,6 +11,7 @@
 #include "shared/weights/json_file.h"
 #include "shared/weights/model_families.h"
 #include "shared/weights/model_files.h"
+#include "shared/weights/quantization_config.h"
 #include "shared/weights/rope_config.h"
 
 namespace conclave::weights {
@@ -19,7 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t kMaxConfigBytes = 16 << 20;
-constexpr int64_t kFp8Block = 128;
 // The largest open models have some 25 000 experts in all layers; this bounds the tensor table.
 constexpr int64_t kMaxExpertsInAllLayers = 1 << 18;
 
@@ -72,40 +72,6 @@ void ReadInertFields(ConfigFields& fields) {
 std::string ReadStoredType(ConfigFields& fields) {
   const std::string old_name = fields.TextOr("torch_dtype", "");
   return fields.TextOr("dtype", old_name.empty() ? "bfloat16" : old_name);
-}
-
-void ReadQuantization(ConfigFields& fields, const std::string& where, bool strict,
-                      std::vector<std::string>* warnings, ModelConfig& config) {
-  constexpr char kSupported[] =
-      "no quantization_config (a BF16, F16 or F32 checkpoint), or \"fp8\" with 128x128 blocks";
-  const nlohmann::json& object = fields.Raw("quantization_config");
-  if (object.is_null()) return;
-  if (!object.is_object()) {
-    fields.Invalid("quantization_config", "an object or null");
-    return;
-  }
-  ConfigFields inner(object, absl::StrCat(where, ": quantization_config"));
-  const std::string method = inner.TextOr("quant_method", "");
-  if (inner.status().ok() && method != "fp8") {
-    fields.Fail(absl::UnimplementedError(
-        absl::StrCat(where, ": quantization_config has quant_method \"", method,
-                     "\", which is not supported; supported: ", kSupported,
-                     "; use the original checkpoint of this model (docs/models.md)")));
-    return;
-  }
-  inner.OnlyText("fmt", {"e4m3"});
-  inner.OnlyText("expert_dtype", {"fp8"});
-  const std::vector<int64_t> block = inner.IntegersOr("weight_block_size", {});
-  if (block != std::vector<int64_t>{kFp8Block, kFp8Block}) {
-    inner.Unsupported("weight_block_size", "[128, 128]");
-  }
-  // Whether activations are quantised, and which modules are not, shows in other programs only:
-  // here weights are dequantised at load, and each tensor's own type tells whether it has scales.
-  inner.Inert({"activation_scheme", "modules_to_not_convert", "modules_to_convert", "scale_fmt",
-               "dequantize", "ignored_layers"});
-  fields.Fail(inner.Finish(strict, warnings));
-  config.fp8_block = kFp8Block;
-  config.stored_dtype = "fp8";
 }
 
 // The file is missing: says what else is there.

@@ -86,6 +86,18 @@ struct MoeConfig {
 // What a layer's feed-forward part is.
 enum class FfnKind : uint8_t { kDense, kMoe };
 
+// Matrices that somebody else has quantised to 4 bits, and in which order they are stored
+// (shared/weights/integer_view.h).
+enum class IntegerLayout : uint8_t { kNone, kGptq, kGptqV2, kAwq, kCompressedTensors };
+
+struct IntegerStorage {
+  IntegerLayout layout = IntegerLayout::kNone;
+  int64_t group = 0;   // inputs that share a scale; 0: all of a row
+  bool zeros = false;  // each group has a zero point; else it is 8
+
+  friend bool operator==(const IntegerStorage&, const IntegerStorage&) = default;
+};
+
 struct ModelConfig {
   ModelFamily family = ModelFamily::kDeepseekV3;
   int32_t vocab_size = 0;
@@ -100,8 +112,10 @@ struct ModelConfig {
   RopeConfig rope;
   MoeConfig moe;
   std::vector<FfnKind> ffn;  // [num_layers]
-  std::string stored_dtype;  // "bfloat16", "float16", "float32", "fp8": for messages only
-  int32_t fp8_block = 0;     // 128 for FP8 checkpoints, else 0
+  // "bfloat16", "float16", "float32", "fp8", "int4 (gptq)": for messages only
+  std::string stored_dtype;
+  int32_t fp8_block = 0;    // 128 for FP8 checkpoints, else 0
+  IntegerStorage integers;  // of the matrices that are stored as int4, whichever they are
 
   bool IsMoe(int32_t layer) const { return ffn[layer] == FfnKind::kMoe; }
 };

@@ -18,7 +18,7 @@ PackedEntry Entry(PackedEntry::Order order, WeightFormat format, std::string nam
   PackedEntry entry;
   entry.name = std::move(name);
   entry.order = order;
-  entry.type = static_cast<uint8_t>(format.type);
+  entry.type = format.zeros ? kPackedInt4WithZeros : static_cast<uint8_t>(format.type);
   entry.group = static_cast<uint16_t>(format.group);
   entry.rows = static_cast<uint64_t>(rows);
   entry.columns = static_cast<uint64_t>(columns);
@@ -38,6 +38,11 @@ std::string PackedTransposedName(std::string_view name, int64_t first_row, int64
 
 std::string PackedRowMajorName(std::string_view name) {
   return absl::StrCat(std::string(name), "^R");
+}
+
+WeightFormat FormatOf(const PackedEntry& entry) {
+  if (entry.type == kPackedInt4WithZeros) return {kernels::WeightType::kInt4, entry.group, true};
+  return {static_cast<kernels::WeightType>(entry.type), entry.group};
 }
 
 PackedEntry PanelsEntry(WeightFormat format, std::string name, int64_t num_outputs,

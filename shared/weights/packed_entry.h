@@ -18,6 +18,9 @@ std::string PackedName(std::string_view name, int64_t first_row, int64_t num_row
 std::string PackedTransposedName(std::string_view name, int64_t first_row, int64_t num_rows);
 std::string PackedRowMajorName(std::string_view name);
 
+// How an entry's weights are stored.
+kernels::WeightFormat FormatOf(const PackedEntry& entry);
+
 // Entries without place and checksum.
 PackedEntry PanelsEntry(kernels::WeightFormat format, std::string name, int64_t num_outputs,
                         int64_t num_inputs);

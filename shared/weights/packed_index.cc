@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -34,7 +35,9 @@ static_assert(kReservedAt + 8 == kPackedHeaderBytes);
 // What the table takes besides names.
 constexpr uint64_t kCountsBytes = 4 + 4;
 constexpr uint64_t kTextBytes = 2 + 8 + 8 + 4;
-constexpr uint64_t kEntryBytes = 2 + 1 + 1 + 2 + 4 * 8 + 4;
+constexpr uint64_t EntryBytes(uint32_t version) {
+  return 2 + 1 + 1 + 2 + 4 * 8 + 4 + (version >= 3 ? 2 * 8 : 0);
+}
 
 std::span<const std::byte> AsBytes(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
@@ -120,6 +123,9 @@ std::string SerialiseTable(const PackedIndex& index) {
       Append(table, value);
     }
     Append(table, entry.checksum);
+    if (index.version < 3) continue;
+    Append(table, std::bit_cast<uint64_t>(entry.squared_errors));
+    Append(table, std::bit_cast<uint64_t>(entry.squared_weights));
   }
   return table;
 }
@@ -137,7 +143,8 @@ std::string ReadTable(std::span<const std::byte> table, PackedIndex& index) {
   const uint64_t num_texts = reader.Next<uint32_t>();
   const uint64_t num_entries = reader.Next<uint32_t>();
   // A name has a byte at least. Bounds what is reserved by what is there.
-  const uint64_t least = num_texts * (kTextBytes + 1) + num_entries * (kEntryBytes + 1);
+  const uint64_t least =
+      num_texts * (kTextBytes + 1) + num_entries * (EntryBytes(index.version) + 1);
   if (!reader.ok() || least > reader.left()) {
     return absl::StrCat("its table of ", table.size(), " bytes cannot hold the ", num_texts,
                         " texts and ", num_entries, " tensors that it tells of");
@@ -159,6 +166,9 @@ std::string ReadTable(std::span<const std::byte> table, PackedIndex& index) {
       *field = reader.Next<uint64_t>();
     }
     entry.checksum = reader.Next<uint32_t>();
+    if (index.version < 3) continue;
+    entry.squared_errors = std::bit_cast<double>(reader.Next<uint64_t>());
+    entry.squared_weights = std::bit_cast<double>(reader.Next<uint64_t>());
   }
   if (!reader.ok()) return absl::StrCat("its table ends before all that it tells of");
   if (reader.left() > 0) {
@@ -182,8 +192,9 @@ std::string ChecksumProblem(const char* what, uint32_t said, uint32_t found) {
                       ", wanted ", absl::Hex(said, absl::kZeroPad8));
 }
 
-// Of the file that `bytes` begins: that it is packed, of this version, and whole to the end of the
-// header. The version is told before checksums are believed: another one may have others.
+// Of the file that `bytes` begins: that it is packed, of a version that is read, and whole to the
+// end of the header. The version is told before checksums are believed: another one may have
+// others.
 absl::Status CheckBeginning(std::string_view path, std::span<const std::byte> bytes,
                             uint64_t file_bytes) {
   if (!LooksPacked(bytes)) {
@@ -194,11 +205,13 @@ absl::Status CheckBeginning(std::string_view path, std::span<const std::byte> by
   if (bytes.size() < kHeaderChecksumAt) {
     return CutShort(path, file_bytes, absl::StrCat("its header takes ", kPackedHeaderBytes));
   }
-  if (const auto version = Get<uint32_t>(bytes, kVersionAt); version != kPackedVersion) {
+  const auto version = Get<uint32_t>(bytes, kVersionAt);
+  if (version < kOldestPackedVersion || version > kPackedVersion) {
     return absl::UnimplementedError(absl::StrCat(
         std::string(path), " has version ", version,
-        " of the packed format, this conclave reads version ", kPackedVersion, "; ",
-        version > kPackedVersion ? "use a newer conclave or " : "", "pack the model again"));
+        " of the packed format, this conclave reads versions ", kOldestPackedVersion, " to ",
+        kPackedVersion, "; ", version > kPackedVersion ? "use a newer conclave or " : "",
+        "pack the model again"));
   }
   if (bytes.size() < kPackedHeaderBytes) {
     return CutShort(path, file_bytes, absl::StrCat("its header takes ", kPackedHeaderBytes));
@@ -224,6 +237,7 @@ std::string HeaderProblem(std::span<const std::byte> header) {
 // Fills in what the header tells; empty, or what is wrong with it.
 std::string ReadHeader(std::span<const std::byte> header, PackedIndex& index) {
   if (std::string problem = HeaderProblem(header); !problem.empty()) return problem;
+  index.version = Get<uint32_t>(header, kVersionAt);
   index.file_bytes = Get<uint64_t>(header, kFileBytesAt);
   index.data_offset = Get<uint64_t>(header, kDataOffsetAt);
   const std::string_view text(reinterpret_cast<const char*>(header.data()), header.size());
@@ -250,7 +264,7 @@ std::string PackedIndex::Serialise() const {
 
   std::string bytes(kPackedHeaderBytes, '\0');
   bytes.replace(0, kMagic.size(), kMagic);
-  Put(bytes, kVersionAt, kPackedVersion);
+  Put(bytes, kVersionAt, version);
   Put(bytes, kFileBytesAt, file_bytes);
   Put(bytes, kTableOffsetAt, kPackedHeaderBytes);
   Put(bytes, kTableBytesAt, static_cast<uint64_t>(table.size()));
@@ -266,7 +280,7 @@ std::string PackedIndex::Serialise() const {
 uint64_t PackedIndex::TableBytes() const {
   uint64_t bytes = kCountsBytes;
   for (const PackedText& text : texts) bytes += kTextBytes + text.name.size();
-  for (const PackedEntry& entry : entries) bytes += kEntryBytes + entry.name.size();
+  for (const PackedEntry& entry : entries) bytes += EntryBytes(version) + entry.name.size();
   return bytes;
 }
 

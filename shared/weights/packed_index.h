@@ -16,7 +16,8 @@
 
 namespace conclave::weights {
 
-inline constexpr uint32_t kPackedVersion = 2;
+inline constexpr uint32_t kPackedVersion = 3;        // that is written
+inline constexpr uint32_t kOldestPackedVersion = 2;  // that is read
 inline constexpr uint64_t kPackedHeaderBytes = 128;
 inline constexpr uint64_t kPackedPageBytes = 4096;     // blocks begin on pages
 inline constexpr uint64_t kPackedEntryAlignment = 64;  // a cache line, and a 512-bit register
@@ -35,6 +36,9 @@ struct PackedText {
   friend bool operator==(const PackedText&, const PackedText&) = default;
 };
 
+// The type of int4 matrices whose groups have zero points.
+inline constexpr uint8_t kPackedInt4WithZeros = 5;
+
 // One tensor.
 struct PackedEntry {
   enum class Order : uint8_t {
@@ -44,16 +48,20 @@ struct PackedEntry {
   };
   std::string name;  // unique; printable ASCII, at most kMaxPackedNameBytes
   Order order = Order::kPanels;
-  uint8_t type = 0;                // kernels::WeightType
+  uint8_t type = 0;                // kernels::WeightType, or kPackedInt4WithZeros
   uint16_t group = 0;              // inputs that share a scale; 0 for floats
   uint64_t rows = 0, columns = 0;  // of a matrix: outputs, inputs
   uint64_t offset = 0;  // from the start of the file, a multiple of kPackedEntryAlignment
   uint64_t bytes = 0;
   uint32_t checksum = 0;  // CRC-32C
+  // SquaredError of the rows that were looked at; of a file of version 2, of vectors and of what is
+  // f32 in every format 0.
+  double squared_errors = 0, squared_weights = 0;
   friend bool operator==(const PackedEntry&, const PackedEntry&) = default;
 };
 
 struct PackedIndex {
+  uint32_t version = kPackedVersion;
   std::string fingerprint;           // 64 hex digits, as Checkpoint::Fingerprint
   std::string numerics;              // the numerics class, at most 31 bytes: "int8", "int8+int4"
   uint64_t data_offset = 0;          // of the first tensor, a multiple of kPackedPageBytes

@@ -1,5 +1,6 @@
 // What a packed index may say: docs/packed-format.md, "What is refused".
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <string_view>
 #include <unordered_set>
@@ -14,7 +15,8 @@ constexpr uint64_t kMaxFileBytes = uint64_t{1} << 62;  // rounding up cannot ove
 constexpr uint64_t kMaxDimension = (uint64_t{1} << 31) - 1;
 constexpr size_t kFingerprintDigits = 64;
 
-enum Type : uint8_t { kF32 = 1, kBf16 = 2, kInt8 = 3, kInt4 = 4 };  // as kernels::WeightType
+enum Type : uint8_t { kF32 = 1, kBf16 = 2, kInt8 = 3, kInt4 = 4, kInt4WithZeros = 5 };
+static_assert(kInt4WithZeros == kPackedInt4WithZeros);  // the others as kernels::WeightType
 
 bool IsPrintable(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
@@ -62,11 +64,13 @@ std::string TextProblem(const PackedText& text, uint64_t file_bytes, uint64_t& e
   return "";
 }
 
-std::string FormatProblem(const PackedEntry& entry) {
-  if (entry.type < kF32 || entry.type > kInt4) {
-    return absl::StrCat("has the type ", static_cast<int>(entry.type), ", wanted 1 to 4");
+std::string FormatProblem(const PackedEntry& entry, uint32_t version) {
+  const Type last = version < 3 ? kInt4 : kInt4WithZeros;
+  if (entry.type < kF32 || entry.type > last) {
+    return absl::StrCat("has the type ", static_cast<int>(entry.type), ", wanted 1 to ",
+                        static_cast<int>(last));
   }
-  const bool integers = entry.type == kInt8 || entry.type == kInt4;
+  const bool integers = entry.type >= kInt8;
   if (integers ? entry.group != 32 && entry.group != 64 && entry.group != 128 : entry.group != 0) {
     return absl::StrCat("has groups of ", entry.group, ", wanted ",
                         integers ? "32, 64 or 128 for integers" : "0 for floats");
@@ -82,6 +86,14 @@ std::string FormatProblem(const PackedEntry& entry) {
                           entry.columns, " columns, wanted type 1 and 1 column");
   }
   return absl::StrCat("has the order ", static_cast<int>(entry.order), ", wanted 1 to 3");
+}
+
+std::string ErrorProblem(const PackedEntry& entry) {
+  for (const double sum : {entry.squared_errors, entry.squared_weights}) {
+    if (std::isfinite(sum) && sum >= 0) continue;
+    return absl::StrCat("has a sum of squares of ", sum, ", wanted a number from 0 on");
+  }
+  return "";
 }
 
 std::string SizeProblem(const PackedEntry& entry) {
@@ -159,7 +171,8 @@ std::string PackedIndex::Problem() const {
   for (const PackedEntry& entry : entries) {
     std::string problem = NameProblem("tensor", entry.name);
     if (!problem.empty()) return problem;
-    problem = FormatProblem(entry);
+    problem = FormatProblem(entry, version);
+    if (problem.empty()) problem = ErrorProblem(entry);
     if (problem.empty()) problem = SizeProblem(entry);
     if (problem.empty()) problem = PlaceProblem(entry, file_bytes, names.empty(), end);
     if (!problem.empty()) return absl::StrCat("the tensor ", QuotedName(entry.name), " ", problem);

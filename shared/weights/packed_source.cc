@@ -16,40 +16,58 @@ using kernels::PackedMatrix;
 using kernels::WeightFormat;
 
 std::string Described(const PackedEntry& entry) {
-  const auto type = static_cast<kernels::WeightType>(entry.type);
-  return absl::StrCat(std::string(kernels::WeightTypeName(type)),
-                      entry.group > 0 ? absl::StrCat(":", entry.group) : "", " [", entry.rows, ", ",
+  const WeightFormat format = FormatOf(entry);
+  return absl::StrCat(std::string(kernels::WeightTypeName(format.type)),
+                      format.group > 0 ? absl::StrCat(":", format.group) : "",
+                      format.zeros ? " with zero points" : "", " [", entry.rows, ", ",
                       entry.columns, "]");
+}
+
+// Whether one may stand for the other: zero points are the checkpoint's affair.
+bool SameFormat(WeightFormat found, WeightFormat wanted) {
+  return found.type == wanted.type && found.group == wanted.group;
 }
 
 }  // namespace
 
-std::span<const std::byte> PackedSource::Take(const PackedEntry& wanted) {
-  if (!status_.ok()) return {};
+const PackedEntry* PackedSource::Find(const PackedEntry& wanted) {
+  if (!status_.ok()) return nullptr;
   const PackedEntry* found = file_.Find(wanted.name);
   if (found == nullptr) {
     status_ = absl::InvalidArgumentError(
         absl::StrCat(file_.path().string(), ": tensor ", wanted.name,
                      " is missing, which its config.json asks for; pack the checkpoint again"));
-    return {};
+    return nullptr;
   }
-  if (found->order != wanted.order || found->type != wanted.type || found->group != wanted.group ||
+  if (found->order != wanted.order || !SameFormat(FormatOf(*found), FormatOf(wanted)) ||
       found->rows != wanted.rows || found->columns != wanted.columns ||
       found->bytes != wanted.bytes) {
     status_ = absl::InvalidArgumentError(
         absl::StrCat(file_.path().string(), ": tensor ", wanted.name, " is ", Described(*found),
                      " in ", found->bytes, " bytes, wanted ", Described(wanted), " in ",
                      wanted.bytes, "; pack the checkpoint again"));
-    return {};
+    return nullptr;
   }
   unverified_.push_back(found);
-  return file_.Bytes(*found);
+  if (wanted.order != PackedEntry::Order::kVector) {
+    const bool is_table = wanted.order == PackedEntry::Order::kRowMajor;
+    if (const auto kind = TensorKindOf(found->name, is_table)) {
+      errors_.Of(*kind).Add({found->squared_errors, found->squared_weights});
+    }
+  }
+  return found;
+}
+
+std::span<const std::byte> PackedSource::Take(const PackedEntry& wanted) {
+  const PackedEntry* found = Find(wanted);
+  return found == nullptr ? std::span<const std::byte>() : file_.Bytes(*found);
 }
 
 PackedMatrix PackedSource::Matrix(WeightFormat format, std::string name, int64_t num_outputs,
                                   int64_t num_inputs) {
-  const auto bytes = Take(PanelsEntry(format, std::move(name), num_outputs, num_inputs));
-  return {format, num_outputs, num_inputs, bytes.empty() ? nullptr : bytes.data()};
+  const PackedEntry* found = Find(PanelsEntry(format, std::move(name), num_outputs, num_inputs));
+  if (found == nullptr) return {format, num_outputs, num_inputs, nullptr};
+  return {FormatOf(*found), num_outputs, num_inputs, file_.Bytes(*found).data()};
 }
 
 PackedMatrix PackedSource::Add(WeightFormat format, std::string_view name, int64_t first_row,

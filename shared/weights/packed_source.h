@@ -27,17 +27,22 @@ class PackedSource : public MatrixSource {
                                          int64_t first_row, int64_t num_rows,
                                          int64_t num_columns) override;
   absl::Status Run() override;
+  // As the file tells them: what packing made.
+  KindErrors sampled_errors() const override { return errors_; }
   std::vector<float> LoadVector(std::string_view name, int64_t elements) override;
 
  private:
-  // The bytes of an entry that must be just so; empty, and status_ set, when it is not.
-  std::span<const std::byte> Take(const PackedEntry& wanted);
+  // An entry that must be just so, but for zero points, which int4 may have; null, and status_ set,
+  // when it is not.
+  const PackedEntry* Find(const PackedEntry& wanted);
+  std::span<const std::byte> Take(const PackedEntry& wanted);  // its bytes
   kernels::PackedMatrix Matrix(kernels::WeightFormat format, std::string name, int64_t num_outputs,
                                int64_t num_inputs);
 
   const PackedFile& file_;
   kernels::ThreadPool* const pool_;
   std::vector<const PackedEntry*> unverified_;
+  KindErrors errors_;
   absl::Status status_;
 };
 

@@ -212,6 +212,12 @@ void PackedWriter::SetChecksum(size_t entry, uint32_t checksum) {
   index_.entries[entry].checksum = checksum;
 }
 
+void PackedWriter::SetErrors(size_t entry, double squared_errors, double squared_weights) {
+  CONCLAVE_CHECK(entry < index_.entries.size());
+  index_.entries[entry].squared_errors = squared_errors;
+  index_.entries[entry].squared_weights = squared_weights;
+}
+
 absl::Status PackedWriter::Commit() {
   CONCLAVE_CHECK(descriptor_ >= 0);
   // The last that is written: until then the file does not even begin as a packed one.

@@ -19,11 +19,11 @@ namespace conclave::weights {
 
 class PackedWriter {
  public:
-  // `texts` are the bytes of the index's texts, in their order; checksums of tensors are still 0.
-  // The temporary file lies beside `path`: "PATH.partial.PID". INVALID_ARGUMENT when the index has
-  // a Problem (two tensors of one name, say); ALREADY_EXISTS when `path` exists and `replace` is
-  // false; RESOURCE_EXHAUSTED when the file system has less room than the file takes (names both);
-  // else what the system says of the path.
+  // `texts` are the bytes of the index's texts, in their order; checksums and errors of tensors are
+  // still 0. The temporary file lies beside `path`: "PATH.partial.PID". INVALID_ARGUMENT when the
+  // index has a Problem (two tensors of one name, say); ALREADY_EXISTS when `path` exists and
+  // `replace` is false; RESOURCE_EXHAUSTED when the file system has less room than the file takes
+  // (names both); else what the system says of the path.
   static absl::StatusOr<std::unique_ptr<PackedWriter>> Create(std::filesystem::path path,
                                                               PackedIndex index,
                                                               const std::vector<std::string>& texts,
@@ -36,6 +36,8 @@ class PackedWriter {
   // Bytes of a tensor, from `begin` within it.
   absl::Status Write(size_t entry, uint64_t begin, std::span<const std::byte> bytes);
   void SetChecksum(size_t entry, uint32_t checksum);
+  // PackedEntry::squared_errors and squared_weights.
+  void SetErrors(size_t entry, double squared_errors, double squared_weights);
 
   // Writes header and table, waits until the disk has everything, and renames. Once. When it fails
   // nothing lies at `path` that did not before.

@@ -11,6 +11,7 @@
 #include "shared/base/thread_name.h"
 #include "shared/weights/engine_weights.h"
 #include "shared/weights/expert_weights.h"
+#include "shared/weights/imported_format.h"
 #include "shared/weights/matrix_loader.h"
 #include "shared/weights/packed_entry.h"
 #include "shared/weights/packed_layout.h"
@@ -35,12 +36,16 @@ struct Planned {
 // Writes down what is asked for, and makes nothing.
 class Planner : public MatrixSource {
  public:
-  explicit Planner(PackedLayout* layout) : layout_(*layout) {}
+  Planner(const TensorReader& tensors, PackedLayout* layout)
+      : tensors_(tensors), layout_(*layout) {}
 
   PackedMatrix Add(WeightFormat format, std::string_view name, int64_t first_row,
                    int64_t num_outputs, int64_t num_inputs) override {
+    const absl::StatusOr<WeightFormat> made = FormatToMake(tensors_, name, format);
+    status_.Update(made.status());
+    if (!status_.ok()) return {};
     Note({Planned::Order::kPacked, format, std::string(name), first_row, num_outputs, num_inputs},
-         PanelsEntry(format, PackedName(name, first_row, num_outputs), num_outputs, num_inputs));
+         PanelsEntry(*made, PackedName(name, first_row, num_outputs), num_outputs, num_inputs));
     return {};
   }
   PackedMatrix AddTransposed(WeightFormat format, std::string_view name, int64_t first_row,
@@ -66,7 +71,7 @@ class Planner : public MatrixSource {
   // What is run together is loaded together.
   absl::Status Run() override {
     layout_.BeginBlock();
-    return absl::OkStatus();
+    return status_;
   }
 
   std::vector<Planned> planned;
@@ -76,7 +81,9 @@ class Planner : public MatrixSource {
     planned.push_back(std::move(tensor));
     layout_.AddEntry(std::move(entry));
   }
+  const TensorReader& tensors_;
   PackedLayout& layout_;
+  absl::Status status_;
 };
 
 struct Plan {
@@ -88,7 +95,7 @@ absl::StatusOr<Plan> MakePlan(const PackInput& input, const WeightFormats& forma
   const ModelConfig& config = *input.config;
   PackedLayout layout(input.fingerprint, formats.Label());
   for (const auto& [name, bytes] : input.texts) layout.AddText(name, bytes);
-  Planner planner(&layout);
+  Planner planner(*input.tensors, &layout);
   EngineWeights nothing;
   RETURN_IF_ERROR(WalkEngine(config, formats, planner, nothing, nullptr));
   for (int32_t layer = 0; layer < config.num_layers; ++layer) {
@@ -122,6 +129,7 @@ struct Piece {
   size_t entry = 0;
   uint64_t begin = 0;  // within the entry
   std::span<const std::byte> bytes;
+  std::vector<SquaredError> errors = {};  // of its rows that were looked at
 };
 
 // Pieces in their order, and the memory that they lie in.
@@ -146,6 +154,10 @@ class Maker {
     uint64_t left = options_.batch_bytes;
     while (!done() && left > 0) left -= std::min(left, Take(loader, left, batch));
     RETURN_IF_ERROR(loader.Run());
+    auto errors = loader.row_errors().begin();  // of matrices alone, as they were added
+    for (Piece& piece : batch.pieces) {
+      if (plan_.tensors[piece.entry].order != Planned::Order::kVector) piece.errors = *errors++;
+    }
     return batch;
   }
 
@@ -153,7 +165,7 @@ class Maker {
   // Asks for as much of the tensor as there is room for, one step at least; its bytes.
   uint64_t Take(MatrixLoader& loader, uint64_t room, Batch& batch) {
     const Planned& tensor = plan_.tensors[entry_];
-    Piece piece = {.entry = entry_, .begin = begin_, .bytes = {}};
+    Piece piece = {.entry = entry_, .begin = begin_, .bytes = {}, .errors = {}};
     const int64_t rows = Rows(tensor, room);
     const int64_t first = tensor.first_row + row_;
     switch (tensor.order) {
@@ -212,12 +224,15 @@ class Maker {
 class Output {
  public:
   explicit Output(PackedWriter* writer)
-      : writer_(*writer), checksums_(writer->index().entries.size()) {}
+      : writer_(*writer),
+        checksums_(writer->index().entries.size()),
+        errors_(writer->index().entries.size()) {}
 
   absl::Status Write(const Batch& batch) {
     for (const Piece& piece : batch.pieces) {
       RETURN_IF_ERROR(writer_.Write(piece.entry, piece.begin, piece.bytes));
       checksums_[piece.entry] = ExtendCrc32c(checksums_[piece.entry], piece.bytes);
+      for (const SquaredError& error : piece.errors) errors_[piece.entry].Add(error);
       done_ += piece.bytes.size();
     }
     return absl::OkStatus();
@@ -225,13 +240,17 @@ class Output {
   uint64_t done() const { return done_; }
 
   absl::Status Commit() {
-    for (size_t i = 0; i < checksums_.size(); ++i) writer_.SetChecksum(i, checksums_[i]);
+    for (size_t i = 0; i < checksums_.size(); ++i) {
+      writer_.SetChecksum(i, checksums_[i]);
+      writer_.SetErrors(i, errors_[i].errors, errors_[i].weights);
+    }
     return writer_.Commit();
   }
 
  private:
   PackedWriter& writer_;
   std::vector<uint32_t> checksums_;
+  std::vector<SquaredError> errors_;
   uint64_t done_ = 0;
 };
 

@@ -38,6 +38,7 @@ struct PackOptions {
 };
 
 // What the file will have, before anything is read: its size is PackedIndex::file_bytes.
+// INVALID_ARGUMENT for integers of a matrix that is stored as others (FormatToMake).
 absl::StatusOr<PackedIndex> PlanPack(const PackInput& input, const WeightFormats& formats);
 
 // The same bytes for the same input and formats, whatever the threads. Holds at most some 400 MiB

@@ -100,6 +100,11 @@ absl::Status ShardSet::Add(const fs::path& path) {
   return absl::OkStatus();
 }
 
+std::string Described(const StoredTensor& stored) {
+  return absl::StrCat(stored.file->path().string(), ": tensor ", stored.info.name, " is ",
+                      std::string(DTypeName(stored.info.dtype)), " ", ShapeText(stored.info.shape));
+}
+
 absl::StatusOr<ShardSet> ShardSet::Open(const fs::path& model_dir) {
   ShardSet set;
   const fs::path index_path = model_dir / kIndexName;

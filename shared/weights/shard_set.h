@@ -25,6 +25,9 @@ struct StoredTensor {
   const std::byte* data() const { return file->data() + info.begin; }
 };
 
+// For messages: "FILE: tensor NAME is BF16 [2, 3]".
+std::string Described(const StoredTensor& stored);
+
 class ShardSet {
  public:
   // Maps model.safetensors, else model.safetensors.index.json's shards, else the folder's only

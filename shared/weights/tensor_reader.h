@@ -4,15 +4,42 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/matrix.h"
+#include "shared/base/check.h"
 
 namespace conclave::weights {
+
+// Rows of int4 weights: integers and zero points from 0 to 15.
+struct Int4Values {
+  std::vector<uint8_t> integers;  // [num_rows, columns]
+  std::vector<float> scales;      // [num_rows, groups]
+  std::vector<uint8_t> zeros;     // [num_rows, groups]; empty without zero points
+};
 
 class TensorReader {
  public:
   virtual ~TensorReader() = default;
+
+  // How a matrix is stored that is int4 already, with or without zero points; nullopt for others.
+  virtual std::optional<kernels::WeightFormat> IntegersOf(std::string_view) const {
+    return std::nullopt;
+  }
+  // Rows of such a matrix, in the groups of that format. CHECK-fails as ReadRows.
+  virtual void ReadIntegers(std::string_view name, int64_t first_row, int64_t num_rows,
+                            Int4Values& output) const {
+    (void)name, (void)first_row, (void)num_rows, (void)output;
+    CONCLAVE_CHECK(false);  // IntegersOf says that there are none
+  }
+  // What reading takes for granted of a tensor, and opening did not look at. INVALID_ARGUMENT or
+  // UNIMPLEMENTED naming file, tensor, what was found and what was wanted.
+  virtual absl::Status Check(std::string_view) const { return absl::OkStatus(); }
 
   // Rows [first_row, first_row + num_rows) of a matrix (or elements of a vector) into `output`.
   // CHECK-fails on a name or range that the model does not have.

@@ -17,14 +17,9 @@ std::array<float, 256> MakeFloat8Table() {
   return table;
 }
 
-std::string Describe(const StoredTensor& stored) {
-  return absl::StrCat(stored.file->path().string(), ": tensor ", stored.info.name, " is ",
-                      std::string(DTypeName(stored.info.dtype)), " ", ShapeText(stored.info.shape));
-}
-
 absl::Status WrongType(const StoredTensor& stored) {
   return absl::InvalidArgumentError(
-      absl::StrCat(Describe(stored),
+      absl::StrCat(Described(stored),
                    ", wanted BF16, F16, F32, or F8_E4M3 with 128x128 block scales; use a "
                    "checkpoint in one of these types (docs/models.md)"));
 }
@@ -36,14 +31,14 @@ absl::StatusOr<BlockScales> FindScales(const StoredTensor& stored, const ShardSe
                                        const ModelConfig& config) {
   if (config.fp8_block == 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat(Describe(stored),
+        absl::StrCat(Described(stored),
                      ", but config.json has no quantization_config that says "
                      "how it is scaled; use config and weights of one revision"));
   }
   const std::string name = ScaleName(stored.info.name);
   const StoredTensor* scale = shards.Find(name);
   if (scale == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(Describe(stored), ", but its scales, tensor ",
+    return absl::InvalidArgumentError(absl::StrCat(Described(stored), ", but its scales, tensor ",
                                                    name,
                                                    ", are missing; download the checkpoint "
                                                    "again"));
@@ -54,7 +49,7 @@ absl::StatusOr<BlockScales> FindScales(const StoredTensor& stored, const ShardSe
   }
   const bool type_good = scale->info.dtype == DType::kF32 || scale->info.dtype == DType::kBf16;
   if (!type_good || scale->info.shape != wanted) {
-    return absl::InvalidArgumentError(absl::StrCat(Describe(*scale), ", wanted F32 or BF16 ",
+    return absl::InvalidArgumentError(absl::StrCat(Described(*scale), ", wanted F32 or BF16 ",
                                                    ShapeText(wanted), ", a scale per ",
                                                    config.fp8_block, "x", config.fp8_block,
                                                    " block; use a checkpoint with such "
@@ -73,6 +68,16 @@ std::string ScaleName(const std::string& stored_name) {
   return absl::StrCat(stored_name, "_scale_inv");
 }
 
+TensorView TensorView::MakeIntegers(const TensorSpec& spec, const IntegerView& integers) {
+  TensorView view;
+  view.stored_ = integers.parts().front();
+  view.rows_ = spec.shape[0];
+  view.columns_ = spec.shape[1];
+  view.begin_ = view.stored_->info.begin;
+  view.integers_ = integers;
+  return view;
+}
+
 absl::StatusOr<TensorView> TensorView::Make(const TensorSpec& spec, const StoredTensor& stored,
                                             const StackSlice* slice, const ShardSet& shards,
                                             const ModelConfig& config) {
@@ -82,7 +87,7 @@ absl::StatusOr<TensorView> TensorView::Make(const TensorSpec& spec, const Stored
   if (!IsPlainFloat(dtype) && !float8) return WrongType(stored);
   if (stored.info.shape != wanted) {
     return absl::InvalidArgumentError(
-        absl::StrCat(Describe(stored), ", but config.json wants ", ShapeText(wanted),
+        absl::StrCat(Described(stored), ", but config.json wants ", ShapeText(wanted),
                      "; config and weights are of different models or revisions: use both of one"));
   }
   TensorView view;
@@ -108,6 +113,7 @@ absl::StatusOr<TensorView> TensorView::Make(const TensorSpec& spec, const Stored
 }
 
 std::span<const std::byte> TensorView::bytes() const {
+  if (integers_) return {stored_->data(), static_cast<size_t>(stored_->info.bytes())};
   const int64_t size = rows_ * columns_ * DTypeBits(dtype()) / 8;
   return {stored_->file->data() + begin_, static_cast<size_t>(size)};
 }
@@ -143,6 +149,10 @@ void TensorView::ReadFloat8Row(int64_t row, std::span<float> output) const {
 void TensorView::Read(int64_t first_row, int64_t num_rows, std::span<float> output) const {
   CONCLAVE_CHECK(first_row >= 0 && num_rows >= 0 && first_row + num_rows <= rows_);
   CONCLAVE_CHECK(static_cast<int64_t>(output.size()) == num_rows * columns_);
+  if (integers_) {
+    integers_->ReadFloats(first_row, num_rows, output);
+    return;
+  }
   if (scales_.stored == nullptr) {
     const int64_t row_bytes = columns_ * DTypeBits(dtype()) / 8;
     WidenToFloat(dtype(), stored_->file->data() + begin_ + first_row * row_bytes, output);

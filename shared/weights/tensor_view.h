@@ -4,11 +4,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "shared/weights/integer_view.h"
 #include "shared/weights/model_config.h"
 #include "shared/weights/shard_set.h"
 #include "shared/weights/tensor_table.h"
@@ -33,13 +35,19 @@ class TensorView {
                                          const StackSlice* slice, const ShardSet& shards,
                                          const ModelConfig& config);
 
+  // A matrix that is stored as int4.
+  static TensorView MakeIntegers(const TensorSpec& spec, const IntegerView& integers);
+
   int64_t rows() const { return rows_; }        // of a vector: its elements
   int64_t columns() const { return columns_; }  // of a vector: 1
   DType dtype() const { return stored_->info.dtype; }
   const StoredTensor& stored() const { return *stored_; }
   const BlockScales& scales() const { return scales_; }  // stored is null unless FP8
 
-  // Bytes of the tensor's own elements, scales apart.
+  // null unless it is stored as int4; then `stored` are its integers.
+  const IntegerView* integers() const { return integers_ ? &*integers_ : nullptr; }
+
+  // Bytes of the tensor's own elements, scales and zero points apart.
   std::span<const std::byte> bytes() const;
   // The scales that belong to these rows; empty unless FP8.
   std::span<const std::byte> scale_bytes() const;
@@ -55,6 +63,7 @@ class TensorView {
   int64_t rows_ = 0;
   int64_t columns_ = 1;
   BlockScales scales_;
+  std::optional<IntegerView> integers_;
 };
 
 // The name of the scales of an FP8 tensor.

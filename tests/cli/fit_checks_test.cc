@@ -107,7 +107,7 @@ TEST_F(FitTest, KvMemoryIsRefusedAsTheEngineRefusesIt) {
 }
 
 TEST_F(FitTest, APackedFileIsInMemoryOnce) {
-  const auto mixed = weights::ParseWeightFormats("int8+int4");
+  const OwnFormats mixed{*weights::ParseWeightFormats("int8+int4")};
   const int64_t once = DemandOf(config_, options_, mixed).weight_bytes;
   options_.up.engines = 3;
   options_.up.workers = 0;
@@ -115,7 +115,21 @@ TEST_F(FitTest, APackedFileIsInMemoryOnce) {
   EXPECT_EQ(demand.weight_bytes, once);
   ASSERT_EQ(demand.classes.size(), 1u);
   EXPECT_EQ(demand.classes[0].formats.Label(), "int8+int4");
-  EXPECT_LT(once, DemandOf(config_, options_, weights::ParseWeightFormats("int8")).weight_bytes);
+  EXPECT_LT(
+      once,
+      DemandOf(config_, options_, OwnFormats{*weights::ParseWeightFormats("int8")}).weight_bytes);
+}
+
+// What it stores as int4 stays so: nothing else may be chosen, and each process makes its own.
+TEST_F(FitTest, ACheckpointOfInt4HasItsOwnFormats) {
+  const OwnFormats own{*weights::ParseWeightFormats("bf16+int4:128"), /*mapped=*/false};
+  options_.up.workers = 0;
+  const int64_t once = DemandOf(config_, options_, own).weight_bytes;
+  options_.up.engines = 3;
+  const MemoryDemand demand = DemandOf(config_, options_, own);
+  EXPECT_EQ(demand.weight_bytes, 3 * once);
+  ASSERT_EQ(demand.classes.size(), 1u);
+  EXPECT_EQ(demand.classes[0].formats.Label(), "bf16+int4:128");
 }
 
 TEST_F(FitTest, EnginesThatHoldExpertsTakeThemEach) {

@@ -155,7 +155,7 @@ TEST(QuantizeTest, RowsHaveTheBitsOfTheirGroups) {
           EXPECT_EQ(static_cast<int8_t>(step[k]), wanted) << NameOf(format) << " " << first + k;
           sum += wanted;
         }
-        EXPECT_EQ(start, -sum * (format.type == WeightType::kInt8 ? 128 : 8));
+        EXPECT_EQ(start, -sum * (format.type == WeightType::kInt8 ? 128 : 1));
         step += cpu::StepRowBytes(format);
       }
     }

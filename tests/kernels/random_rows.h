@@ -25,6 +25,8 @@ inline constexpr WeightFormat kAllFormats[] = {WeightFormat::kF32,       WeightF
                                                {WeightType::kInt8, 32},  WeightFormat::kInt8,
                                                {WeightType::kInt8, 128}, {WeightType::kInt4, 32},
                                                WeightFormat::kInt4,      {WeightType::kInt4, 128}};
+inline constexpr WeightFormat kZeroFormats[] = {
+    {WeightType::kInt4, 32, true}, {WeightType::kInt4, 64, true}, {WeightType::kInt4, 128, true}};
 
 // Every level that this processor has.
 inline std::vector<CpuLevel> SupportedLevels() {
@@ -72,6 +74,39 @@ class AlignedBytes {
   std::unique_ptr<std::byte, Free> data_;
 };
 
+// Int4 weights as a checkpoint may have them, with the memory of a view.
+struct OwnedInt4Rows {
+  // All integers occur, and zero points if the format has them; scales are of 10 binary digits.
+  OwnedInt4Rows(Rng& rng, WeightFormat format, int64_t num_rows, int64_t num_inputs)
+      : groups((num_inputs + format.group - 1) / format.group) {
+    for (int64_t i = 0; i < num_rows * num_inputs; ++i) {
+      integers.push_back(static_cast<uint8_t>(rng.Below(16)));
+    }
+    for (int64_t i = 0; i < num_rows * groups; ++i) {
+      scales.push_back(static_cast<float>(rng.Below(1024) - 300) * 0x1p-14f);
+      if (format.zeros) zeros.push_back(static_cast<uint8_t>(rng.Below(16)));
+    }
+    view = {DenseView<const uint8_t>(integers.data(), num_rows, num_inputs),
+            DenseView<const float>(scales.data(), num_rows, groups),
+            format.zeros ? zeros.data() : nullptr};
+  }
+
+  // What is multiplied, and the weight.
+  int Integer(int64_t row, int64_t input, int32_t group) const {
+    const int64_t g = row * groups + input / group;
+    return integers[static_cast<size_t>(row * view.integers.cols + input)] -
+           (zeros.empty() ? 8 : zeros[static_cast<size_t>(g)]);
+  }
+  float Scale(int64_t row, int64_t input, int32_t group) const {
+    return scales[static_cast<size_t>(row * groups + input / group)];
+  }
+
+  int64_t groups;
+  std::vector<uint8_t> integers, zeros;
+  std::vector<float> scales;
+  Int4Rows view;
+};
+
 // A packed matrix with its memory.
 class OwnedMatrix {
  public:
@@ -83,6 +118,12 @@ class OwnedMatrix {
              bytes_.data());
   }
 
+  OwnedMatrix(WeightFormat format, const OwnedInt4Rows& rows)
+      : bytes_(PackedBytes(format, rows.view.integers.rows, rows.view.integers.cols)),
+        view_{format, rows.view.integers.rows, rows.view.integers.cols, bytes_.data()} {
+    PackInt4Rows(format, view_.num_inputs, 0, rows.view, bytes_.data());
+  }
+
   const PackedMatrix& view() const { return view_; }
 
  private:
@@ -92,6 +133,9 @@ class OwnedMatrix {
 
 inline OwnedMatrix RandomMatrix(Rng& rng, WeightFormat format, int64_t num_outputs,
                                 int64_t num_inputs) {
+  if (format.zeros) {
+    return OwnedMatrix(format, OwnedInt4Rows(rng, format, num_outputs, num_inputs));
+  }
   return OwnedMatrix(format, num_outputs, num_inputs, rng.Normals(num_outputs * num_inputs, 0.3f));
 }
 
@@ -115,7 +159,8 @@ inline ::testing::AssertionResult SameBits(const std::vector<float>& actual,
 
 inline std::string NameOf(WeightFormat format) {
   const std::string type(WeightTypeName(format.type));
-  return format.integers() ? type + "/" + std::to_string(format.group) : type;
+  if (!format.integers()) return type;
+  return type + "/" + std::to_string(format.group) + (format.zeros ? " with zeros" : "");
 }
 
 }  // namespace conclave::kernels

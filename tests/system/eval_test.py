@@ -136,7 +136,7 @@ class Eval(unittest.TestCase):
         for words, code, told in ((["--text", "/nowhere/x.txt"], 1, "/nowhere/x.txt"), (["--text", self.folder], 2, str(self.folder)),
                                   (["--text", short], 2, "a single token"), (["--text", empty], 2, "no tokens"),
                                   (["--text", latin1], 2, "latin1.txt"), (["--format", "int3"], 2, '"int3"'),
-                                  (["--format", "int8:32"], 2, "--format"), (["--format", "bf16", "--group", "32"], 2, "--group"),
+                                  (["--format", "int8:33"], 2, "--format"), (["--format", "bf16", "--group", "32"], 2, "--group"),
                                   (["--experts", "f32"], 2, "--experts"), (["--against", "int8"], 2, "--against"),
                                   (["--text", TEXT, "--context", "2049"], 2, "the model's 2048"), (["--text", TEXT, "--context", "1"], 2, "--context"),
                                   (["--context", "64"], 2, "--text"), (["--checkpoint", MODEL], 2, "--checkpoint"),
@@ -205,7 +205,10 @@ class Eval(unittest.TestCase):
         file = self.folder / "metric.conclave"
         self.assertEqual(conclave("pack", MODEL, "--format", "int4", "--out", file).returncode, 0)
         with Cluster(model=file) as cluster:
-            self.assertEqual(self.metric(cluster), {})
+            packed = self.metric(cluster)
+        self.assertEqual(set(packed), set(told))
+        for (name, kind), ratio in packed.items():
+            self.assertAlmostEqual(ratio, told[name, kind], delta=0.02 * of_all[kind] + 1e-9, msg=(kind, packed, told))
 
     def test_a_missing_engine_is_told(self):
         alone = self.folder / "conclave"

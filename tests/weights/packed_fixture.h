@@ -62,6 +62,8 @@ inline weights::PackedIndex SmallIndex() {
   matrix.rows = 5;
   matrix.columns = 7;
   matrix.bytes = 100;
+  matrix.squared_errors = 0.25;
+  matrix.squared_weights = 3;
   layout.AddEntry(matrix);
   weights::PackedEntry vector;
   vector.name = "model.norm.weight";

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <bit>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -72,7 +74,7 @@ TEST(PackedIndexTest, ReadsAsManyTensorsAsTheLargestModelsHave) {
 TEST(PackedIndexTest, LiesWhereTheFormatSays) {
   const std::string file = SmallFile();
   EXPECT_EQ(file.substr(0, 8), "CONCLAVE");
-  EXPECT_EQ(GetNumber(file, 8, 4), 2u);
+  EXPECT_EQ(GetNumber(file, 8, 4), 3u);
   EXPECT_EQ(GetNumber(file, 16, 8), file.size());
   EXPECT_EQ(GetNumber(file, 24, 8), 128u);
   const uint64_t table_bytes = GetNumber(file, 32, 8);
@@ -92,7 +94,13 @@ TEST(PackedIndexTest, LiesWhereTheFormatSays) {
   EXPECT_EQ(GetNumber(file, 165, 4), Crc32c(BytesOfText("{\"a\": 1}\n")));
   EXPECT_EQ(file.substr(text, 9), "{\"a\": 1}\n");
 
-  const size_t last = 128 + table_bytes - 40;  // the last tensor's fields after its name
+  // The first tensor's sums: its fields follow a name of 44 bytes, after those of the texts.
+  const size_t first = 136 + 3 * 22 + 11 + 22 + 40 + 2 + 44;
+  EXPECT_EQ(GetNumber(file, first, 1), 1u);
+  EXPECT_EQ(GetNumber(file, first + 40, 8), std::bit_cast<uint64_t>(0.25));
+  EXPECT_EQ(GetNumber(file, first + 48, 8), std::bit_cast<uint64_t>(3.0));
+
+  const size_t last = 128 + table_bytes - 56;  // the last tensor's fields after its name
   EXPECT_EQ(file.substr(last - 27, 2), std::string("\x19\0", 2));
   EXPECT_EQ(file.substr(last - 25, 25), "model.embed_tokens.weight");
   EXPECT_EQ(GetNumber(file, last, 1), 2u);
@@ -103,7 +111,28 @@ TEST(PackedIndexTest, LiesWhereTheFormatSays) {
   EXPECT_EQ(GetNumber(file, last + 20, 8), 8192u);
   EXPECT_EQ(GetNumber(file, last + 28, 8), 54u);
   EXPECT_EQ(GetNumber(file, last + 36, 4), Crc32c(BytesOfText(file).subspan(8192, 54)));
+  EXPECT_EQ(GetNumber(file, last + 40, 8), 0u);
+  EXPECT_EQ(GetNumber(file, last + 48, 8), 0u);
   EXPECT_EQ(file.size(), 8192u + 54u);
+}
+
+// Version 2: the same without the sums.
+TEST(PackedIndexTest, ReadsTheVersionBefore) {
+  PackedIndex index = SmallIndex();
+  index.entries[0].squared_errors = index.entries[0].squared_weights = 0;
+  const uint64_t table_bytes = index.TableBytes();
+  index.version = 2;
+  EXPECT_EQ(index.TableBytes(), table_bytes - 3 * 16);
+  for (PackedText& text : index.texts) text.offset -= 48;
+  const std::string bytes = index.Serialise();
+  EXPECT_EQ(GetNumber(bytes, 8, 4), 2u);
+  const auto read = ParsePackedIndex("f", BytesOfText(bytes), index.file_bytes);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(*read, index);
+  index.entries[0].type = 5;
+  EXPECT_THAT(
+      Message(ParsePackedIndex("f", BytesOfText(index.Serialise()), index.file_bytes).status()),
+      HasSubstr("has the type 5, wanted 1 to 4"));
 }
 
 // A file that was written by another program, from docs/packed-format.md alone: files of version 2
@@ -131,6 +160,23 @@ TEST(PackedIndexTest, ReadsAStoredFile) {
                                             16, Crc32c(BytesOfText(vector))}));
   EXPECT_EQ(index->entries[2], (PackedEntry{"model.embed_tokens.weight", Order::kRowMajor, 2, 0, 3,
                                             5, 8192, 30, Crc32c(BytesOfText(table))}));
+  EXPECT_EQ(index->Serialise(), file);
+}
+
+// Likewise of version 3, with zero points and with what packing did to the weights.
+TEST(PackedIndexTest, ReadsAStoredFileOfVersion3) {
+  const std::filesystem::path path =
+      std::filesystem::path(CONCLAVE_SOURCE_DIR) / "tests/fuzz/corpus/packed_index/zero_points";
+  std::ifstream stream(path, std::ios::binary);
+  const std::string file{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+  const auto index = ParsePackedIndex("f", BytesOfText(file), 4096 + 1152 + 16);
+  ASSERT_TRUE(index.ok()) << index.status();
+  ASSERT_EQ(index->entries.size(), 2u);
+  const std::string matrix(1152, 'm');
+  EXPECT_EQ(index->entries[0],
+            (PackedEntry{"model.layers.0.mlp.experts.0.down_proj.weight",
+                         PackedEntry::Order::kPanels, kPackedInt4WithZeros, 64, 16, 128, 4096, 1152,
+                         Crc32c(BytesOfText(matrix)), 0.5, 8.0}));
   EXPECT_EQ(index->Serialise(), file);
 }
 
@@ -176,13 +222,15 @@ TEST(PackedIndexTest, TellsAnotherVersionBeforeItBelievesAnyChecksum) {
   PutNumber(file, 8, 4, 7);
   const absl::Status newer = Parse(file).status();
   EXPECT_EQ(newer.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_EQ(Message(newer),
-            "dir/m.packed has version 7 of the packed format, this conclave reads version 2; use a "
-            "newer conclave or pack the model again");
+  EXPECT_EQ(
+      Message(newer),
+      "dir/m.packed has version 7 of the packed format, this conclave reads versions 2 to 3; use "
+      "a newer conclave or pack the model again");
   EXPECT_EQ(Parse(file.substr(0, 12)).status().code(), absl::StatusCode::kUnimplemented);
   PutNumber(file, 8, 4, 0);
-  EXPECT_THAT(Message(Parse(file).status()),
-              AllOf(HasSubstr("version 0"), HasSubstr("reads version 2; pack the model again")));
+  EXPECT_THAT(
+      Message(Parse(file).status()),
+      AllOf(HasSubstr("version 0"), HasSubstr("reads versions 2 to 3; pack the model again")));
 }
 
 TEST(PackedIndexTest, TellsWhatIsNoPackedFile) {
@@ -367,8 +415,12 @@ INSTANTIATE_TEST_SUITE_P(
     Formats, RefusesTable,
     ::testing::Values(
         BadTable{"TypeZero", [](PackedIndex& i) { i.entries[0].type = 0; },
-                 "has the type 0, wanted 1 to 4"},
-        BadTable{"TypeFive", [](PackedIndex& i) { i.entries[0].type = 5; }, "has the type 5"},
+                 "has the type 0, wanted 1 to 5"},
+        BadTable{"TypeSix", [](PackedIndex& i) { i.entries[0].type = 6; }, "has the type 6"},
+        BadTable{"ErrorsBelowZero", [](PackedIndex& i) { i.entries[0].squared_errors = -1; },
+                 "has a sum of squares of -1, wanted a number from 0 on"},
+        BadTable{"WeightsNoNumber", [](PackedIndex& i) { i.entries[0].squared_weights = NAN; },
+                 "has a sum of squares of nan"},
         BadTable{"OrderZero", [](PackedIndex& i) { i.entries[0].order = PackedEntry::Order{0}; },
                  "has the order 0, wanted 1 to 3"},
         BadTable{"OrderFour", [](PackedIndex& i) { i.entries[0].order = PackedEntry::Order{4}; },

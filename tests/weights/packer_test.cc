@@ -211,6 +211,11 @@ TEST(PackerTest, LoadedWeightsKeepTheFileOpen) {
   EXPECT_EQ(mapped->buffer.capacity_bytes(), 0u);
   EXPECT_EQ(std::memcmp(made->embedding.data(), mapped->embedding.data(), made->embedding.size()),
             0);
+  for (const TensorKind kind : kTensorKinds) {
+    EXPECT_EQ(made->errors.Of(kind).errors, mapped->errors.Of(kind).errors);
+    EXPECT_EQ(made->errors.Of(kind).weights, mapped->errors.Of(kind).weights);
+  }
+  EXPECT_GT(mapped->errors.Of(TensorKind::kAttention).Relative(), 0.001);
   EXPECT_EQ(expert->bytes, ExpertBytes(made->config, *ParseWeightFormats("int8")));
   const auto expect_same = [](const PackedMatrix& one, const PackedMatrix& other) {
     const size_t bytes = kernels::PackedBytes(one.format, one.num_outputs, one.num_inputs);
@@ -220,6 +225,8 @@ TEST(PackerTest, LoadedWeightsKeepTheFileOpen) {
   const auto made_expert = *LoadExpert(*checkpoint, *ParseWeightFormats("int8"), {0, 1});
   expect_same(made_expert->ffn.gate, expert->ffn.gate);
   expect_same(made_expert->ffn.down, expert->ffn.down);
+  EXPECT_GT(expert->error.Relative(), 0.001);
+  EXPECT_EQ(expert->error.Relative(), made_expert->error.Relative());
 }
 
 TEST(PackerTest, DamagedTensorsAreNeverComputedWith) {

@@ -58,9 +58,7 @@ class Matrices {
     const size_t panel_bytes = kernels::PackedBytes(format, kernels::kPanelOutputs, inputs);
     const Bytes panel = Allocate(panel_bytes);
     std::memset(panel.get(), 0, panel_bytes);
-    const std::vector<float> values = Numbers(kernels::kPanelOutputs * inputs);
-    kernels::PackRows(format, inputs, 0, DenseView(values.data(), kernels::kPanelOutputs, inputs),
-                      panel.get());
+    PackPanel(format, inputs, panel.get());
     data_ = Allocate(bytes_ * copies);
     for (size_t at = 0; at < bytes_ * copies; at += panel_bytes) {
       std::memcpy(data_.get() + at, panel.get(), panel_bytes);
@@ -75,13 +73,32 @@ class Matrices {
   const PackedMatrix& operator[](size_t i) const { return views_[i % views_.size()]; }
 
  private:
+  static void PackPanel(WeightFormat format, int64_t inputs, std::byte* panel) {
+    constexpr int64_t kRows = kernels::kPanelOutputs;
+    if (!format.zeros) {
+      const std::vector<float> values = Numbers(kRows * inputs);
+      kernels::PackRows(format, inputs, 0, DenseView(values.data(), kRows, inputs), panel);
+      return;
+    }
+    const int64_t groups = (inputs + format.group - 1) / format.group;
+    std::vector<uint8_t> integers, zeros;
+    for (int64_t i = 0; i < kRows * inputs; ++i) integers.push_back(static_cast<uint8_t>(i % 16));
+    for (int64_t i = 0; i < kRows * groups; ++i) zeros.push_back(static_cast<uint8_t>(i % 15));
+    const std::vector<float> scales(zeros.size(), 0x1p-7f);
+    kernels::PackInt4Rows(format, inputs, 0,
+                          {DenseView<const uint8_t>(integers.data(), kRows, inputs),
+                           DenseView<const float>(scales.data(), kRows, groups), zeros.data()},
+                          panel);
+  }
+
   size_t bytes_;
   Bytes data_;
   std::vector<PackedMatrix> views_;
 };
 
 std::string NameOf(WeightFormat format) {
-  return std::string(kernels::WeightTypeName(format.type));
+  return absl::StrCat(std::string(kernels::WeightTypeName(format.type)),
+                      format.zeros ? " with zeros" : "");
 }
 
 NamedCase MatmulCase(WeightFormat format, int64_t outputs, int64_t inputs, int64_t rows) {
@@ -387,7 +404,8 @@ NamedCase SampleCase(int32_t top_k, float top_p, float temperature) {
 std::vector<NamedCase> KernelCases() {
   std::vector<NamedCase> cases;
   for (const WeightFormat format :
-       {WeightFormat::kBf16, WeightFormat::kInt8, WeightFormat::kInt4}) {
+       {WeightFormat::kBf16, WeightFormat::kInt8, WeightFormat::kInt4,
+        WeightFormat{WeightType::kInt4, WeightFormat::kInt4.group, true}}) {
     for (const int64_t rows : {1, 8, 32, 512}) {
       cases.push_back(MatmulCase(format, kDense, kHidden, rows));
     }

@@ -1,0 +1,32 @@
+#include "shared/weights/imported_format.h"
+
+#include <string>
+
+#include "absl/strings/str_cat.h"
+
+namespace conclave::weights {
+namespace {
+
+using kernels::WeightFormat;
+
+std::string LabelOf(WeightFormat format) {
+  return absl::StrCat(std::string(kernels::WeightTypeName(format.type)), ":", format.group);
+}
+
+}  // namespace
+
+absl::StatusOr<WeightFormat> FormatToMake(const TensorReader& tensors, std::string_view name,
+                                          WeightFormat asked) {
+  if (!asked.integers()) return asked;
+  const std::optional<WeightFormat> stored = tensors.IntegersOf(name);
+  if (!stored) return asked;
+  if (asked.type == stored->type && asked.group == stored->group) return *stored;
+  return absl::InvalidArgumentError(
+      absl::StrCat(tensors.FileOf(name), ": matrix ", std::string(name), " is stored as ",
+                   LabelOf(*stored), ", wanted ", LabelOf(asked),
+                   ", which would round its weights a second time; choose ", LabelOf(*stored),
+                   " for matrices of its kind, or bf16 for all (docs/models.md, \"Weights of "
+                   "4 bits\")"));
+}
+
+}  // namespace conclave::weights
