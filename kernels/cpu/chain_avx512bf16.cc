@@ -11,6 +11,7 @@ namespace {
 struct StepDotProduct {
   using Register = Register512;
   using Operand = __m512i;
+  static constexpr int64_t kRowBytes = kStepRowBytes;
   static constexpr int kParts = 1;
   template <int>
   static Operand LoadWeight(const std::byte* p) {

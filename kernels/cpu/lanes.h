@@ -18,7 +18,7 @@ inline constexpr int64_t kLanes = 16;
 struct AllLanes {};
 
 // The lanes [0, count) of a vector, a bit each; all of them from 16 on.
-constexpr uint32_t FirstLanes(int64_t count) {
+[[gnu::always_inline]] constexpr uint32_t FirstLanes(int64_t count) {
   return count >= kLanes ? 0xffff : (uint32_t{1} << count) - 1;
 }
 

@@ -1,4 +1,4 @@
-// A register of AVX2, for the tiles of kernels/cpu/chain_tile.h. Included only by files compiled
+// A register of AVX2, for the tiles of kernels/cpu/tile_sums.h. Included only by files compiled
 // for it; internal linkage.
 #pragma once
 
@@ -43,6 +43,12 @@ struct Register256 {
   }
   static Floats Multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
   static Floats Fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+  // Fma, where `sum` stays in its register. GCC 12 gives sums other ones by the other forms of the
+  // instruction, and then has too few.
+  static Floats AddProduct(Floats a, Floats b, Floats sum) {
+    asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+    return sum;
+  }
   static Floats FloatsOf(Ints x) { return _mm256_cvtepi32_ps(x); }
 
   static Ints ZeroInts() { return _mm256_setzero_si256(); }
@@ -59,8 +65,12 @@ struct Register256 {
   static Ints HighNibbles(Ints x) { return LowNibbles(_mm256_srli_epi16(x, 4)); }
   // bf16 widened: of each lane the upper or the lower one.
   static Floats HighHalves(Ints x) {
-    return _mm256_castsi256_ps(
-        _mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+    // The mask stays in memory: the loop that needs it has no register left.
+    alignas(32) static constexpr uint32_t kMask[8] = {0xffff0000u, 0xffff0000u, 0xffff0000u,
+                                                      0xffff0000u, 0xffff0000u, 0xffff0000u,
+                                                      0xffff0000u, 0xffff0000u};
+    asm("vpand %1, %0, %0" : "+x"(x) : "m"(kMask));
+    return _mm256_castsi256_ps(x);
   }
   static Floats LowHalvesUp(Ints x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
 

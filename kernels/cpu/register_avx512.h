@@ -1,4 +1,4 @@
-// A register of AVX-512, for the tiles of kernels/cpu/chain_tile.h. Included only by files compiled
+// A register of AVX-512, for the tiles of kernels/cpu/tile_sums.h. Included only by files compiled
 // for it; internal linkage.
 #pragma once
 
@@ -41,6 +41,7 @@ struct Register512 {
   }
   static Floats Multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
   static Floats Fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+  static Floats AddProduct(Floats a, Floats b, Floats sum) { return Fma(a, b, sum); }
   static Floats FloatsOf(Ints x) { return _mm512_cvtepi32_ps(x); }
 
   static Ints ZeroInts() { return _mm512_setzero_si512(); }
