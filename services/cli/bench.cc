@@ -69,6 +69,9 @@ class BenchCommand final : public Command {
     app.add_option("--threads", threads_, "model, machine, kernels: threads; 0: one a core")
         ->check(CLI::Range(0, 1024))
         ->option_text("N [0]");
+    app.add_option("--cpu-level", cpu_level_, "kernels: instruction level, as engine.cpu_level")
+        ->type_name("LEVEL")
+        ->option_text("LEVEL [auto]");
     app.add_option("--only", only_, "kernels: those whose name contains it; may be repeated")
         ->type_name("TEXT")
         ->allow_extra_args(false);
@@ -126,6 +129,7 @@ class BenchCommand final : public Command {
   ModelBenchOptions model_;
   std::string prompt_ = serve_.prompts.front();
   bool json_ = false;
+  std::string cpu_level_ = "auto";
   std::vector<std::string> rows_, only_;
   std::string echo_answers_;
   std::optional<double> seconds_;
@@ -157,7 +161,7 @@ absl::Status BenchCommand::CheckFlags() const {
       {{"model"}, {"FILE", "--expert-workers", "--prefill", "--batch", "--context", "--rounds"}},
       {{"gateway", "model", "machine", "kernels"}, {"--seconds"}},
       {{"model", "machine", "kernels"}, {"--threads"}},
-      {{"kernels"}, {"--only"}}};
+      {{"kernels"}, {"--only", "--cpu-level"}}};
   for (const Group& group : groups) {
     if (std::ranges::find(group.whats, what_) != group.whats.end()) continue;
     for (const char* flag : group.flags) {
@@ -194,8 +198,11 @@ int BenchCommand::Run(const Context& context) {
     return RunMachineBench({.threads = threads_, .seconds = seconds_.value_or(1), .json = json_});
   }
   if (what_ == "kernels") {
-    return RunKernelBench(
-        {.threads = threads_, .seconds = seconds_.value_or(0.5), .only = only_, .json = json_});
+    return RunKernelBench({.threads = threads_,
+                           .seconds = seconds_.value_or(0.5),
+                           .only = only_,
+                           .cpu_level = cpu_level_,
+                           .json = json_});
   }
   return Fail(absl::InvalidArgumentError(
       absl::StrCat("\"", what_,

@@ -14,6 +14,7 @@
 #include "services/cli/table.h"
 #include "shared/base/limits.h"
 #include "shared/base/status_macros.h"
+#include "shared/model/served_model.h"
 
 namespace conclave::cli {
 namespace {
@@ -27,7 +28,7 @@ struct Measured {
   std::optional<double> share;  // of the bound
 };
 
-// The least time of a call; none where the level has no instruction of its own for the type.
+// The least time of a call; none at the reference level.
 std::optional<double> BoundSeconds(const KernelCase& kernel, const MachineRates& rates) {
   const double operations = rates.operations.at(kernel.type);
   if (!kernel.bounded || operations == 0) return std::nullopt;
@@ -113,7 +114,9 @@ int RunKernelBench(const KernelBenchOptions& options) {
                      "\"; they are: ", absl::StrJoin(names, "; "))));
   }
   const int threads = options.threads > 0 ? options.threads : ReadCpuLimit().cores;
-  const kernels::CpuLevel level = kernels::BestCpuLevel();
+  const auto chosen_level = model::ChooseCpuLevel("--cpu-level", options.cpu_level);
+  if (!chosen_level.ok()) return Fail(chosen_level.status());
+  const kernels::CpuLevel level = *chosen_level;
   kernels::Context context(level, threads);
   const auto rates = MeasureRates(level, threads, options.seconds);
   if (!rates.ok()) return Fail(rates.status());

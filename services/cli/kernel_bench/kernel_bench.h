@@ -13,6 +13,7 @@ struct KernelBenchOptions {
   int threads = 0;                // 0: as many as there are cores
   double seconds = 0.5;           // of each kernel
   std::vector<std::string> only;  // kernels whose name contains one of these; empty: all
+  std::string cpu_level = "auto";
   bool json = false;
 };
 
