@@ -10,10 +10,11 @@ namespace {
 
 constexpr std::align_val_t kAlignment{64};
 
+bool HasAvx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
 bool HasAvx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("fma");
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
 }  // namespace
@@ -22,6 +23,10 @@ std::string_view CpuLevelName(CpuLevel level) {
   switch (level) {
     case CpuLevel::kReference:
       return "reference";
+    case CpuLevel::kAvx2:
+      return "avx2";
+    case CpuLevel::kAvx2Vnni:
+      return "avx2_vnni";
     case CpuLevel::kAvx512:
       return "avx512";
     case CpuLevel::kAvx512Vnni:
@@ -40,13 +45,19 @@ std::optional<CpuLevel> ParseCpuLevel(std::string_view name) {
 }
 
 bool CpuSupports(CpuLevel level) {
-  static const bool avx512 = HasAvx512();
+  static const bool avx2 = HasAvx2();
+  static const bool avx2_vnni = avx2 && __builtin_cpu_supports("avxvnni");
+  static const bool avx512 = avx2 && HasAvx512();
   static const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
   static const bool bf16 =
       vnni && __builtin_cpu_supports("avx512bf16") && cpu::DotProductIsAsSpecified();
   switch (level) {
     case CpuLevel::kReference:
       return true;
+    case CpuLevel::kAvx2:
+      return avx2;
+    case CpuLevel::kAvx2Vnni:
+      return avx2_vnni;
     case CpuLevel::kAvx512:
       return avx512;
     case CpuLevel::kAvx512Vnni:

@@ -13,13 +13,26 @@
 
 namespace conclave::kernels {
 
-// Levels give the same bits; a higher one is faster, and has all instructions of those below.
+// Levels give the same bits; of those that a processor supports, a higher one is faster.
 // kReference is the plain scalar code of kernels/ref.
-enum class CpuLevel : uint8_t { kReference = 0, kAvx512 = 2, kAvx512Vnni = 3, kAvx512Bf16 = 4 };
+//
+// Inside a family, kAvx2 to kAvx2Vnni and kAvx512 to kAvx512Bf16, a level has all instructions of
+// those below it, and all of kAvx512 up have those of kAvx2. But AVX-VNNI is apart from AVX-512:
+// most processors with AVX-512 lack it, and support kAvx2 and kAvx512Bf16, but not kAvx2Vnni. Those
+// that have both have AVX-512 VNNI as well, so the highest supported level is the best.
+enum class CpuLevel : uint8_t {
+  kReference = 0,
+  kAvx2 = 1,
+  kAvx2Vnni = 2,
+  kAvx512 = 3,
+  kAvx512Vnni = 4,
+  kAvx512Bf16 = 5
+};
 inline constexpr CpuLevel kCpuLevels[] = {  // ascending
-    CpuLevel::kReference, CpuLevel::kAvx512, CpuLevel::kAvx512Vnni, CpuLevel::kAvx512Bf16};
+    CpuLevel::kReference, CpuLevel::kAvx2,       CpuLevel::kAvx2Vnni,
+    CpuLevel::kAvx512,    CpuLevel::kAvx512Vnni, CpuLevel::kAvx512Bf16};
 
-// "reference", "avx512", "avx512_vnni", "avx512_bf16".
+// "reference", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16".
 std::string_view CpuLevelName(CpuLevel level);
 std::optional<CpuLevel> ParseCpuLevel(std::string_view name);
 bool CpuSupports(CpuLevel level);  // by CPUID and the operating system's state

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "kernels/cpu/rows_avx512.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/grain.h"
 #include "kernels/ref/rows.h"
 
@@ -14,12 +14,12 @@ void Add(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float>
     ref::Add(a, b, output);
     return;
   }
-  context.pool().ParallelFor(output.rows, RowGrain(output.cols),
-                             [&](int64_t begin, int64_t end, int) {
-                               for (int64_t r = begin; r < end; ++r) {
-                                 cpu::AddRows(a.Row(r), b.Row(r), output.cols, output.Row(r));
-                               }
-                             });
+  context.pool().ParallelFor(
+      output.rows, RowGrain(output.cols), [&](int64_t begin, int64_t end, int) {
+        for (int64_t r = begin; r < end; ++r) {
+          cpu::RowsFor(context.level()).add(a.Row(r), b.Row(r), output.cols, output.Row(r));
+        }
+      });
 }
 
 void ScaleBySigmoid(std::span<const float> scores, MatrixView<float> rows, Context& context) {
@@ -29,7 +29,8 @@ void ScaleBySigmoid(std::span<const float> scores, MatrixView<float> rows, Conte
   }
   context.pool().ParallelFor(rows.rows, RowGrain(rows.cols), [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
-      cpu::ScaleRowBySigmoid(scores[static_cast<size_t>(r)], rows.cols, rows.Row(r));
+      cpu::RowsFor(context.level())
+          .scale_by_sigmoid(scores[static_cast<size_t>(r)], rows.cols, rows.Row(r));
     }
   });
 }
@@ -41,7 +42,7 @@ RowType RowTypeOf(NumericsClass numerics) {
 size_t RowTypeBytes(RowType type) { return type == RowType::kF32 ? sizeof(float) : sizeof(bf16); }
 
 void RoundRows(RowType type, MatrixView<const float> rows, std::byte* output) {
-  const bool avx512 = CpuSupports(CpuLevel::kAvx512);  // no context: the bits are the same
+  const CpuLevel level = BestCpuLevel();  // no context: the bits are the same
   const size_t row_bytes = static_cast<size_t>(rows.cols) * RowTypeBytes(type);
   for (int64_t r = 0; r < rows.rows; ++r, output += row_bytes) {
     const float* row = rows.Row(r);
@@ -49,8 +50,8 @@ void RoundRows(RowType type, MatrixView<const float> rows, std::byte* output) {
       std::memcpy(output, row, row_bytes);
       continue;
     }
-    if (avx512) {
-      cpu::RoundRow(row, rows.cols, rows.cols, output);
+    if (level != CpuLevel::kReference) {
+      cpu::RowsFor(level).round(row, rows.cols, rows.cols, output);
       continue;
     }
     for (int64_t i = 0; i < rows.cols; ++i) {

@@ -4,7 +4,7 @@
 
 #include "kernels/cpu/chain.h"
 #include "kernels/cpu/rounded_rows.h"
-#include "kernels/cpu/rows_avx512.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/grain.h"
 #include "kernels/panel.h"
 #include "kernels/quantize.h"
@@ -83,26 +83,27 @@ const std::byte* PanelOf(const PackedMatrix& matrix, int64_t panel) {
 
 // silu(gate) * up of `columns` columns from `column` on, as inputs of a matrix of format `down`,
 // into a row of them. `column` is a multiple of the group.
-void WriteHidden(WeightFormat down, const float* gate, const float* up, int64_t column,
-                 int64_t columns, std::byte* row) {
+void WriteHidden(CpuLevel level, WeightFormat down, const float* gate, const float* up,
+                 int64_t column, int64_t columns, std::byte* row) {
+  const cpu::RowFunctions& rows = cpu::RowsFor(level);
   switch (down.type) {
     case WeightType::kF32:
-      cpu::SiluMultiply(gate, up, columns, reinterpret_cast<float*>(row) + column);
+      rows.silu_multiply(gate, up, columns, reinterpret_cast<float*>(row) + column);
       return;
     case WeightType::kBf16:
-      cpu::SiluMultiply(gate, up, columns, reinterpret_cast<bf16*>(row) + column);
+      rows.silu_multiply_to_bf16(gate, up, columns, reinterpret_cast<bf16*>(row) + column);
       return;
     case WeightType::kInt8:
     case WeightType::kInt4:
       break;
   }
   float products[kMaxHiddenPanels * kPanelOutputs];
-  cpu::SiluMultiply(gate, up, columns, products);
-  cpu::RoundRowFor(down, products, columns, row + cpu::RoundedRowBytes(down, column));
+  rows.silu_multiply(gate, up, columns, products);
+  cpu::RoundRowFor(level, down, products, columns, row + cpu::RoundedRowBytes(down, column));
 }
 
 // silu(gate(x)) * up(x) of a unit's columns, as inputs of `down`.
-void RunHidden(const FfnWeights& weights, cpu::ChainFunction chain, const cpu::RoundedRows& input,
+void RunHidden(const FfnWeights& weights, CpuLevel level, const cpu::RoundedRows& input,
                int64_t first_row, int64_t end_row, int64_t group, const cpu::RoundedRows& hidden) {
   const int64_t unit_panels = HiddenPanels(weights.down.format);
   const int64_t first = group * unit_panels;
@@ -128,26 +129,27 @@ void RunHidden(const FfnWeights& weights, cpu::ChainFunction chain, const cpu::R
     block.output = sums;
     block.output_stride = 2 * up_column;
     block.num_outputs = 2 * up_column;
+    const auto run = [&] { cpu::RunChain(cpu::ChainFor(level, block.format), block); };
     if (weights.gate.format == weights.up.format) {
-      cpu::RunChain(chain, block);
+      run();
     } else {  // one of them has zero points
       block.num_panels = count;
       block.num_outputs = up_column;
-      cpu::RunChain(chain, block);
+      run();
       block.format = weights.up.format;
       block.panels = panels + count;
       block.output = sums + up_column;
-      cpu::RunChain(chain, block);
+      run();
     }
     for (int64_t r = 0; r < block.num_rows; ++r) {
       const float* gate = sums + r * block.output_stride;
-      WriteHidden(weights.down.format, gate, gate + up_column, column, columns,
+      WriteHidden(level, weights.down.format, gate, gate + up_column, column, columns,
                   const_cast<std::byte*>(hidden.data) + (row + r) * hidden.stride);
     }
   }
 }
 
-void RunDown(const PackedMatrix& down, cpu::ChainFunction chain, const cpu::RoundedRows& hidden,
+void RunDown(const PackedMatrix& down, CpuLevel level, const cpu::RoundedRows& hidden,
              int64_t first_row, int64_t end_row, int64_t group, MatrixView<float> output) {
   const int64_t first = group * cpu::kTilePanels;
   const int64_t count = std::min(cpu::kTilePanels, NumPanels(down.num_outputs) - first);
@@ -160,7 +162,7 @@ void RunDown(const PackedMatrix& down, cpu::ChainFunction chain, const cpu::Roun
   block.output = output.Row(first_row) + first * kPanelOutputs;
   block.output_stride = output.stride;
   block.num_outputs = std::min(count * kPanelOutputs, down.num_outputs - first * kPanelOutputs);
-  cpu::RunChain(chain, block);
+  cpu::RunChain(cpu::ChainFor(level, block.format), block);
 }
 
 }  // namespace
@@ -176,8 +178,7 @@ void ExpertFfn(std::span<const FfnWeights> experts, const ExpertBatch& batch, Co
   const int64_t intermediate = experts[0].gate.num_outputs;
   const cpu::RoundedRows input =
       cpu::RoundRowsFor(format, batch.input, ScratchSlot::kInput, context);
-  const cpu::ChainFunction hidden_chain = cpu::ChainFor(context.level(), format);
-  const cpu::ChainFunction down_chain = cpu::ChainFor(context.level(), down);
+  const CpuLevel level = context.level();
   const int64_t row_bytes = cpu::RoundedRowBytes(down, intermediate);
   std::byte* hidden_data =
       context.Scratch(ScratchSlot::kHidden, static_cast<size_t>(batch.input.rows * row_bytes));
@@ -202,7 +203,7 @@ void ExpertFfn(std::span<const FfnWeights> experts, const ExpertBatch& batch, Co
                              [&](int64_t begin, int64_t end, int) {
                                for (int64_t u = begin; u < end; ++u) {
                                  const Unit unit = hidden_units.At(u);
-                                 RunHidden(experts[unit.expert], hidden_chain, input,
+                                 RunHidden(experts[unit.expert], level, input,
                                            batch.first_row[unit.expert],
                                            batch.first_row[unit.expert + 1], unit.group, hidden);
                                }
@@ -214,7 +215,7 @@ void ExpertFfn(std::span<const FfnWeights> experts, const ExpertBatch& batch, Co
       down_units.count(), grain(intermediate), [&](int64_t begin, int64_t end, int) {
         for (int64_t u = begin; u < end; ++u) {
           const Unit unit = down_units.At(u);
-          RunDown(experts[unit.expert].down, down_chain, hidden, batch.first_row[unit.expert],
+          RunDown(experts[unit.expert].down, level, hidden, batch.first_row[unit.expert],
                   batch.first_row[unit.expert + 1], unit.group, batch.output);
         }
       });

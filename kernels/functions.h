@@ -1,7 +1,7 @@
 // The project's own elementary functions (docs/numerics.md, "Functions"): no C library, the same
 // bits everywhere.
 //
-// The f32 exp lives in ref/functions.h and cpu/functions_avx512.h; its constants are here. The f64
+// The f32 exp lives in ref/functions.h and cpu/lanes.h; its constants are here. The f64
 // functions serve tables and log-probabilities, where speed does not matter, and have one scalar
 // form for all levels.
 #pragma once

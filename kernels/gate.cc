@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "kernels/cpu/rows_avx512.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/grain.h"
 #include "kernels/ref/rows.h"
 
@@ -31,13 +31,14 @@ float GroupScore(GroupScoring grouping, const float* choices, int64_t size) {
 }
 
 // Sets the choices of all but the top_groups best groups to -infinity.
-void DropGroups(const GateParameters& parameters, const GateScratch& scratch) {
+void DropGroups(const cpu::RowFunctions& rows, const GateParameters& parameters,
+                const GateScratch& scratch) {
   const int64_t size = parameters.num_experts / parameters.num_groups;
   for (int64_t g = 0; g < parameters.num_groups; ++g) {
     scratch.group_scores[g] = GroupScore(parameters.grouping, scratch.choices + g * size, size);
   }
   for (int64_t i = 0; i < parameters.top_groups; ++i) {
-    scratch.group_scores[cpu::IndexOfMax(scratch.group_scores, parameters.num_groups)] = kTaken;
+    scratch.group_scores[rows.index_of_max(scratch.group_scores, parameters.num_groups)] = kTaken;
   }
   for (int64_t g = 0; g < parameters.num_groups; ++g) {
     if (scratch.group_scores[g] != scratch.group_scores[g]) continue;
@@ -45,23 +46,23 @@ void DropGroups(const GateParameters& parameters, const GateScratch& scratch) {
   }
 }
 
-void GateToken(const GateParameters& parameters, const float* logits, const GateScratch& scratch,
-               int32_t* ids, float* weights) {
+void GateToken(const cpu::RowFunctions& rows, const GateParameters& parameters, const float* logits,
+               const GateScratch& scratch, int32_t* ids, float* weights) {
   const int64_t num_experts = parameters.num_experts;
   if (parameters.scoring == GateScoring::kSoftmax) {
-    cpu::SoftmaxScores(logits, num_experts, scratch.scores);
+    rows.softmax_scores(logits, num_experts, scratch.scores);
   } else {
-    cpu::SigmoidScores(logits, num_experts, scratch.scores);
+    rows.sigmoid_scores(logits, num_experts, scratch.scores);
   }
   for (int64_t i = 0; i < num_experts; ++i) {
     float choice = scratch.scores[i];
     if (parameters.correction_bias != nullptr) choice = choice + parameters.correction_bias[i];
     scratch.choices[i] = choice == choice ? choice : kMinusInfinity;
   }
-  if (parameters.grouping != GroupScoring::kNone) DropGroups(parameters, scratch);
+  if (parameters.grouping != GroupScoring::kNone) DropGroups(rows, parameters, scratch);
   float sum = 0.0f;
   for (int32_t j = 0; j < parameters.top_k; ++j) {
-    const int64_t id = cpu::IndexOfMax(scratch.choices, num_experts);
+    const int64_t id = rows.index_of_max(scratch.choices, num_experts);
     scratch.choices[id] = kTaken;
     ids[j] = static_cast<int32_t>(id);
     weights[j] = scratch.scores[id];
@@ -82,6 +83,7 @@ void Gate(const GateParameters& parameters, MatrixView<const float> logits, Matr
     ref::Gate(parameters, logits, ids, weights);
     return;
   }
+  const cpu::RowFunctions& rows = cpu::RowsFor(context.level());
   const int64_t num_experts = parameters.num_experts;
   const int64_t floats = 2 * num_experts + parameters.num_groups;
   const size_t bytes = static_cast<size_t>(floats * context.pool().num_threads()) * sizeof(float);
@@ -92,7 +94,7 @@ void Gate(const GateParameters& parameters, MatrixView<const float> logits, Matr
     float* own = all + floats * thread;
     const GateScratch scratch{own, own + num_experts, own + 2 * num_experts};
     for (int64_t t = begin; t < end; ++t) {
-      GateToken(parameters, logits.Row(t), scratch, ids.Row(t), weights.Row(t));
+      GateToken(rows, parameters, logits.Row(t), scratch, ids.Row(t), weights.Row(t));
     }
   });
 }
@@ -107,8 +109,9 @@ void CombineExperts(MatrixView<const float> rows, MatrixView<const float> weight
   context.pool().ParallelFor(accumulator.rows, RowGrain(accumulator.cols * (top_k + 1)),
                              [&](int64_t begin, int64_t end, int) {
                                for (int64_t t = begin; t < end; ++t) {
-                                 cpu::CombineRows(rows.Row(t * top_k), rows.stride, weights.Row(t),
-                                                  top_k, accumulator.cols, accumulator.Row(t));
+                                 cpu::RowsFor(context.level())
+                                     .combine(rows.Row(t * top_k), rows.stride, weights.Row(t),
+                                              top_k, accumulator.cols, accumulator.Row(t));
                                }
                              });
 }

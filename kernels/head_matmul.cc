@@ -3,7 +3,6 @@
 #include "kernels/attention.h"
 #include "kernels/cpu/chain.h"
 #include "kernels/cpu/rounded_rows.h"
-#include "kernels/cpu/rows_avx512.h"
 #include "kernels/grain.h"
 #include "kernels/panel.h"
 #include "kernels/ref/matmul.h"
@@ -68,7 +67,8 @@ void HeadMatmul(std::span<const PackedMatrix> weights, MatrixView<const float> i
       if (format != WeightFormat::kF32) {
         std::byte* own = rounded + head * input.rows * row_bytes;
         for (int64_t r = 0; r < input.rows; ++r) {
-          cpu::RoundRowFor(format, first + r * input.stride, num_inputs, own + r * row_bytes);
+          cpu::RoundRowFor(context.level(), format, first + r * input.stride, num_inputs,
+                           own + r * row_bytes);
         }
         rows = own;
         stride = row_bytes;

@@ -6,7 +6,7 @@
 //   values  ceil(value_dim / 16) panels of 16 dimensions; inputs are the block's 32 positions
 //
 // MLA has no values of its own: they are the first dimensions of its keys, and are turned where
-// sums of values read them (kernels/cpu/turned_panel_avx512.h).
+// sums of values read them (kernels/cpu/turned_panel.h).
 #pragma once
 
 #include <cstddef>

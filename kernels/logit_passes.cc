@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "kernels/cpu/logit_passes_avx512.h"
+#include "kernels/cpu/logit_passes.h"
 #include "kernels/ref/functions.h"
 
 namespace conclave::kernels {
@@ -21,7 +21,7 @@ uint64_t WeightOf(float logit, float largest, float temperature) {
 void CopyLogits(CpuLevel level, std::span<const float> logits, std::vector<float>& output) {
   output.resize(logits.size());
   if (level != CpuLevel::kReference) {
-    cpu::CopyLogits(logits.data(), std::ssize(logits), output.data());
+    cpu::LogitsFor(level).copy(logits.data(), std::ssize(logits), output.data());
     return;
   }
   std::transform(logits.begin(), logits.end(), output.begin(), [](float logit) {
@@ -31,7 +31,8 @@ void CopyLogits(CpuLevel level, std::span<const float> logits, std::vector<float
 
 int32_t IndexOfLargest(CpuLevel level, std::span<const float> logits) {
   if (level != CpuLevel::kReference) {
-    return static_cast<int32_t>(cpu::IndexOfLargest(logits.data(), std::ssize(logits)));
+    return static_cast<int32_t>(
+        cpu::LogitsFor(level).index_of_largest(logits.data(), std::ssize(logits)));
   }
   size_t best = 0;
   float largest = kMinusInfinity;
@@ -51,7 +52,7 @@ void LargestOfRuns(CpuLevel level, std::span<const float> logits, std::vector<fl
     const int64_t count = std::min(kRunLogits, size - first);
     const float* run = logits.data() + first;
     maxima.push_back(level == CpuLevel::kReference ? *std::max_element(run, run + count)
-                                                   : cpu::Largest(run, count));
+                                                   : cpu::LogitsFor(level).largest(run, count));
   }
 }
 
@@ -61,8 +62,8 @@ void CollectFrom(CpuLevel level, std::span<const float> logits, float threshold,
   kept.resize(logits.size());
   size_t count = 0;
   if (level != CpuLevel::kReference) {
-    count = static_cast<size_t>(
-        cpu::CollectFrom(logits.data(), std::ssize(logits), threshold, ids.data(), kept.data()));
+    count = static_cast<size_t>(cpu::LogitsFor(level).collect_from(
+        logits.data(), std::ssize(logits), threshold, ids.data(), kept.data()));
   } else {
     for (size_t i = 0; i < logits.size(); ++i) {
       if (logits[i] < threshold) continue;
@@ -78,7 +79,8 @@ void WeighLogits(CpuLevel level, std::span<const float> logits, float largest, f
                  std::vector<uint64_t>& weights) {
   weights.resize(logits.size());
   if (level != CpuLevel::kReference) {
-    cpu::WeighLogits(logits.data(), std::ssize(logits), largest, temperature, weights.data());
+    cpu::LogitsFor(level).weigh(logits.data(), std::ssize(logits), largest, temperature,
+                                weights.data());
     return;
   }
   for (size_t i = 0; i < logits.size(); ++i) {
@@ -89,7 +91,8 @@ void WeighLogits(CpuLevel level, std::span<const float> logits, float largest, f
 uint64_t SumOfWeights(CpuLevel level, std::span<const float> logits, float largest,
                       float temperature) {
   if (level != CpuLevel::kReference) {
-    return cpu::SumOfWeights(logits.data(), std::ssize(logits), largest, temperature);
+    return cpu::LogitsFor(level).sum_of_weights(logits.data(), std::ssize(logits), largest,
+                                                temperature);
   }
   uint64_t sum = 0;
   for (float logit : logits) sum += WeightOf(logit, largest, temperature);

@@ -4,7 +4,7 @@
 
 #include "kernels/cpu/chain.h"
 #include "kernels/cpu/rounded_rows.h"
-#include "kernels/cpu/rows_avx512.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/grain.h"
 #include "kernels/panel.h"
 #include "kernels/ref/matmul.h"
@@ -57,7 +57,8 @@ void Run(const PackedMatrix& weight, const float* bias, MatrixView<const float> 
           cpu::RunChain(chain, block);
           if (bias == nullptr) continue;
           for (int64_t r = 0; r < input.rows; ++r) {
-            cpu::AddTo(bias + first_output, block.num_outputs, output.Row(r) + first_output);
+            float* row = output.Row(r) + first_output;
+            cpu::RowsFor(context.level()).add(row, bias + first_output, block.num_outputs, row);
           }
         }
       });

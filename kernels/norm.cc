@@ -1,6 +1,6 @@
 #include "kernels/norm.h"
 
-#include "kernels/cpu/rows_avx512.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/grain.h"
 #include "kernels/ref/rows.h"
 
@@ -15,7 +15,8 @@ void RmsNorm(MatrixView<const float> input, const float* weight, float epsilon,
   context.pool().ParallelFor(
       input.rows, RowGrain(input.cols), [&](int64_t begin, int64_t end, int) {
         for (int64_t r = begin; r < end; ++r) {
-          cpu::NormRow(input.Row(r), weight, epsilon, input.cols, output.Row(r));
+          cpu::RowsFor(context.level())
+              .norm(input.Row(r), weight, epsilon, input.cols, output.Row(r));
         }
       });
 }

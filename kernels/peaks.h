@@ -16,9 +16,8 @@ namespace conclave::kernels {
 // by side, which is faster than one, and returns a sum of them.
 uint64_t ReadMemory(CpuLevel level, const std::byte* data, size_t bytes);
 
-// Does `rounds` rounds of independent multiply-adds in registers, by the instruction that chains of
-// a type take at the level, and returns the operations: a multiply-add is two. 0: the level has
-// none of its own, and the chains take several.
+// Does `rounds` rounds of independent multiply-adds in registers, by the instructions that chains
+// of a type take at the level, and returns the operations: a multiply-add is two. At kReference 0.
 int64_t MultiplyAdds(CpuLevel level, WeightType type, int64_t rounds);
 
 }  // namespace conclave::kernels

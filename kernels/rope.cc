@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cpu/rows_avx512.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/functions.h"
 #include "kernels/grain.h"
 #include "kernels/ref/rows.h"
@@ -80,8 +80,9 @@ void ApplyRope(const RopeTable& table, RopePairing pairing, std::span<const int3
     ref::ApplyRope(table, pairing, positions, num_heads, head_stride, rows);
     return;
   }
+  const cpu::RowFunctions& functions = cpu::RowsFor(context.level());
   const auto rotate =
-      pairing == RopePairing::kInterleaved ? cpu::RotateInterleaved : cpu::RotateHalves;
+      pairing == RopePairing::kInterleaved ? functions.rotate_interleaved : functions.rotate_halves;
   const int64_t grain = RowGrain(num_heads * table.num_pairs * 2);
   context.pool().ParallelFor(rows.rows, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {

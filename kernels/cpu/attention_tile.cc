@@ -5,9 +5,9 @@
 
 #include "kernels/cpu/chain.h"
 #include "kernels/cpu/rounded_rows.h"
-#include "kernels/cpu/rows_avx512.h"
-#include "kernels/cpu/softmax_avx512.h"
-#include "kernels/cpu/turned_panel_avx512.h"
+#include "kernels/cpu/rows.h"
+#include "kernels/cpu/softmax.h"
+#include "kernels/cpu/turned_panel.h"
 
 namespace conclave::kernels::cpu {
 namespace {
@@ -64,6 +64,9 @@ class TileRun {
         tile_(tile),
         group_(parameters.num_heads / parameters.kv.num_kv_heads),
         chain_(ChainFor(level, layout.format)),
+        rows_(RowsFor(level)),
+        softmax_(SoftmaxFor(level)),
+        turn_panel_(PanelTurnFor(level)),
         scratch_(parameters.kv, scratch),
         probability_bytes_(layout.format == WeightFormat::kF32 ? 4 : 2) {}
 
@@ -83,8 +86,9 @@ class TileRun {
     for (int64_t i = 0; i < tile_.num_queries; ++i) {
       RunningRow row{max_[i], sum_[i], scratch_.values + i * scratch_.columns};
       const int64_t head = HeadOf(i);
-      FinishRow(parameters_.sinks == nullptr ? nullptr : parameters_.sinks + head, row,
-                parameters_.kv.value_dim, output.Row(RowOf(i)) + head * parameters_.kv.value_dim);
+      softmax_.finish(parameters_.sinks == nullptr ? nullptr : parameters_.sinks + head, row,
+                      parameters_.kv.value_dim,
+                      output.Row(RowOf(i)) + head * parameters_.kv.value_dim);
     }
   }
 
@@ -117,7 +121,7 @@ class TileRun {
       if (layout_.format == WeightFormat::kF32) {
         std::memcpy(row, query, static_cast<size_t>(key_dim) * sizeof(float));
       } else {
-        RoundRow(query, key_dim, 2 * scratch_.key_steps, row);
+        rows_.round(query, key_dim, 2 * scratch_.key_steps, row);
       }
     }
   }
@@ -158,8 +162,8 @@ class TileRun {
                     static_cast<size_t>((last - first) * probability_bytes_));
         continue;
       }
-      segment_[i] = SoftmaxSegment(layout_.format, range, parameters_.scale,
-                                   scratch_.scores + i * kSegmentTokens, row);
+      segment_[i] = softmax_.segment(layout_.format, range, parameters_.scale,
+                                     scratch_.scores + i * kSegmentTokens, row);
     }
   }
 
@@ -197,13 +201,15 @@ class TileRun {
 
   // A block's value panel, made from its keys.
   const std::byte* TurnKeys(int64_t block, int64_t panel, int64_t index) const {
-    const std::byte* const keys[kBlockKeyPanels] = {
-        layout_.KeyPanel(layer_, block, tile_.kv_head, 0),
-        layout_.KeyPanel(layer_, block, tile_.kv_head, 1)};
-    std::byte* const turned =
-        scratch_.turned + static_cast<size_t>(index) * layout_.value_panel_bytes;
-    TurnPanel(layout_.format, keys, parameters_.kv.key_dim, panel * kPanelOutputs, turned);
-    return turned;
+    const PanelTurn turn{
+        .format = layout_.format,
+        .key_panels = {layout_.KeyPanel(layer_, block, tile_.kv_head, 0),
+                       layout_.KeyPanel(layer_, block, tile_.kv_head, 1)},
+        .key_dim = parameters_.kv.key_dim,
+        .first = panel * kPanelOutputs,
+        .value_panel = scratch_.turned + static_cast<size_t>(index) * layout_.value_panel_bytes};
+    turn_panel_(turn);
+    return turn.value_panel;
   }
 
   void Merge(int64_t start) {
@@ -212,8 +218,8 @@ class TileRun {
       if (range.begin >= range.end) continue;
       RunningRow row{max_[i], sum_[i], scratch_.values + i * scratch_.columns};
       const bool first = start <= FirstVisible(PositionOf(i));
-      MergeSegment(first, segment_[i], scratch_.segment_values + i * scratch_.columns,
-                   scratch_.columns, row);
+      softmax_.merge(first, segment_[i], scratch_.segment_values + i * scratch_.columns,
+                     scratch_.columns, row);
       max_[i] = row.max;
       sum_[i] = row.sum;
     }
@@ -226,6 +232,9 @@ class TileRun {
   const AttentionTile& tile_;
   const int64_t group_;  // query heads of a KV head
   const ChainFunction chain_;
+  const RowFunctions& rows_;
+  const SoftmaxFunctions& softmax_;
+  const PanelTurnFunction turn_panel_;
   const TileScratch scratch_;
   const int64_t probability_bytes_;
   SegmentSum segment_[kTileQueries];

@@ -8,23 +8,10 @@ namespace conclave::kernels::cpu {
 namespace {
 
 // 8 panels of so many bytes are 256 KiB: half of the smallest second-level cache among AVX-512
-// processors.
+// processors, and of most that have AVX2.
 constexpr int64_t kRunPanelBytes = 32 << 10;
 
 }  // namespace
-
-ChainFunction ChainFor(CpuLevel level, WeightFormat format) {
-  switch (format.type) {
-    case WeightType::kF32:
-      return ChainF32Avx512;
-    case WeightType::kBf16:
-      return level >= CpuLevel::kAvx512Bf16 ? ChainBf16Avx512Bf16 : ChainBf16Avx512;
-    case WeightType::kInt8:
-    case WeightType::kInt4:
-      break;
-  }
-  return level >= CpuLevel::kAvx512Vnni ? ChainIntegersAvx512Vnni : ChainIntegersAvx512;
-}
 
 void RunChain(ChainFunction chain, const ChainBlock& block) {
   const int64_t step_bytes = StepPanelBytes(block.format);

@@ -45,15 +45,19 @@ ChainFunction ChainFor(CpuLevel level, WeightFormat format);
 void RunChain(ChainFunction chain, const ChainBlock& block);
 
 // The functions, each in the file of its instruction set.
+void ChainF32Avx2(const ChainBlock& block);
+void ChainBf16Avx2(const ChainBlock& block);          // VDPBF16PS by fused multiply-adds
+void ChainIntegersAvx2(const ChainBlock& block);      // VPDPBUSD by products of pairs
+void ChainIntegersAvx2Vnni(const ChainBlock& block);  // VPDPBUSD
 void ChainF32Avx512(const ChainBlock& block);
-void ChainBf16Avx512(
-    const ChainBlock& block);  // VDPBF16PS by fused multiply-adds under FTZ and DAZ
+void ChainBf16Avx512(const ChainBlock& block);          // VDPBF16PS by fused multiply-adds
 void ChainBf16Avx512Bf16(const ChainBlock& block);      // VDPBF16PS
 void ChainIntegersAvx512(const ChainBlock& block);      // VPDPBUSD by products of words
 void ChainIntegersAvx512Vnni(const ChainBlock& block);  // VPDPBUSD
 
-// Rows in a register tile, and panels in a group: tiles of 6 x 4 or 3 x 8 accumulators leave room
-// for the operands in 32 registers, and cover the latency of the multiply-add several times over.
+// Rows in a register tile, and panels in a group: of AVX-512 tiles of 6 x 4 or 3 x 8 accumulators
+// leave room for the operands in 32 registers, and cover the latency of the multiply-add several
+// times over; of AVX2 tiles of 6 x 1, a panel taking two of 16.
 inline constexpr int64_t kTileRows = 6;
 inline constexpr int64_t kTilePanels = 8;
 

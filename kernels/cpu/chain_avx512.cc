@@ -2,54 +2,52 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/chain.h"
-#include "kernels/cpu/chain_tile_avx512.h"
+#include "kernels/cpu/chain_tile.h"
+#include "kernels/cpu/flush_subnormals.h"
+#include "kernels/cpu/register_avx512.h"
 
 namespace conclave::kernels::cpu {
 namespace {
 
-struct StepF32 {
-  using Weight = __m512;
-  using Input = __m512;
-  static Weight LoadWeight(const std::byte* p) { return _mm512_loadu_ps(p); }
-  static Input LoadInput(const std::byte* p) {
-    return _mm512_set1_ps(*reinterpret_cast<const float*>(p));
-  }
-  static __m512 Apply(Input x, Weight w, __m512 sum) { return _mm512_fmadd_ps(x, w, sum); }
-};
-
-// A pair widened to two floats. Under FTZ and DAZ a fused multiply-add flushes exactly what
-// VDPBF16PS does.
-struct StepBf16 {
-  struct Pair {
+// The step of format bf16 without VDPBF16PS, both elements of a pair at once, for which there are
+// registers enough. Under FTZ and DAZ a fused multiply-add flushes exactly what VDPBF16PS does.
+struct StepPairs {
+  using Register = Register512;
+  struct Operand {
     __m512 even, odd;
   };
-  using Weight = Pair;
-  using Input = Pair;
-  static Pair Widen(__m512i pairs) {
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)),
-            _mm512_castsi512_ps(
-                _mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+  static constexpr int64_t kRowBytes = kStepRowBytes;
+  static constexpr int kParts = 1;
+  template <int>
+  static Operand LoadWeight(const std::byte* p) {
+    return Widen(Register::LoadInts(p));
   }
-  static Weight LoadWeight(const std::byte* p) { return Widen(_mm512_loadu_si512(p)); }
-  static Input LoadInput(const std::byte* p) {
-    int pair;
-    __builtin_memcpy(&pair, p, sizeof(pair));
-    return Widen(_mm512_set1_epi32(pair));
+  template <int>
+  static Operand LoadInput(const std::byte* p) {
+    return Widen(Register::LoadInt(p));
   }
-  static __m512 Apply(const Input& x, const Weight& w, __m512 sum) {
-    return _mm512_fmadd_ps(x.even, w.even, _mm512_fmadd_ps(x.odd, w.odd, sum));
+  static __m512 Apply(const Operand& x, const Operand& w, __m512 sum) {
+    return Register::Fma(x.even, w.even, Register::Fma(x.odd, w.odd, sum));
+  }
+
+ private:
+  static Operand Widen(__m512i pairs) {
+    return {Register::LowHalvesUp(pairs), Register::HighHalves(pairs)};
   }
 };
 
 // Four products of bytes by four of words, the even and the odd ones.
 struct DotWords {
+  using Register = Register512;
+  using Weight = __m512i;
   struct Input {
     __m512i even, odd;
   };
+  static constexpr bool kOffset = true;
+  static constexpr int kRun = 0;
+  static Weight Prepare(__m512i bytes) { return bytes; }
   static Input LoadInput(const std::byte* p) {
-    int four;
-    __builtin_memcpy(&four, p, sizeof(four));
-    const __m512i x = _mm512_set1_epi32(four);
+    const __m512i x = Register::LoadInt(p);
     return {_mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8), _mm512_srai_epi16(x, 8)};
   }
   static __m512i Apply(const Input& x, __m512i bytes, __m512i sum) {
@@ -60,25 +58,15 @@ struct DotWords {
   }
 };
 
-// Turns FTZ and DAZ on for this thread while it lives.
-class FlushSubnormals {
- public:
-  FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040u); }
-  ~FlushSubnormals() { _mm_setcsr(saved_); }
-  FlushSubnormals(const FlushSubnormals&) = delete;
-  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
-
- private:
-  unsigned saved_;
-};
-
 }  // namespace
 
-void ChainF32Avx512(const ChainBlock& block) { RunChainBlock<FloatTile<StepF32>>(block); }
+void ChainF32Avx512(const ChainBlock& block) {
+  RunChainBlock<FloatTile<StepF32<Register512>>>(block);
+}
 
 void ChainBf16Avx512(const ChainBlock& block) {
   const FlushSubnormals flush;
-  RunChainBlock<FloatTile<StepBf16>>(block);
+  RunChainBlock<FloatTile<StepPairs>>(block);
 }
 
 void ChainIntegersAvx512(const ChainBlock& block) {

@@ -2,21 +2,26 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/chain.h"
-#include "kernels/cpu/chain_tile_avx512.h"
+#include "kernels/cpu/chain_tile.h"
+#include "kernels/cpu/register_avx512.h"
 
 namespace conclave::kernels::cpu {
 namespace {
 
 struct StepDotProduct {
-  using Weight = __m512i;
-  using Input = __m512i;
-  static Weight LoadWeight(const std::byte* p) { return _mm512_loadu_si512(p); }
-  static Input LoadInput(const std::byte* p) {
-    int pair;
-    __builtin_memcpy(&pair, p, sizeof(pair));
-    return _mm512_set1_epi32(pair);
+  using Register = Register512;
+  using Operand = __m512i;
+  static constexpr int64_t kRowBytes = kStepRowBytes;
+  static constexpr int kParts = 1;
+  template <int>
+  static Operand LoadWeight(const std::byte* p) {
+    return Register::LoadInts(p);
   }
-  static __m512 Apply(Input x, Weight w, __m512 sum) {
+  template <int>
+  static Operand LoadInput(const std::byte* p) {
+    return Register::LoadInt(p);
+  }
+  static __m512 Apply(Operand x, Operand w, __m512 sum) {
     return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w);
   }
 };

@@ -1,20 +1,23 @@
 #include <immintrin.h>
 
-#include "kernels/cpu/multiply_adds_avx512.h"
-#include "kernels/cpu/peaks_avx512.h"
+#include "kernels/cpu/multiply_adds.h"
+#include "kernels/cpu/peaks.h"
 
 namespace conclave::kernels::cpu {
 namespace {
 
 struct DotInt8 {
+  using Vector = __m512i;
+  static constexpr int kSums = 24;
   static constexpr int64_t kOperations = 16 * 4 * 2;
-  static void Apply(__m512i& sum, __m512i a, __m512i b) {
+  static Vector All(int bits) { return _mm512_set1_epi32(bits); }
+  static void Apply(Vector& sum, Vector a, Vector b) {
     asm volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
   }
 };
 
 }  // namespace
 
-int64_t DotInt8Avx512(int64_t rounds) { return RunMultiplyAdds<DotInt8>(rounds); }
+int64_t DotInt8Avx512Vnni(int64_t rounds) { return RunMultiplyAdds<DotInt8>(rounds); }
 
 }  // namespace conclave::kernels::cpu

@@ -3,23 +3,25 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/cpu/quantize_avx512.h"
-#include "kernels/cpu/rows_avx512.h"
+#include "kernels/cpu/quantize.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/grain.h"
 
 namespace conclave::kernels::cpu {
 
-void RoundRowFor(WeightFormat format, const float* row, int64_t num_inputs, std::byte* output) {
+void RoundRowFor(CpuLevel level, WeightFormat format, const float* row, int64_t num_inputs,
+                 std::byte* output) {
   if (!format.integers()) {
-    RoundRow(row, num_inputs, 2 * NumSteps(format, num_inputs), output);
+    RowsFor(level).round(row, num_inputs, 2 * NumSteps(format, num_inputs), output);
     return;
   }
+  const QuantizeFunctions& quantize = QuantizeFor(level);
   const int32_t offset = format.type == WeightType::kInt8 ? 128 : 1;
   for (int64_t first = 0; first < num_inputs; first += format.group) {
     const auto count = std::min<int64_t>(format.group, num_inputs - first);
     int32_t sum;
-    const float scale = QuantizeInt8({row + first, static_cast<size_t>(count)}, format.group,
-                                     reinterpret_cast<int8_t*>(output), &sum);
+    const float scale = quantize.int8({row + first, static_cast<size_t>(count)}, format.group,
+                                      reinterpret_cast<int8_t*>(output), &sum);
     const int32_t start = -offset * sum;
     std::memcpy(output + format.group, &scale, sizeof(scale));
     std::memcpy(output + format.group + sizeof(scale), &start, sizeof(start));
@@ -39,7 +41,7 @@ RoundedRows RoundRowsFor(WeightFormat format, MatrixView<const float> input, Scr
   context.pool().ParallelFor(
       input.rows, RowGrain(input.cols), [&](int64_t begin, int64_t end, int) {
         for (int64_t r = begin; r < end; ++r) {
-          RoundRowFor(format, input.Row(r), input.cols, rounded + r * row_bytes);
+          RoundRowFor(context.level(), format, input.Row(r), input.cols, rounded + r * row_bytes);
         }
       });
   return {rounded, row_bytes, steps};

@@ -28,8 +28,9 @@ inline int64_t RoundedRowBytes(WeightFormat format, int64_t num_inputs) {
   return NumSteps(format, num_inputs) * StepRowBytes(format);
 }
 
-// One row, to `output` (RoundedRowBytes long). Not for format f32.
-void RoundRowFor(WeightFormat format, const float* row, int64_t num_inputs, std::byte* output);
+// One row, to `output` (RoundedRowBytes long), at a level above kReference. Not for format f32.
+void RoundRowFor(CpuLevel level, WeightFormat format, const float* row, int64_t num_inputs,
+                 std::byte* output);
 
 // Borrows `input` in format f32; else rounds into `slot` of `context`'s scratch, on its threads.
 // Valid until the slot's next use.

@@ -1,8 +1,8 @@
-#include "kernels/cpu/turned_panel_avx512.h"
-
 #include <immintrin.h>
 
 #include <algorithm>
+
+#include "kernels/cpu/level_functions.h"
 
 namespace conclave::kernels::cpu {
 namespace {
@@ -59,16 +59,15 @@ void TurnF32(const std::byte* keys, int64_t num_rows, std::byte* values) {
 
 }  // namespace
 
-void TurnPanel(WeightFormat format, const std::byte* const key_panels[2], int64_t key_dim,
-               int64_t first, std::byte* value_panel) {
-  if (format == WeightFormat::kF32) {
-    for (int64_t p = 0; p < 2; ++p) {
-      TurnF32(key_panels[p] + first * kRowBytes, key_dim - first, value_panel + p * 16 * kRowBytes);
-    }
-  } else {
-    for (int64_t p = 0; p < 2; ++p) {
-      TurnBf16(key_panels[p] + first / 2 * kRowBytes, (key_dim - first + 1) / 2,
-               value_panel + p * 8 * kRowBytes);
+void TurnPanelAvx512(const PanelTurn& turn) {
+  const int64_t left = turn.key_dim - turn.first;
+  for (int64_t p = 0; p < 2; ++p) {
+    if (turn.format == WeightFormat::kF32) {
+      TurnF32(turn.key_panels[p] + turn.first * kRowBytes, left,
+              turn.value_panel + p * 16 * kRowBytes);
+    } else {
+      TurnBf16(turn.key_panels[p] + turn.first / 2 * kRowBytes, (left + 1) / 2,
+               turn.value_panel + p * 8 * kRowBytes);
     }
   }
 }

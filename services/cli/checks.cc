@@ -55,13 +55,15 @@ Check CheckCpu(const std::string& flags) {
   } else if (avx512) {
     check.found = absl::StrCat("AVX-512 without BF16", has({"avx512_vnni"}) ? "" : " and VNNI",
                                ": more instructions are taken, to the same bits");
+  } else if (has({"avx2", "fma"})) {
+    check.found = absl::StrCat("AVX2 ", has({"avx_vnni"}) ? "with" : "without",
+                               " VNNI, no AVX-512: more instructions are taken, to the same bits");
   } else {
     check.verdict = Verdict::kWarn;
-    check.found =
-        has({"avx2", "fma"})
-            ? "AVX2 without AVX-512: the scalar kernels are used, to the same bits but slowly"
-            : "no AVX-512: the scalar kernels are used, to the same bits but slowly";
-    check.remedy = "use a processor with AVX-512 (Intel since Ice Lake, AMD since Zen 4) for speed";
+    check.found = "no AVX2: the scalar kernels are used, to the same bits but slowly";
+    check.remedy =
+        "use a processor with AVX2 (Intel since Haswell, AMD since Zen), or better AVX-512 (Intel "
+        "since Ice Lake, AMD since Zen 4), for speed";
   }
   return check;
 }

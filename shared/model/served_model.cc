@@ -86,9 +86,13 @@ absl::StatusOr<kernels::CpuLevel> ChooseCpuLevel(std::string_view setting,
   if (name == "auto") return kernels::BestCpuLevel();
   const auto level = kernels::ParseCpuLevel(name);
   if (!level.has_value()) {
+    std::string names = "auto";
+    for (const kernels::CpuLevel known : kernels::kCpuLevels) {
+      absl::StrAppend(&names, known == std::end(kernels::kCpuLevels)[-1] ? " or " : ", ",
+                      std::string(kernels::CpuLevelName(known)));
+    }
     return absl::InvalidArgumentError(
-        absl::StrCat(std::string(setting), " is \"", name,
-                     "\"; it may be auto, reference, avx512, avx512_vnni or avx512_bf16"));
+        absl::StrCat(std::string(setting), " is \"", name, "\"; it may be ", names));
   }
   if (!kernels::CpuSupports(*level)) {
     return absl::FailedPreconditionError(absl::StrCat(

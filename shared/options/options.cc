@@ -98,7 +98,7 @@ void BindMember(std::string_view section, MemberOptions& member, Settings& s) {
         "host by which others reach it; empty: the listen address");
   s.Add(section, "threads", &member.threads, "compute threads; 0: the usable cores");
   s.Add(section, "cpu_level", &member.cpu_level,
-        "kernels: auto, reference, avx512, avx512_vnni, avx512_bf16");
+        "kernels: auto, reference, avx2, avx2_vnni, avx512, avx512_vnni, avx512_bf16");
 }
 
 constexpr char kSetKeys[] = "gateway.keys_file (`conclave key create` makes one)";
@@ -155,8 +155,9 @@ absl::Status MemberOptions::Validate(std::string_view section) const {
   RETURN_IF_ERROR(BadAddress(key(".ops_listen"), ops_listen));
   RETURN_IF_ERROR(BadHost(key(".advertise"), advertise));
   RETURN_IF_ERROR(OutOfRange(key(".threads"), threads, 0, 1024));
-  return NotOneOf(key(".cpu_level"), cpu_level,
-                  {"auto", "reference", "avx512", "avx512_vnni", "avx512_bf16"});
+  return NotOneOf(
+      key(".cpu_level"), cpu_level,
+      {"auto", "reference", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16"});
 }
 
 EngineOptions::EngineOptions() {

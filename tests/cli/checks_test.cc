@@ -17,7 +17,10 @@ TEST(CheckCpuTest, KnowsTheLevels) {
               HasSubstr("without BF16 and VNNI"));
   EXPECT_THAT(CheckCpu("avx512f avx512bw avx512vl avx512dq avx512_vnni").found,
               HasSubstr("without BF16:"));
-  EXPECT_EQ(CheckCpu("avx2 fma").verdict, Verdict::kWarn);
+  EXPECT_EQ(CheckCpu("avx2 fma").verdict, Verdict::kOk);
+  EXPECT_THAT(CheckCpu("avx2 fma").found, HasSubstr("without VNNI"));
+  EXPECT_THAT(CheckCpu("avx2 fma avx_vnni").found, HasSubstr("with VNNI"));
+  EXPECT_EQ(CheckCpu("sse2").verdict, Verdict::kWarn);
   EXPECT_FALSE(CheckCpu("sse2").remedy.empty());
 }
 

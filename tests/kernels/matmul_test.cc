@@ -202,6 +202,28 @@ TEST(MatmulTest, TinyHugeAndSpecialValuesGiveTheReferencesBits) {
   }
 }
 
+// The largest products of integers that there are, of one sign and of both: no level saturates.
+TEST(MatmulTest, TheLargestIntegersGiveTheReferencesBits) {
+  Rng rng(9);
+  for (WeightFormat format : kIntegerFormats) {
+    for (const bool mixed : {false, true}) {
+      const auto extreme = [&] { return mixed && rng.Below(2) == 0 ? -1.0f : 1.0f; };
+      for (const float sign : {1.0f, -1.0f}) {
+        std::vector<float> values(40 * 256), inputs(13 * 256);
+        for (float& value : values) value = extreme();
+        for (float& value : inputs) value = sign * extreme();
+        const OwnedMatrix weight(format, 40, 256, values);
+        const auto view = DenseView<const float>(inputs.data(), 13, 256);
+        const std::vector<float> expected = Reference(weight.view(), nullptr, view);
+        for (CpuLevel level : SupportedLevels()) {
+          EXPECT_TRUE(SameBits(RunMatmul(weight.view(), nullptr, view, level, 1), expected))
+              << NameOf(format) << " " << CpuLevelName(level) << " " << mixed << " " << sign;
+        }
+      }
+    }
+  }
+}
+
 TEST(MatmulTest, PacksEveryValueWhereThePanelHasIt) {
   Rng rng(7);
   for (WeightFormat format : kFloatFormats) {

@@ -8,6 +8,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/cpu/quantize.h"
 #include "kernels/cpu/rounded_rows.h"
 #include "kernels/ref/quantize.h"
 #include "tests/kernels/random_rows.h"
@@ -118,6 +119,13 @@ TEST(QuantizeTest, EveryGroupHasTheReferencesBits) {
     for (const WeightType type : {WeightType::kInt8, WeightType::kInt4}) {
       std::vector<int8_t> expected(values.size());
       const float scale = ref::QuantizeGroup(type, values, expected.data());
+      for (const CpuLevel level : SupportedLevels()) {
+        if (level == CpuLevel::kReference) continue;
+        std::vector<int8_t> integers(values.size());
+        const float level_scale = cpu::QuantizeFor(level).group(type, values, integers.data());
+        ASSERT_TRUE(SameBits({level_scale}, {scale})) << round << " " << CpuLevelName(level);
+        ASSERT_EQ(integers, expected) << round << " " << CpuLevelName(level);
+      }
       const Group group(type, values);
       ASSERT_TRUE(SameBits({group.scale}, {scale})) << round;
       ASSERT_EQ(group.integers, expected) << round;
@@ -127,7 +135,6 @@ TEST(QuantizeTest, EveryGroupHasTheReferencesBits) {
 
 // What the vector code writes of a row is what QuantizeGroup says.
 TEST(QuantizeTest, RowsHaveTheBitsOfTheirGroups) {
-  if (!CpuSupports(CpuLevel::kAvx512)) GTEST_SKIP() << "no AVX-512";
   Rng rng(3);
   constexpr float kSpecials[] = {0.0f, 0x1p-101f, 0x1p-100f, 0x1p+127f,
                                  std::numeric_limits<float>::quiet_NaN()};
@@ -139,24 +146,28 @@ TEST(QuantizeTest, RowsHaveTheBitsOfTheirGroups) {
         if (rng.Below(4) == 0) value = std::nearbyint(value * 8) / 2;
         if (rng.Below(40) == 0) value = kSpecials[rng.Below(std::size(kSpecials))];
       }
-      std::vector<std::byte> rounded(static_cast<size_t>(cpu::RoundedRowBytes(format, inputs)));
-      cpu::RoundRowFor(format, row.data(), inputs, rounded.data());
-      const std::byte* step = rounded.data();
-      for (int64_t first = 0; first < inputs; first += format.group) {
-        const int64_t count = std::min<int64_t>(format.group, inputs - first);
-        const Group group(WeightType::kInt8, {row.begin() + first, row.begin() + first + count});
-        float scale;
-        int32_t start, sum = 0;
-        std::memcpy(&scale, step + format.group, sizeof(scale));
-        std::memcpy(&start, step + format.group + 4, sizeof(start));
-        EXPECT_TRUE(SameBits({scale}, {group.scale})) << NameOf(format) << " " << first;
-        for (int64_t k = 0; k < format.group; ++k) {
-          const int wanted = k < count ? group.integers[static_cast<size_t>(k)] : 0;
-          EXPECT_EQ(static_cast<int8_t>(step[k]), wanted) << NameOf(format) << " " << first + k;
-          sum += wanted;
+      for (const CpuLevel level : SupportedLevels()) {
+        if (level == CpuLevel::kReference) continue;  // which has no such rows
+        SCOPED_TRACE(NameOf(format) + " " + std::string(CpuLevelName(level)));
+        std::vector<std::byte> rounded(static_cast<size_t>(cpu::RoundedRowBytes(format, inputs)));
+        cpu::RoundRowFor(level, format, row.data(), inputs, rounded.data());
+        const std::byte* step = rounded.data();
+        for (int64_t first = 0; first < inputs; first += format.group) {
+          const int64_t count = std::min<int64_t>(format.group, inputs - first);
+          const Group group(WeightType::kInt8, {row.begin() + first, row.begin() + first + count});
+          float scale;
+          int32_t start, sum = 0;
+          std::memcpy(&scale, step + format.group, sizeof(scale));
+          std::memcpy(&start, step + format.group + 4, sizeof(start));
+          EXPECT_TRUE(SameBits({scale}, {group.scale})) << first;
+          for (int64_t k = 0; k < format.group; ++k) {
+            const int wanted = k < count ? group.integers[static_cast<size_t>(k)] : 0;
+            EXPECT_EQ(static_cast<int8_t>(step[k]), wanted) << first + k;
+            sum += wanted;
+          }
+          EXPECT_EQ(start, -sum * (format.type == WeightType::kInt8 ? 128 : 1));
+          step += cpu::StepRowBytes(format);
         }
-        EXPECT_EQ(start, -sum * (format.type == WeightType::kInt8 ? 128 : 1));
-        step += cpu::StepRowBytes(format);
       }
     }
   }

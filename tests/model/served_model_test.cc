@@ -107,7 +107,7 @@ TEST(ChooseCpuLevelTest, TakesTheBestOrANamedOne) {
   const absl::Status unknown = ChooseCpuLevel("expert.cpu_level", "sse9").status();
   EXPECT_EQ(unknown.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(unknown.message()), HasSubstr("expert.cpu_level is \"sse9\""));
-  for (const char* name : {"avx512", "avx512_vnni", "avx512_bf16"}) {
+  for (const char* name : {"avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16"}) {
     const auto level = ChooseCpuLevel("engine.cpu_level", name);
     EXPECT_EQ(level.ok(), kernels::CpuSupports(*kernels::ParseCpuLevel(name))) << name;
     if (!level.ok()) {

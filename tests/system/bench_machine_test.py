@@ -79,6 +79,14 @@ class BenchKernels(unittest.TestCase):
         self.assertEqual((done.returncode, done.stdout), (1, ""), done.stderr)
         self.assertIn("to read memory 1.0 GiB are needed", done.stderr)
 
+    def test_a_level_can_be_chosen(self):
+        done = bench("--seconds", "0.1", "--json", "--only", "norm", "--cpu-level", "reference", what="kernels")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout)["cpu_level"], "reference")
+        done = bench("--cpu-level", "sse9", what="kernels")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--cpu-level is \"sse9\"", done.stderr)
+
     def test_an_unknown_kernel_is_named(self):
         done = bench("--only", "int5", what="kernels")
         self.assertEqual(done.returncode, 2)

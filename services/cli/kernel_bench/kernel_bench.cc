@@ -28,7 +28,7 @@ struct Measured {
   std::optional<double> share;  // of the bound
 };
 
-// The least time of a call; none where the level has no instruction of its own for the type.
+// The least time of a call; none at the reference level.
 std::optional<double> BoundSeconds(const KernelCase& kernel, const MachineRates& rates) {
   const double operations = rates.operations.at(kernel.type);
   if (!kernel.bounded || operations == 0) return std::nullopt;

@@ -102,7 +102,11 @@ absl::StatusOr<MachineRates> MeasureRates(kernels::CpuLevel level, int threads, 
   for (const WeightType type : {WeightType::kF32, WeightType::kBf16, WeightType::kInt8}) {
     rates.operations[type] = MultiplyAddRate(level, type, threads, seconds);
   }
-  rates.operations[WeightType::kInt4] = rates.operations[WeightType::kInt8];
+  // By the same instruction, but for one level.
+  rates.operations[WeightType::kInt4] =
+      level == kernels::CpuLevel::kAvx2
+          ? MultiplyAddRate(level, WeightType::kInt4, threads, seconds)
+          : rates.operations[WeightType::kInt8];
   return rates;
 }
 

@@ -3,8 +3,10 @@
 // row are 64-byte aligned and padded to whole vectors.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
+#include "kernels/context.h"
 #include "kernels/matrix.h"
 
 namespace conclave::kernels::cpu {
@@ -23,11 +25,6 @@ struct SegmentSum {
   float sum = 0.0f;
 };
 
-// Scales the scores [kSegmentTokens] in place and writes the probabilities, f32 or bf16 by
-// `format`.
-SegmentSum SoftmaxSegment(WeightFormat format, const SegmentRange& range, float scale,
-                          float* scores, std::byte* probabilities);
-
 // The running state of a row: O has `columns` values, a multiple of 16.
 struct RunningRow {
   float max;
@@ -35,11 +32,21 @@ struct RunningRow {
   float* values;
 };
 
-// Step 5: `first` copies, else merges. Adds +0 to the segment's values before (step 4).
-void MergeSegment(bool first, const SegmentSum& segment, const float* values, int64_t columns,
-                  RunningRow& row);
+struct SoftmaxFunctions {
+  // Scales the scores [kSegmentTokens] in place and writes the probabilities, f32 or bf16 by
+  // `format`.
+  SegmentSum (*segment)(WeightFormat format, const SegmentRange& range, float scale, float* scores,
+                        std::byte* probabilities);
 
-// Merges the sink, if there is one, divides and writes the row's `count` results.
-void FinishRow(const float* sink, RunningRow& row, int64_t count, float* output);
+  // Step 5: `first` copies, else merges. Adds +0 to the segment's values before (step 4).
+  void (*merge)(bool first, const SegmentSum& segment, const float* values, int64_t columns,
+                RunningRow& row);
+
+  // Merges the sink, if there is one, divides and writes the row's `count` results.
+  void (*finish)(const float* sink, RunningRow& row, int64_t count, float* output);
+};
+
+// Precondition: `level` is above kReference and supported.
+const SoftmaxFunctions& SoftmaxFor(CpuLevel level);
 
 }  // namespace conclave::kernels::cpu
