@@ -149,9 +149,27 @@ TEST_F(Int4RefusalsTest, ZeroPointsOfAMatrixWithoutThem) {
 TEST_F(Int4RefusalsTest, ScalesThatAreNoNumbers) {
   StoredCheckpoint stored = Stored({});
   RawTensor& scales = stored.tensors.at(std::string(kBase) + ".scales");
-  scales.data[1] = 0x7c;
-  scales.data[0] = 0;
-  ExpectSays(Load(stored), {"q_proj", "has an infinity or a NaN"});
+  const size_t at = 2 * (2 * 96 + 5);
+  scales.data[at + 1] = 0x7c;
+  scales.data[at] = 0;
+  ExpectSays(Load(stored), {"model.safetensors: tensor model.layers.0.self_attn.q_proj.scales is ",
+                            "has the scale inf in row 5, group 2, wanted one that is finite"});
+  scales.data[at] = static_cast<char>(0xff);
+  scales.data[at + 1] = 0x7b;  // 65504, the largest
+  EXPECT_TRUE(Load(stored).ok());
+}
+
+// A finite one, of which a multiple is not: no float or square of it could be had.
+TEST_F(Int4RefusalsTest, ScalesOfWeightsThatOverflow) {
+  StoredCheckpoint stored = Stored({.layout = Int4Layout::kCompressedTensors, .half = false});
+  RawTensor& scales = stored.tensors.at(std::string(kBase) + ".weight_scale");
+  const size_t at = 2 * (64 * 3 + 1);  // of a row that is sampled
+  const auto set = [&](uint16_t bits) { std::memcpy(scales.data.data() + at, &bits, 2); };
+  set(0xfd89);
+  ExpectSays(Load(stored), {"q_proj.weight_scale is BF16 [96, 3] and has the scale -2.2",
+                            "e+37 in row 64, group 1, wanted one that is finite, and 15 times"});
+  set(0xfd88);
+  EXPECT_TRUE(Load(stored).ok());
 }
 
 TEST_F(Int4RefusalsTest, AShapeThatIsAnotherOnes) {
