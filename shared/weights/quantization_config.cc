@@ -137,12 +137,14 @@ IntegerStorage ReadCompressedWeights(ConfigFields& inner) {
 void ReadCompressed(ConfigFields& inner, const std::string& where, bool strict,
                     std::vector<std::string>* warnings, ModelConfig& config) {
   inner.OnlyText("format", {"pack-quantized"});
-  inner.OnlyText("quantization_status", {"compressed"});
+  inner.OnlyText("quantization_status", {"compressed", "frozen"});
   OnlyEmpty(inner, "kv_cache_scheme");
   OnlyEmpty(inner, "transform_config");
   const nlohmann::json& sparsity = inner.Raw("sparsity_config");
-  if (sparsity.is_object() && !sparsity.empty() && sparsity.value("format", "") != "dense") {
-    inner.Unsupported("sparsity_config", "null, {} or format \"dense\"");
+  if (!sparsity.is_null() && !sparsity.empty()) {
+    const bool dense =
+        sparsity.is_object() && sparsity.contains("format") && sparsity["format"] == "dense";
+    if (!dense) inner.Unsupported("sparsity_config", "null, {} or format \"dense\"");
   }
   inner.Inert({"ignore", "global_compression_ratio", "version"});
   const nlohmann::json& groups = inner.Raw("config_groups");

@@ -283,6 +283,16 @@ TEST_F(Int4ConfigTest, OtherSettingsAreRefusedNamingThem) {
   ExpectUnsupported(compressed, "format", "naive-quantized", "supported: \"pack-quantized\"");
   ExpectUnsupported(compressed, "transform_config", {{"R1", 1}}, "null or nothing");
   ExpectUnsupported(compressed, "kv_cache_scheme", {{"num_bits", 8}}, "null or nothing");
+  ExpectUnsupported(compressed, "quantization_status", "initialized", "\"compressed\"");
+  for (const json& sparsity : std::vector<json>{{{"format", nullptr}},
+                                                {{"format", 7}},
+                                                {{"format", {{"name", "dense"}}}},
+                                                {{"format", "sparse-24-bitmask"}},
+                                                {{"targets", {"Linear"}}},
+                                                "dense",
+                                                json::array({"dense"})}) {
+    ExpectUnsupported(compressed, "sparsity_config", sparsity, "format \"dense\"");
+  }
   const auto weights = [&](const char* field, const json& value) {
     json changed = compressed;
     changed["config_groups"]["group_0"]["weights"][field] = value;
@@ -309,6 +319,17 @@ TEST_F(Int4ConfigTest, OtherSettingsAreRefusedNamingThem) {
   json none = compressed;
   none["config_groups"] = json::object();
   ExpectSays(Parse(none).status(), {"config_groups", "one group at least"});
+}
+
+TEST_F(Int4ConfigTest, WhatSomeWritersSayOfCompressedTensors) {
+  json compressed = testing::Int4Config({.layout = Int4Layout::kCompressedTensors});
+  for (const json& sparsity :
+       std::vector<json>{nullptr, json::object(), {{"format", "dense"}, {"ignore", {"x"}}}}) {
+    compressed["sparsity_config"] = sparsity;
+    EXPECT_TRUE(Parse(compressed).ok()) << sparsity;
+  }
+  compressed["quantization_status"] = "frozen";
+  EXPECT_TRUE(Parse(compressed).ok());
 }
 
 TEST_F(Int4ConfigTest, ReorderedInputsOfOneGroupARowAreNone) {
