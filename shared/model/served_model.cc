@@ -64,8 +64,10 @@ absl::StatusOr<weights::WeightFormats> ChooseFormats(const weights::StoredModel&
   ASSIGN_OR_RETURN(const kernels::NumericsClass chosen, ParseNumerics(numerics));
   const weights::PackedModel* packed = stored.packed();
   if (packed == nullptr) {
-    return weights::FormatsOf(*stored.checkpoint(),
-                              numerics == "auto" ? std::nullopt : std::optional(chosen));
+    const weights::WeightFormats formats = weights::FormatsOf(
+        *stored.checkpoint(), numerics == "auto" ? std::nullopt : std::optional(chosen));
+    RETURN_IF_ERROR(weights::CheckFormats(*stored.checkpoint(), formats));
+    return formats;
   }
   const auto formats = weights::ParseWeightFormats(packed->formats());
   if (!formats || formats->Label() != packed->formats()) {
