@@ -76,9 +76,11 @@ absl::StatusOr<weights::WeightFormats> ChooseFormats(const weights::StoredModel&
         std::string(weights::kWeightFormatsText), "; use a newer conclave, or pack again"));
   }
   if (numerics != "auto" && numerics != packed->formats()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "numerics is ", numerics, " and ", stored.path().string(), " is packed as ",
-        packed->formats(), "; leave numerics at auto, or pack the checkpoint as ", numerics));
+    return absl::InvalidArgumentError(
+        absl::StrCat("numerics is ", numerics, " and ", stored.path().string(), " is packed as ",
+                     packed->formats(),
+                     "; leave numerics at auto, which takes a packed file as it is, or pack the "
+                     "checkpoint in other formats"));
   }
   return *formats;
 }

@@ -87,7 +87,8 @@ TEST(OpenServedModelTest, APackedFileDecidesItsFormats) {
   common.numerics = "int8";
   const absl::Status other = OpenServedModel(common).status();
   EXPECT_EQ(other.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(other.message()), HasSubstr("is packed as int8+int4:32"));
+  EXPECT_THAT(std::string(other.message()), HasSubstr("is packed as int8+int4:32; leave numerics "
+                                                      "at auto, which takes a packed file as it"));
   common.model = PackedWithLabel(dir, "int8");
   EXPECT_TRUE(OpenServedModel(common).ok());
 }
