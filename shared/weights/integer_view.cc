@@ -273,8 +273,9 @@ absl::Status IntegerView::CheckScales() const {
 }
 
 absl::Status IntegerView::CheckZeros() const {
-  if (zeros_ == nullptr) return absl::OkStatus();
   const bool less_1 = storage_.layout == IntegerLayout::kGptq;
+  // Zero points that are stored as they are may be any of 0 to 15.
+  if (zeros_ == nullptr || (storage_.zeros && !less_1)) return absl::OkStatus();
   for (int64_t group = 0; group < stored_groups(); ++group) {
     for (int64_t row = 0; row < rows_; ++row) {
       const int32_t stored = StoredZero(row, group);
@@ -282,8 +283,8 @@ absl::Status IntegerView::CheckZeros() const {
         return absl::InvalidArgumentError(
             absl::StrCat(Described(*zeros_), " and has the zero point ", stored + less_1,
                          " in row ", row, ", group ", group,
-                         ", but config.json says \"sym\": true, which is 8 everywhere; use "
-                         "config and weights of one revision"));
+                         ", but \"sym\" is true in config.json, or missing, which is 8 everywhere; "
+                         "use config and weights of one revision"));
       }
       // 16 to those who add 1, 0 to those who keep four bits.
       if (less_1 && stored == 15) {

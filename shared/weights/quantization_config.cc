@@ -105,6 +105,7 @@ void ReadAwq(ConfigFields& inner, ModelConfig& config) {
   config.integers.group = ReadGroup(inner);
   config.integers.zeros = true;
   inner.OnlyBool("zero_point", true);
+  inner.OnlyText("backend", {"autoawq", "auto"});  // llm-awq lays tensors of these names out anew
   const std::string version = inner.TextOr("version", "gemm");
   if (version != "gemm" && version != "GEMM") inner.Unsupported("version", "\"gemm\"");
   config.integers.layout = IntegerLayout::kAwq;
@@ -117,7 +118,10 @@ IntegerStorage ReadCompressedWeights(ConfigFields& inner) {
   if (!inner.Has("num_bits")) inner.Unsupported("num_bits", "4");
   inner.OnlyText("type", {"int"});
   inner.OnlyText("strategy", {"group", "channel"});
-  if (inner.TextOr("strategy", "channel") == "group") {
+  // Without a strategy, a group tells that there are groups.
+  const nlohmann::json& group = inner.Raw("group_size");
+  const bool has_group = !group.is_null() && group != -1;
+  if (inner.TextOr("strategy", has_group ? "group" : "channel") == "group") {
     storage.group = ReadGroup(inner);
   } else {
     inner.Inert({"group_size"});

@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <random>
+#include <utility>
 
 #include "shared/weights/checkpoint.h"
 #include "shared/weights/engine_weights.h"
@@ -143,7 +144,10 @@ TEST_F(Int4RefusalsTest, ZeroPointsOfAMatrixWithoutThem) {
   StoredCheckpoint stored = Stored({.zeros = false});
   SetWord(stored.tensors.at(std::string(kBase) + ".qzeros"), 0, 0x77777757);
   ExpectSays(Load(stored),
-             {"has the zero point 6 in row 1, group 0, but config.json says \"sym\": true"});
+             {"has the zero point 6 in row 1, group 0, but \"sym\" is true in config.json, or "
+              "missing"});
+  stored.config["quantization_config"].erase("sym");
+  ExpectSays(Load(stored), {"has the zero point 6 in row 1, group 0, but \"sym\" is true"});
 }
 
 TEST_F(Int4RefusalsTest, ScalesThatAreNoNumbers) {
@@ -330,6 +334,34 @@ TEST_F(Int4ConfigTest, WhatSomeWritersSayOfCompressedTensors) {
   }
   compressed["quantization_status"] = "frozen";
   EXPECT_TRUE(Parse(compressed).ok());
+}
+
+// As compressed-tensors itself infers it.
+TEST_F(Int4ConfigTest, AStrategyThatIsMissingFollowsFromTheGroup) {
+  json compressed = testing::Int4Config({.layout = Int4Layout::kCompressedTensors});
+  json& weights = compressed["config_groups"]["group_0"]["weights"];
+  for (const json& strategy : std::vector<json>{json(json::value_t::discarded), nullptr}) {
+    weights.erase("strategy");
+    if (!strategy.is_discarded()) weights["strategy"] = strategy;
+    for (const auto& [group, wanted] :
+         {std::pair<json, int64_t>{128, 128}, {32, 32}, {-1, 0}, {nullptr, 0}}) {
+      weights["group_size"] = group;
+      const auto config = Parse(compressed);
+      ASSERT_TRUE(config.ok()) << config.status();
+      EXPECT_EQ(config->integers.group, wanted) << group;
+    }
+    weights["group_size"] = 48;
+    ExpectSays(Parse(compressed).status(), {"group_0: weights", "group_size"},
+               absl::StatusCode::kUnimplemented);
+  }
+}
+
+TEST_F(Int4ConfigTest, AwqOfAnotherWriterIsRefused) {
+  json awq = testing::Int4Config({.layout = Int4Layout::kAwq});
+  ExpectUnsupported(awq, "backend", "llm-awq", "supported: \"autoawq\"");
+  ExpectUnsupported(awq, "backend", "qllm", "supported: \"autoawq\"");
+  awq["backend"] = "autoawq";
+  EXPECT_TRUE(Parse(awq).ok());
 }
 
 TEST_F(Int4ConfigTest, ReorderedInputsOfOneGroupARowAreNone) {
