@@ -46,7 +46,16 @@ std::optional<OwnFormats> OwnFormats::Of(const weights::StoredModel& stored,
                                          const weights::WeightFormats& formats) {
   if (stored.packed() != nullptr) return OwnFormats{formats, /*mapped=*/true};
   if (stored.config().integers.layout == weights::IntegerLayout::kNone) return std::nullopt;
-  return OwnFormats{formats, /*mapped=*/false};
+  OwnFormats own{formats, /*mapped=*/false};
+  const auto add = [&](const std::string& numerics) {
+    const auto made = model::ChooseFormats(stored, numerics);
+    const bool known =
+        made.ok() &&
+        std::ranges::find(own.choices, *made, &OwnFormats::Choice::formats) != own.choices.end();
+    if (made.ok() && !known) own.choices.push_back({numerics, *made});
+  };
+  for (const char* numerics : {"f32", "bf16", "auto", "int8", "int4"}) add(numerics);
+  return own;
 }
 
 std::string ClassBytes::text() const {
@@ -66,13 +75,21 @@ MemoryDemand DemandOf(const weights::ModelConfig& config, const AllOptions& opti
   const int engine_copies = own && own->mapped ? 1 : options.up.engines;
   MemoryDemand demand;
   demand.formats = FormatsOf(options, own);
-  std::vector<weights::WeightFormats> choice(std::begin(kernels::kNumericsClasses),
-                                             std::end(kernels::kNumericsClasses));
-  if (own) choice = {own->formats};
-  for (const weights::WeightFormats& each : choice) {
+  std::vector<OwnFormats::Choice> choices;
+  if (!own) {
+    for (const kernels::NumericsClass each : kernels::kNumericsClasses) {
+      choices.push_back({std::string(kernels::NumericsClassName(each)), each});
+    }
+  } else if (own->choices.empty()) {
+    choices = {{"auto", own->formats}};
+  } else {
+    choices = own->choices;
+  }
+  for (const auto& [numerics, each] : choices) {
     const int64_t experts = expert_bytes(each) * (local ? engine_copies : 1);
     const int64_t in_all = engine_bytes(each) * engine_copies + experts;
-    demand.classes.push_back({each, engine_bytes(each) + expert_bytes(each), in_all});
+    demand.classes.push_back({each, engine_bytes(each) + expert_bytes(each), in_all,
+                              numerics == each.Label() ? "" : numerics});
     if (each != demand.formats) continue;
     demand.expert_bytes = experts;
     demand.weight_bytes = in_all;
@@ -151,7 +168,10 @@ Check CheckFits(const MemoryDemand& demand, int64_t available_bytes, int64_t tot
     check.remedy = absl::StrCat("--engine-context ", model::TokensIn(left / demand.kv_block_bytes),
                                 " fits, or free ", FormatBytes(needed - available_bytes));
   } else if (const ClassBytes* other = ClassThatFits(demand, available_bytes)) {
-    check.remedy = absl::StrCat("another --numerics fits: ", other->text());
+    const std::string setting = other->numerics.empty()
+                                    ? "another --numerics"
+                                    : absl::StrCat("--numerics ", other->numerics);
+    check.remedy = absl::StrCat(setting, " fits: ", other->text());
   } else if (starts) {
     check.remedy =
         absl::StrCat("free ", FormatBytes(needed - available_bytes),

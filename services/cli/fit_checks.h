@@ -20,8 +20,9 @@ namespace conclave::cli {
 // All weights in some formats.
 struct ClassBytes {
   weights::WeightFormats formats;
-  int64_t bytes = 0;   // one copy
-  int64_t in_all = 0;  // of all engines and workers together
+  int64_t bytes = 0;          // one copy
+  int64_t in_all = 0;         // of all engines and workers together
+  std::string numerics = {};  // the setting that chooses these formats, where it is not their label
 
   std::string text() const;  // "int8 31 GiB"
 };
@@ -39,8 +40,15 @@ struct MemoryDemand {
 // The formats that a stored model has of its own: a packed file's, or those of a checkpoint that
 // stores matrices as int4.
 struct OwnFormats {
-  weights::WeightFormats formats;
-  bool mapped = true;  // all processes of a machine share a packed file's memory
+  struct Choice {
+    std::string numerics;  // the setting
+    weights::WeightFormats formats;
+  };
+
+  weights::WeightFormats formats;  // under the settings as they are
+  bool mapped = true;              // all processes of a machine share a packed file's memory
+  // What settings make of a checkpoint, the most precise first; a packed file leaves no choice.
+  std::vector<Choice> choices = {};
 
   // nullopt for a checkpoint that has no say in `formats`.
   static std::optional<OwnFormats> Of(const weights::StoredModel& stored,

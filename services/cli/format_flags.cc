@@ -18,6 +18,12 @@ void AddFormatFlags(CLI::App& app, FormatFlags* flags) {
 }
 
 absl::StatusOr<weights::WeightFormats> ParseFormats(const FormatFlags& flags) {
+  if (flags.group > 0 && (flags.format + flags.experts).find(':') != std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--group is ", flags.group, " and ",
+        flags.format.find(':') != std::string::npos ? "--format" : "--experts",
+        " has a group of its own; leave --group out, and give each format its group (int4:128)"));
+  }
   const auto with_group = [&](const std::string& format) {
     const bool integers = format == "int8" || format == "int4";
     return flags.group == 0 || !integers ? format : absl::StrCat(format, ":", flags.group);
@@ -30,9 +36,8 @@ absl::StatusOr<weights::WeightFormats> ParseFormats(const FormatFlags& flags) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--format is \"", flags.format, "\"",
         flags.experts.empty() ? "" : absl::StrCat(" and --experts \"", flags.experts, "\""),
-        "; they may be bf16, int8 or int4, or f32 for both, and integers may have :32 or :128 "
-        "after "
-        "them for groups of their own"));
+        "; they may be bf16, int8 or int4, or f32 for both, and integers may have :32, :64 or "
+        ":128 after them for groups of their own"));
   }
   if (flags.group > 0 && !formats->dense.integers() && !formats->experts.integers()) {
     return absl::InvalidArgumentError("--group goes with int8 and int4 alone");

@@ -64,8 +64,10 @@ absl::StatusOr<weights::WeightFormats> ChooseFormats(const weights::StoredModel&
   ASSIGN_OR_RETURN(const kernels::NumericsClass chosen, ParseNumerics(numerics));
   const weights::PackedModel* packed = stored.packed();
   if (packed == nullptr) {
-    return weights::FormatsOf(*stored.checkpoint(),
-                              numerics == "auto" ? std::nullopt : std::optional(chosen));
+    const weights::WeightFormats formats = weights::FormatsOf(
+        *stored.checkpoint(), numerics == "auto" ? std::nullopt : std::optional(chosen));
+    RETURN_IF_ERROR(weights::CheckFormats(*stored.checkpoint(), formats));
+    return formats;
   }
   const auto formats = weights::ParseWeightFormats(packed->formats());
   if (!formats || formats->Label() != packed->formats()) {
@@ -74,9 +76,11 @@ absl::StatusOr<weights::WeightFormats> ChooseFormats(const weights::StoredModel&
         std::string(weights::kWeightFormatsText), "; use a newer conclave, or pack again"));
   }
   if (numerics != "auto" && numerics != packed->formats()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "numerics is ", numerics, " and ", stored.path().string(), " is packed as ",
-        packed->formats(), "; leave numerics at auto, or pack the checkpoint as ", numerics));
+    return absl::InvalidArgumentError(
+        absl::StrCat("numerics is ", numerics, " and ", stored.path().string(), " is packed as ",
+                     packed->formats(),
+                     "; leave numerics at auto, which takes a packed file as it is, or pack the "
+                     "checkpoint in other formats"));
   }
   return *formats;
 }

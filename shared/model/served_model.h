@@ -36,7 +36,8 @@ absl::StatusOr<kernels::NumericsClass> ParseNumerics(const std::string& name);
 
 // The formats in which a stored model is computed with under the setting `numerics`: a packed
 // file's own; of a checkpoint that stores matrices as int4, those that keep them
-// (weights::FormatsOf). INVALID_ARGUMENT for a setting that names others.
+// (weights::FormatsOf). INVALID_ARGUMENT for a setting that names others than a packed file has, or
+// that can not be made of a checkpoint (weights::CheckFormats).
 absl::StatusOr<weights::WeightFormats> ChooseFormats(const weights::StoredModel& stored,
                                                      const std::string& numerics);
 

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "shared/weights/quantization_error.h"
 
 namespace conclave::weights {
 namespace {
@@ -21,12 +22,17 @@ absl::StatusOr<WeightFormat> FormatToMake(const TensorReader& tensors, std::stri
   const std::optional<WeightFormat> stored = tensors.IntegersOf(name);
   if (!stored) return asked;
   if (asked.type == stored->type && asked.group == stored->group) return *stored;
-  return absl::InvalidArgumentError(
-      absl::StrCat(tensors.FileOf(name), ": matrix ", std::string(name), " is stored as ",
-                   LabelOf(*stored), ", wanted ", LabelOf(asked),
-                   ", which would round its weights a second time; choose ", LabelOf(*stored),
-                   " for matrices of its kind, or bf16 for all (docs/models.md, \"Weights of "
-                   "4 bits\")"));
+  const bool head = TensorKindOf(name, /*is_table=*/false) == TensorKind::kLmHead;
+  const std::string advice =
+      head ? absl::StrCat(
+                 "LM heads are never int4, so choose bf16 for all but the routed experts "
+                 "(--numerics auto; of conclave pack, --format bf16 --experts ",
+                 LabelOf(*stored), ")")
+           : absl::StrCat("choose ", LabelOf(*stored), " for matrices of its kind");
+  return absl::InvalidArgumentError(absl::StrCat(
+      tensors.FileOf(name), ": matrix ", std::string(name), " is stored as ", LabelOf(*stored),
+      ", wanted ", LabelOf(asked), ", which would round its weights a second time; ", advice,
+      ", or bf16 for all (docs/models.md, \"Weights of 4 bits\")"));
 }
 
 }  // namespace conclave::weights

@@ -1,6 +1,8 @@
 #include "shared/weights/integer_view.h"
 
 #include <algorithm>
+#include <bit>
+#include <cfloat>
 #include <cstring>
 #include <iterator>
 #include <utility>
@@ -19,6 +21,12 @@ constexpr int32_t kMiddle = 8;       // the zero point of a matrix without zero 
 constexpr int64_t kMostGroup = 128;  // of the kernels
 // AWQ: where of a word, in fours of bits, output j of eight lies.
 constexpr int64_t kAwqPlaces[] = {0, 4, 1, 5, 2, 6, 3, 7};
+
+constexpr float kMostSteps = 15;  // of an integer from its zero point
+
+// Bits of the largest scales with which every weight is finite.
+constexpr uint16_t kMostF16 = 0x7bff;
+constexpr uint16_t kMostBf16 = std::bit_cast<uint32_t>(FLT_MAX / kMostSteps) >> 16;
 
 constexpr char kDownload[] = "download the checkpoint again";
 constexpr char kWithout[] = "use a checkpoint that was quantised without, or the original one";
@@ -228,6 +236,7 @@ void IntegerView::ReadFloats(int64_t first_row, int64_t num_rows, std::span<floa
 
 absl::Status IntegerView::Check() const {
   RETURN_IF_ERROR(CheckOrder());
+  RETURN_IF_ERROR(CheckScales());
   RETURN_IF_ERROR(CheckZeros());
   return CheckShape();
 }
@@ -247,9 +256,26 @@ absl::Status IntegerView::CheckOrder() const {
   return absl::OkStatus();
 }
 
+absl::Status IntegerView::CheckScales() const {
+  const uint16_t most = scales_->info.dtype == DType::kF16 ? kMostF16 : kMostBf16;
+  const auto magnitude = [this](int64_t i) { return At<uint16_t>(*scales_, i) & 0x7fff; };
+  const int64_t count = rows_ * stored_groups();
+  int32_t largest = 0;  // without a way out of the loop, so that it is vectorised
+  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, magnitude(i));
+  if (largest <= most) return absl::OkStatus();
+  int64_t at = 0;
+  while (magnitude(at) <= most) ++at;
+  const int64_t row = compressed() ? at / stored_groups() : at % rows_;
+  const int64_t group = compressed() ? at % stored_groups() : at / rows_;
+  return absl::InvalidArgumentError(absl::StrCat(
+      Described(*scales_), " and has the scale ", Scale(row, group), " in row ", row, ", group ",
+      group, ", wanted one that is finite, and 15 times of it too; ", kDownload));
+}
+
 absl::Status IntegerView::CheckZeros() const {
-  if (zeros_ == nullptr) return absl::OkStatus();
   const bool less_1 = storage_.layout == IntegerLayout::kGptq;
+  // Zero points that are stored as they are may be any of 0 to 15.
+  if (zeros_ == nullptr || (storage_.zeros && !less_1)) return absl::OkStatus();
   for (int64_t group = 0; group < stored_groups(); ++group) {
     for (int64_t row = 0; row < rows_; ++row) {
       const int32_t stored = StoredZero(row, group);
@@ -257,8 +283,8 @@ absl::Status IntegerView::CheckZeros() const {
         return absl::InvalidArgumentError(
             absl::StrCat(Described(*zeros_), " and has the zero point ", stored + less_1,
                          " in row ", row, ", group ", group,
-                         ", but config.json says \"sym\": true, which is 8 everywhere; use "
-                         "config and weights of one revision"));
+                         ", but \"sym\" is true in config.json, or missing, which is 8 everywhere; "
+                         "use config and weights of one revision"));
       }
       // 16 to those who add 1, 0 to those who keep four bits.
       if (less_1 && stored == 15) {

@@ -49,8 +49,9 @@ class IntegerView {
   kernels::WeightFormat format() const;
   const IntegerStorage& storage() const { return storage_; }
 
-  // What no shape tells: that inputs are in their order, that zero points are clear, and of a
-  // matrix without them that they are 8. Reads some percent of the matrix.
+  // What no shape tells: that inputs are in their order, that all weights are finite, that zero
+  // points are clear, and of a matrix without them that they are 8. Reads some percent of the
+  // matrix.
   absl::Status Check() const;
 
   // As TensorReader. Whatever the parts hold, nothing beyond them is read.
@@ -76,6 +77,7 @@ class IntegerView {
   void ReadRowsOfWords(int64_t first_row, int64_t num_rows, uint8_t* output) const;
   void ReadAwqRows(int64_t first_row, int64_t num_rows, uint8_t* output) const;
   absl::Status CheckOrder() const;
+  absl::Status CheckScales() const;
   absl::Status CheckZeros() const;
   absl::Status CheckShape() const;
 

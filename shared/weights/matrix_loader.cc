@@ -14,6 +14,7 @@ namespace {
 
 using kernels::PackedMatrix;
 using kernels::WeightFormat;
+using kernels::WeightType;
 
 // f32 memory of a chunk of rows: it and what becomes of it stay in a core's own cache.
 constexpr int64_t kChunkBytes = 256 << 10;
@@ -22,13 +23,29 @@ constexpr int64_t kChunkBytes = 256 << 10;
 // ten times slower than packing it: 2 to 3 % of loading in bf16.
 constexpr int64_t kSampledRows = 64;
 
-// True when all exponents are below the all-ones one; written to be vectorised.
-bool AllFinite(std::span<const float> values) {
+constexpr uint32_t kInfinity = 0x7f800000;  // an f32's; NaNs are above
+
+// The largest magnitude, as an f32's bits; written to be vectorised.
+uint32_t LargestOf(std::span<const float> values) {
   uint32_t largest = 0;
   for (float value : values) {
-    largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7f800000u);
+    largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7fffffffu);
   }
-  return largest != 0x7f800000u;
+  return largest;
+}
+
+// The least magnitude, as an f32's bits, that may be infinite in a format.
+uint32_t TooLarge(WeightFormat format) {
+  switch (format.type) {
+    case WeightType::kF32:
+      return kInfinity;
+    case WeightType::kBf16:
+    case WeightType::kInt8:  // a scale's rounding adds less than bf16's
+      return 0x7f7f8000;     // rounds to infinity in bf16
+    case WeightType::kInt4:
+      break;
+  }
+  return 0x7f000000;  // 2^127: an integer times its group's scale may be larger than any weight
 }
 
 // Whole panels, so that no two threads write to one cache line.
@@ -117,9 +134,10 @@ absl::Status MatrixLoader::Run() {
     pool_->ParallelFor(count, 1, fill);
   }
   for (const Chunk& chunk : chunks) {
-    if (chunk.finite) continue;
     const Matrix& matrix = matrices[chunk.matrix];
-    status_ = NotFinite(matrix.name, matrix.first_row + chunk.begin, matrix.first_row + chunk.end);
+    if (chunk.largest < TooLarge(matrix.format)) continue;
+    status_ = NotFinite(matrix.name, matrix.first_row + chunk.begin, matrix.first_row + chunk.end,
+                        chunk.largest, matrix.format);
     return status_;
   }
   row_errors_.assign(matrices.size(), {});
@@ -145,7 +163,7 @@ void MatrixLoader::Fill(const Matrix& matrix, Chunk& chunk, Scratch& scratch) co
   const int64_t columns = matrix.num_columns;
   scratch.rows.resize(static_cast<size_t>(num_rows * columns));
   tensors_.ReadRows(matrix.name, matrix.first_row + chunk.begin, num_rows, scratch.rows);
-  chunk.finite = AllFinite(scratch.rows);
+  chunk.largest = LargestOf(scratch.rows);
   const float* rows = scratch.rows.data();
   switch (matrix.order) {
     case Order::kPacked:
@@ -193,7 +211,6 @@ void MatrixLoader::Import(const Matrix& matrix, Chunk& chunk, Scratch& scratch) 
   const int64_t columns = matrix.num_columns;
   Int4Values& values = scratch.values;
   tensors_.ReadIntegers(matrix.name, matrix.first_row + chunk.begin, num_rows, values);
-  chunk.finite = AllFinite(values.scales);
   const auto groups = static_cast<int64_t>(values.scales.size()) / num_rows;
   kernels::PackInt4Rows(
       matrix.format, columns, chunk.begin,
@@ -229,15 +246,26 @@ void MatrixLoader::Sample(const Matrix& matrix, int64_t first,
 std::vector<float> MatrixLoader::LoadVector(std::string_view name, int64_t elements) {
   std::vector<float> values(static_cast<size_t>(elements));
   tensors_.ReadRows(name, 0, elements, values);
-  if (status_.ok() && !AllFinite(values)) status_ = NotFinite(name, 0, elements);
+  const uint32_t largest = LargestOf(values);
+  if (status_.ok() && largest >= kInfinity) {
+    status_ = NotFinite(name, 0, elements, largest, WeightFormat::kF32);
+  }
   return values;
 }
 
-absl::Status MatrixLoader::NotFinite(std::string_view name, int64_t first_row,
-                                     int64_t end_row) const {
-  return absl::InvalidArgumentError(absl::StrCat(
-      tensors_.FileOf(name), ": tensor ", std::string(name), " has an infinity or a NaN in rows ",
-      first_row, " to ", end_row - 1, "; the file is damaged: download it again"));
+absl::Status MatrixLoader::NotFinite(std::string_view name, int64_t first_row, int64_t end_row,
+                                     uint32_t largest, WeightFormat format) const {
+  const std::string tensor = absl::StrCat(tensors_.FileOf(name), ": tensor ", std::string(name));
+  const std::string rows = absl::StrCat(" in rows ", first_row, " to ", end_row - 1);
+  if (largest >= kInfinity) {
+    return absl::InvalidArgumentError(absl::StrCat(tensor, " has an infinity or a NaN", rows,
+                                                   "; the file is damaged: download it again"));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(tensor, " has a weight of magnitude ", std::bit_cast<float>(largest), rows,
+                   ", wanted below ", std::bit_cast<float>(TooLarge(format)), ", where ",
+                   std::string(kernels::WeightTypeName(format.type)),
+                   " becomes infinite; use f32, or download the file again if it is damaged"));
 }
 
 }  // namespace conclave::weights

@@ -60,7 +60,7 @@ class MatrixLoader : public MatrixSource {
     size_t matrix = 0;
     int64_t begin = 0;
     int64_t end = 0;
-    bool finite = true;
+    uint32_t largest = 0;                   // magnitude of what was read, as an f32's bits
     std::vector<SquaredError> errors = {};  // of its sampled rows
   };
   // One thread's temporary f32 memory.
@@ -80,7 +80,9 @@ class MatrixLoader : public MatrixSource {
   // Adds the rows of the output, counted from `first`, that are sampled: `rows` became they.
   static void Sample(const Matrix& matrix, int64_t first, kernels::MatrixView<const float> rows,
                      Scratch& scratch, std::vector<SquaredError>& errors);
-  absl::Status NotFinite(std::string_view name, int64_t first_row, int64_t end_row) const;
+  // `largest`: the magnitude, as an f32's bits, that is not finite, or would not be in `format`.
+  absl::Status NotFinite(std::string_view name, int64_t first_row, int64_t end_row,
+                         uint32_t largest, kernels::WeightFormat format) const;
 
   const TensorReader& tensors_;
   PackedBuffer& buffer_;

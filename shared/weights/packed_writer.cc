@@ -220,6 +220,10 @@ void PackedWriter::SetErrors(size_t entry, double squared_errors, double squared
 
 absl::Status PackedWriter::Commit() {
   CONCLAVE_CHECK(descriptor_ >= 0);
+  // The errors of its tensors were set since Create looked at it.
+  if (const std::string problem = index_.Problem(); !problem.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot pack ", path_.string(), ": ", problem));
+  }
   // The last that is written: until then the file does not even begin as a packed one.
   const std::string beginning = index_.Serialise();
   RETURN_IF_ERROR(WriteAt(descriptor_, temporary_, 0, std::as_bytes(std::span(beginning))));

@@ -105,6 +105,7 @@ void ReadAwq(ConfigFields& inner, ModelConfig& config) {
   config.integers.group = ReadGroup(inner);
   config.integers.zeros = true;
   inner.OnlyBool("zero_point", true);
+  inner.OnlyText("backend", {"autoawq", "auto"});  // llm-awq lays tensors of these names out anew
   const std::string version = inner.TextOr("version", "gemm");
   if (version != "gemm" && version != "GEMM") inner.Unsupported("version", "\"gemm\"");
   config.integers.layout = IntegerLayout::kAwq;
@@ -117,7 +118,10 @@ IntegerStorage ReadCompressedWeights(ConfigFields& inner) {
   if (!inner.Has("num_bits")) inner.Unsupported("num_bits", "4");
   inner.OnlyText("type", {"int"});
   inner.OnlyText("strategy", {"group", "channel"});
-  if (inner.TextOr("strategy", "channel") == "group") {
+  // Without a strategy, a group tells that there are groups.
+  const nlohmann::json& group = inner.Raw("group_size");
+  const bool has_group = !group.is_null() && group != -1;
+  if (inner.TextOr("strategy", has_group ? "group" : "channel") == "group") {
     storage.group = ReadGroup(inner);
   } else {
     inner.Inert({"group_size"});
@@ -137,12 +141,14 @@ IntegerStorage ReadCompressedWeights(ConfigFields& inner) {
 void ReadCompressed(ConfigFields& inner, const std::string& where, bool strict,
                     std::vector<std::string>* warnings, ModelConfig& config) {
   inner.OnlyText("format", {"pack-quantized"});
-  inner.OnlyText("quantization_status", {"compressed"});
+  inner.OnlyText("quantization_status", {"compressed", "frozen"});
   OnlyEmpty(inner, "kv_cache_scheme");
   OnlyEmpty(inner, "transform_config");
   const nlohmann::json& sparsity = inner.Raw("sparsity_config");
-  if (sparsity.is_object() && !sparsity.empty() && sparsity.value("format", "") != "dense") {
-    inner.Unsupported("sparsity_config", "null, {} or format \"dense\"");
+  if (!sparsity.is_null() && !sparsity.empty()) {
+    const bool dense =
+        sparsity.is_object() && sparsity.contains("format") && sparsity["format"] == "dense";
+    if (!dense) inner.Unsupported("sparsity_config", "null, {} or format \"dense\"");
   }
   inner.Inert({"ignore", "global_compression_ratio", "version"});
   const nlohmann::json& groups = inner.Raw("config_groups");

@@ -4,9 +4,17 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
 
 #include "kernels/attention.h"
+#include "shared/model/served_model.h"
 #include "shared/weights/checkpoint.h"
+#include "shared/weights/stored_model.h"
+#include "tests/support/temp_dir.h"
+#include "tests/weights/int4_checkpoint.h"
 
 namespace conclave::cli {
 namespace {
@@ -46,6 +54,9 @@ TEST(CheckFitsTest, FailsWithARemedyWhenTheWeightsDoNotFit) {
   const Check smaller = CheckFits(demand, 3 * kGiB / 2, 8 * kGiB);
   EXPECT_EQ(smaller.verdict, Verdict::kFail);
   EXPECT_THAT(smaller.remedy, HasSubstr("another --numerics fits: int8 1.0 GiB"));
+  demand.classes.back().numerics = "auto";
+  EXPECT_THAT(CheckFits(demand, 3 * kGiB / 2, 8 * kGiB).remedy,
+              HasSubstr("--numerics auto fits: int8 1.0 GiB"));
   demand.classes.back().in_all = 3 * kGiB;  // several copies
   EXPECT_THAT(CheckFits(demand, 3 * kGiB / 2, 8 * kGiB).remedy, HasSubstr("docs/two-machines.md"));
   demand.weight_bytes = 4 * kGiB;
@@ -120,7 +131,7 @@ TEST_F(FitTest, APackedFileIsInMemoryOnce) {
       DemandOf(config_, options_, OwnFormats{*weights::ParseWeightFormats("int8")}).weight_bytes);
 }
 
-// What it stores as int4 stays so: nothing else may be chosen, and each process makes its own.
+// What it stores as int4 stays so, and each process makes its own.
 TEST_F(FitTest, ACheckpointOfInt4HasItsOwnFormats) {
   const OwnFormats own{*weights::ParseWeightFormats("bf16+int4:128"), /*mapped=*/false};
   options_.up.workers = 0;
@@ -130,6 +141,42 @@ TEST_F(FitTest, ACheckpointOfInt4HasItsOwnFormats) {
   EXPECT_EQ(demand.weight_bytes, 3 * once);
   ASSERT_EQ(demand.classes.size(), 1u);
   EXPECT_EQ(demand.classes[0].formats.Label(), "bf16+int4:128");
+}
+
+TEST_F(FitTest, OfACheckpointOfInt4WhatCanBeMadeIsProposed) {
+  const auto classes_of = [&](const std::function<bool(const std::string&)>& which,
+                              const std::string& numerics) {
+    const conclave::testing::TempDir dir;
+    auto stored = conclave::testing::StoredCheckpoint::Read(conclave::testing::GoldenDir("olmoe"));
+    conclave::testing::StoreAsInt4(stored, {.group = 128}, which);
+    stored.Write(dir.path());
+    const auto checkpoint = weights::OpenModel(dir.path(), {});
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+    const auto formats = model::ChooseFormats(**checkpoint, numerics);
+    EXPECT_TRUE(formats.ok()) << formats.status();
+    const auto own = OwnFormats::Of(**checkpoint, *formats);
+    const MemoryDemand demand = DemandOf((*checkpoint)->config(), options_, own);
+    EXPECT_EQ(demand.formats, *formats);
+    EXPECT_GT(demand.weight_bytes, 0);
+    std::vector<std::string> labels;
+    int64_t before = std::numeric_limits<int64_t>::max();
+    for (const ClassBytes& each : demand.classes) {
+      EXPECT_LT(each.in_all, before);
+      before = each.in_all;
+      labels.push_back(each.formats.Label() + (each.numerics.empty() ? "" : " by ") +
+                       each.numerics);
+    }
+    return labels;
+  };
+  using Labels = std::vector<std::string>;
+  const auto experts = [](const std::string& name) {
+    return name.find(".experts.") != std::string::npos;
+  };
+  for (const char* numerics : {"auto", "bf16"}) {
+    EXPECT_EQ(classes_of(experts, numerics), (Labels{"f32", "bf16", "bf16+int4:128 by auto",
+                                                     "int8+int4:128 by int8", "int4:128 by int4"}));
+    EXPECT_EQ(classes_of(nullptr, numerics), (Labels{"f32", "bf16", "int4:128 by auto"}));
+  }
 }
 
 TEST_F(FitTest, EnginesThatHoldExpertsTakeThemEach) {

@@ -2,12 +2,14 @@
 
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "shared/weights/packed_layout.h"
 #include "shared/weights/packed_writer.h"
 #include "tests/support/temp_dir.h"
+#include "tests/weights/int4_checkpoint.h"
 
 namespace conclave::model {
 namespace {
@@ -85,7 +87,8 @@ TEST(OpenServedModelTest, APackedFileDecidesItsFormats) {
   common.numerics = "int8";
   const absl::Status other = OpenServedModel(common).status();
   EXPECT_EQ(other.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(other.message()), HasSubstr("is packed as int8+int4:32"));
+  EXPECT_THAT(std::string(other.message()), HasSubstr("is packed as int8+int4:32; leave numerics "
+                                                      "at auto, which takes a packed file as it"));
   common.model = PackedWithLabel(dir, "int8");
   EXPECT_TRUE(OpenServedModel(common).ok());
 }
@@ -99,6 +102,29 @@ TEST(OpenServedModelTest, UnknownFormatsOfAPackedFileAreRefused) {
     EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << label;
     EXPECT_THAT(std::string(status.message()), HasSubstr(label));
   }
+}
+
+// Before any process starts, not while an engine loads.
+TEST(OpenServedModelTest, ClassesThatAnInt4CheckpointDoesNotHaveAreRefused) {
+  const conclave::testing::TempDir dir;
+  auto stored = conclave::testing::StoredCheckpoint::Read(conclave::testing::GoldenDir("olmoe"));
+  conclave::testing::StoreAsInt4(stored, {.group = 128});
+  stored.Write(dir.path());
+  CommonOptions common;
+  common.model = dir.path().string();
+  for (const auto& [numerics, label] : {std::pair<const char*, const char*>{"auto", "int4:128"},
+                                        {"f32", "f32"},
+                                        {"bf16", "bf16"},
+                                        {"int4", "int4:128"}}) {
+    common.numerics = numerics;
+    const auto model = OpenServedModel(common);
+    ASSERT_TRUE(model.ok()) << model.status();
+    EXPECT_EQ(model->formats.Label(), label);
+  }
+  common.numerics = "int8";
+  const absl::Status status = OpenServedModel(common).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("is stored as int4:128, wanted int8:64"));
 }
 
 TEST(ChooseCpuLevelTest, TakesTheBestOrANamedOne) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <memory>
 
 #include "kernels/panel.h"
@@ -300,6 +301,89 @@ TEST(ImportedWeightsTest, ClassesKeepWhatIsStored) {
   const auto plain = Write(StoredCheckpoint::Read(GoldenDir("olmoe")), dir);
   EXPECT_EQ(FormatsOf(*plain, std::nullopt).Label(), "bf16");
   EXPECT_EQ(FormatsOf(*plain, NumericsClass::kInt4).Label(), "int4");
+}
+
+// A head has no integers to become: neither int4, nor int8, which would round it again.
+TEST(ImportedWeightsTest, AHeadOfInt4LeavesAttentionInFloats) {
+  const TempDir dir;
+  for (const bool tied : {false, true}) {
+    SCOPED_TRACE(tied);
+    const Int4Options options{.group = 128};
+    const std::string name = tied ? "model.embed_tokens.weight" : "lm_head.weight";
+    StoredCheckpoint stored = StoredCheckpoint::Read(GoldenDir("olmoe"));
+    if (tied) {
+      stored.config["tie_word_embeddings"] = true;
+      stored.tensors.erase("lm_head.weight");
+    }
+    testing::StoreAsInt4(stored, options);
+    const testing::RawTensor tensor = stored.tensors.at(name);
+    const int64_t rows = tensor.shape[0], columns = tensor.shape[1];
+    const Int4Matrix head = testing::ToInt4(testing::Values(tensor), rows, columns, options);
+    testing::PutInt4(stored, name, head, options);
+    stored.config["quantization_config"]["lm_head"] = true;
+    const auto checkpoint = Write(stored, dir);
+    ASSERT_NE(checkpoint, nullptr);
+    const WeightFormats formats = FormatsOf(*checkpoint, std::nullopt);
+    EXPECT_EQ(formats.Label(), "bf16+int4:128");
+    EXPECT_TRUE(CheckFormats(*checkpoint, formats).ok());
+    const auto weights = LoadEngineWeights(*checkpoint, formats, nullptr);
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    std::vector<float> row(static_cast<size_t>(columns));
+    for (const int64_t n : {int64_t{0}, rows - 1}) {
+      kernels::UnpackRows((*weights)->lm_head, n, kernels::DenseView(row.data(), 1, columns));
+      for (int64_t k = 0; k < columns; ++k) {
+        ASSERT_EQ(row[static_cast<size_t>(k)], kernels::ToFloat(kernels::ToBf16(head.Value(n, k))));
+      }
+    }
+    for (const NumericsClass numerics : {NumericsClass::kInt8, NumericsClass::kInt4}) {
+      // Attention in int8 is refused first.
+      const WeightFormats refused = numerics == NumericsClass::kInt4
+                                        ? FormatsOf(*checkpoint, numerics)
+                                        : *ParseWeightFormats("int4:128+int8");
+      const absl::Status status = CheckFormats(*checkpoint, refused);
+      EXPECT_EQ(status, LoadEngineWeights(*checkpoint, refused, nullptr).status());
+      EXPECT_THAT(
+          std::string(status.message()),
+          AllOf(HasSubstr("matrix " + name + " is stored as int4:128, wanted int8:128"),
+                HasSubstr("LM heads are never int4, so choose bf16 for all but the routed experts"),
+                HasSubstr("--format bf16 --experts int4:128")));
+    }
+  }
+  // An embedding that is no head is a table of floats, whatever the rest is.
+  const Int4Options options{.group = 128};
+  StoredCheckpoint stored = StoredCheckpoint::Read(GoldenDir("olmoe"));
+  testing::StoreAsInt4(stored, options);
+  const testing::RawTensor tensor = stored.tensors.at("model.embed_tokens.weight");
+  testing::PutInt4(
+      stored, "model.embed_tokens.weight",
+      testing::ToInt4(testing::Values(tensor), tensor.shape[0], tensor.shape[1], options), options);
+  const auto checkpoint = Write(stored, dir);
+  ASSERT_NE(checkpoint, nullptr);
+  EXPECT_EQ(FormatsOf(*checkpoint, std::nullopt).Label(), "int4:128");
+  EXPECT_TRUE(LoadEngineWeights(*checkpoint, *ParseWeightFormats("int4:128"), nullptr).ok());
+}
+
+TEST(ImportedWeightsTest, FormatsThatCannotBeMadeAreToldBeforeAnyIsMade) {
+  const TempDir dir;
+  const auto labels = [&](const std::function<bool(const std::string&)>& which) {
+    StoredCheckpoint stored = StoredCheckpoint::Read(GoldenDir("olmoe"));
+    testing::StoreAsInt4(stored, {.group = 32}, which);
+    const auto checkpoint = Write(stored, dir);
+    std::vector<std::string> labels;
+    for (const char* label : {"f32", "bf16", "int8", "int4", "int8+int4:32", "int4:32"}) {
+      const WeightFormats formats = *ParseWeightFormats(label);
+      absl::Status made = LoadEngineWeights(*checkpoint, formats, nullptr).status();
+      if (made.ok()) made = LoadExpert(*checkpoint, formats, {0, 0}).status();
+      EXPECT_EQ(CheckFormats(*checkpoint, formats), made) << label;
+      if (made.ok()) labels.push_back(label);
+    }
+    return labels;
+  };
+  using Labels = std::vector<std::string>;
+  EXPECT_EQ(labels(nullptr), (Labels{"f32", "bf16", "int4:32"}));
+  EXPECT_EQ(labels(OfExperts), (Labels{"f32", "bf16", "int8+int4:32", "int4:32"}));
+  EXPECT_EQ(labels([](const std::string& name) { return !OfExperts(name); }),
+            (Labels{"f32", "bf16", "int4:32"}));
 }
 
 TEST(ImportedWeightsTest, IntegersThatWouldBeRoundedAgainAreRefused) {

@@ -196,10 +196,13 @@ void PutInt4(StoredCheckpoint& checkpoint, const std::string& name, const Int4Ma
       // Place i of a word has the output order[i] of its eight.
       constexpr int64_t order[] = {0, 2, 4, 6, 1, 3, 5, 7};
       const auto turned = [&](int64_t i) { return i / 8 * 8 + order[i % 8]; };
-      tensors[base + ".qweight"] =
-          Packed(columns, rows, [&](int64_t k, int64_t i) { return integer(turned(i), k); });
-      tensors[base + ".qzeros"] =
-          Packed(groups, rows, [&](int64_t g, int64_t i) { return zero(turned(i), g); });
+      const int64_t places = (rows + 7) / 8 * 8;  // of which the last may have no output
+      tensors[base + ".qweight"] = Packed(columns, places, [&](int64_t k, int64_t i) {
+        return turned(i) < rows ? integer(turned(i), k) : 0;
+      });
+      tensors[base + ".qzeros"] = Packed(groups, places, [&](int64_t g, int64_t i) {
+        return turned(i) < rows ? zero(turned(i), g) : 0;
+      });
       tensors[base + ".scales"] = ScaleTensor({groups, rows}, across, options.half);
       return;
     }

@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <random>
+#include <utility>
 
 #include "shared/weights/checkpoint.h"
 #include "shared/weights/engine_weights.h"
@@ -143,15 +144,36 @@ TEST_F(Int4RefusalsTest, ZeroPointsOfAMatrixWithoutThem) {
   StoredCheckpoint stored = Stored({.zeros = false});
   SetWord(stored.tensors.at(std::string(kBase) + ".qzeros"), 0, 0x77777757);
   ExpectSays(Load(stored),
-             {"has the zero point 6 in row 1, group 0, but config.json says \"sym\": true"});
+             {"has the zero point 6 in row 1, group 0, but \"sym\" is true in config.json, or "
+              "missing"});
+  stored.config["quantization_config"].erase("sym");
+  ExpectSays(Load(stored), {"has the zero point 6 in row 1, group 0, but \"sym\" is true"});
 }
 
 TEST_F(Int4RefusalsTest, ScalesThatAreNoNumbers) {
   StoredCheckpoint stored = Stored({});
   RawTensor& scales = stored.tensors.at(std::string(kBase) + ".scales");
-  scales.data[1] = 0x7c;
-  scales.data[0] = 0;
-  ExpectSays(Load(stored), {"q_proj", "has an infinity or a NaN"});
+  const size_t at = 2 * (2 * 96 + 5);
+  scales.data[at + 1] = 0x7c;
+  scales.data[at] = 0;
+  ExpectSays(Load(stored), {"model.safetensors: tensor model.layers.0.self_attn.q_proj.scales is ",
+                            "has the scale inf in row 5, group 2, wanted one that is finite"});
+  scales.data[at] = static_cast<char>(0xff);
+  scales.data[at + 1] = 0x7b;  // 65504, the largest
+  EXPECT_TRUE(Load(stored).ok());
+}
+
+// A finite one, of which a multiple is not: no float or square of it could be had.
+TEST_F(Int4RefusalsTest, ScalesOfWeightsThatOverflow) {
+  StoredCheckpoint stored = Stored({.layout = Int4Layout::kCompressedTensors, .half = false});
+  RawTensor& scales = stored.tensors.at(std::string(kBase) + ".weight_scale");
+  const size_t at = 2 * (64 * 3 + 1);  // of a row that is sampled
+  const auto set = [&](uint16_t bits) { std::memcpy(scales.data.data() + at, &bits, 2); };
+  set(0xfd89);
+  ExpectSays(Load(stored), {"q_proj.weight_scale is BF16 [96, 3] and has the scale -2.2",
+                            "e+37 in row 64, group 1, wanted one that is finite, and 15 times"});
+  set(0xfd88);
+  EXPECT_TRUE(Load(stored).ok());
 }
 
 TEST_F(Int4RefusalsTest, AShapeThatIsAnotherOnes) {
@@ -265,6 +287,16 @@ TEST_F(Int4ConfigTest, OtherSettingsAreRefusedNamingThem) {
   ExpectUnsupported(compressed, "format", "naive-quantized", "supported: \"pack-quantized\"");
   ExpectUnsupported(compressed, "transform_config", {{"R1", 1}}, "null or nothing");
   ExpectUnsupported(compressed, "kv_cache_scheme", {{"num_bits", 8}}, "null or nothing");
+  ExpectUnsupported(compressed, "quantization_status", "initialized", "\"compressed\"");
+  for (const json& sparsity : std::vector<json>{{{"format", nullptr}},
+                                                {{"format", 7}},
+                                                {{"format", {{"name", "dense"}}}},
+                                                {{"format", "sparse-24-bitmask"}},
+                                                {{"targets", {"Linear"}}},
+                                                "dense",
+                                                json::array({"dense"})}) {
+    ExpectUnsupported(compressed, "sparsity_config", sparsity, "format \"dense\"");
+  }
   const auto weights = [&](const char* field, const json& value) {
     json changed = compressed;
     changed["config_groups"]["group_0"]["weights"][field] = value;
@@ -291,6 +323,45 @@ TEST_F(Int4ConfigTest, OtherSettingsAreRefusedNamingThem) {
   json none = compressed;
   none["config_groups"] = json::object();
   ExpectSays(Parse(none).status(), {"config_groups", "one group at least"});
+}
+
+TEST_F(Int4ConfigTest, WhatSomeWritersSayOfCompressedTensors) {
+  json compressed = testing::Int4Config({.layout = Int4Layout::kCompressedTensors});
+  for (const json& sparsity :
+       std::vector<json>{nullptr, json::object(), {{"format", "dense"}, {"ignore", {"x"}}}}) {
+    compressed["sparsity_config"] = sparsity;
+    EXPECT_TRUE(Parse(compressed).ok()) << sparsity;
+  }
+  compressed["quantization_status"] = "frozen";
+  EXPECT_TRUE(Parse(compressed).ok());
+}
+
+// As compressed-tensors itself infers it.
+TEST_F(Int4ConfigTest, AStrategyThatIsMissingFollowsFromTheGroup) {
+  json compressed = testing::Int4Config({.layout = Int4Layout::kCompressedTensors});
+  json& weights = compressed["config_groups"]["group_0"]["weights"];
+  for (const json& strategy : std::vector<json>{json(json::value_t::discarded), nullptr}) {
+    weights.erase("strategy");
+    if (!strategy.is_discarded()) weights["strategy"] = strategy;
+    for (const auto& [group, wanted] :
+         {std::pair<json, int64_t>{128, 128}, {32, 32}, {-1, 0}, {nullptr, 0}}) {
+      weights["group_size"] = group;
+      const auto config = Parse(compressed);
+      ASSERT_TRUE(config.ok()) << config.status();
+      EXPECT_EQ(config->integers.group, wanted) << group;
+    }
+    weights["group_size"] = 48;
+    ExpectSays(Parse(compressed).status(), {"group_0: weights", "group_size"},
+               absl::StatusCode::kUnimplemented);
+  }
+}
+
+TEST_F(Int4ConfigTest, AwqOfAnotherWriterIsRefused) {
+  json awq = testing::Int4Config({.layout = Int4Layout::kAwq});
+  ExpectUnsupported(awq, "backend", "llm-awq", "supported: \"autoawq\"");
+  ExpectUnsupported(awq, "backend", "qllm", "supported: \"autoawq\"");
+  awq["backend"] = "autoawq";
+  EXPECT_TRUE(Parse(awq).ok());
 }
 
 TEST_F(Int4ConfigTest, ReorderedInputsOfOneGroupARowAreNone) {

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <csignal>
 #include <fstream>
 #include <iterator>
@@ -299,6 +300,18 @@ TEST_F(PackedWriterTest, RefusesAnIndexThatCouldNotBeRead) {
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(Message(status), HasSubstr("cannot pack " + path_.string() + ": "));
   EXPECT_THAT(NamesIn(dir_.path()), ElementsAre());
+}
+
+TEST_F(PackedWriterTest, CommitsNoErrorsThatCouldNotBeRead) {
+  for (const double sum : {HUGE_VAL, std::nan(""), -1.0}) {
+    const auto writer = PackedWriter::Create(path_, SmallIndex(), SmallTexts(), false);
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    (*writer)->SetErrors(0, sum, 1);
+    const absl::Status status = (*writer)->Commit();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("has a sum of squares of"));
+    EXPECT_FALSE(fs::exists(path_));
+  }
 }
 
 TEST_F(PackedWriterTest, TellsAFileSystemThatIsTooSmallBeforeItWrites) {

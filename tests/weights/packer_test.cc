@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <memory>
 
 #include "shared/weights/checkpoint.h"
@@ -23,6 +25,7 @@ namespace {
 namespace fs = std::filesystem;
 using kernels::PackedMatrix;
 using kernels::WeightFormat;
+using ::testing::AllOf;
 using testing::GoldenDir;
 using ::testing::HasSubstr;
 using testing::StoredCheckpoint;
@@ -293,6 +296,43 @@ TEST(PackerTest, TensorsOfAnotherConfigAreRefused) {
   EXPECT_EQ(weights.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(weights.status().message()), HasSubstr("model.embed_tokens.weight"));
   EXPECT_THAT(std::string(weights.status().message()), HasSubstr("pack the checkpoint again"));
+}
+
+// What is finite as it is stored, and not in the format, would have an error that no reader takes.
+TEST(PackerTest, WeightsThatAFormatCannotHoldAreRefused) {
+  const TempDir dir;
+  const std::string name = "model.layers.0.self_attn.q_proj.weight";
+  const auto pack = [&](float weight, const std::string& label) {
+    StoredCheckpoint stored = StoredCheckpoint::Read(GoldenDir("olmoe"));
+    testing::RawTensor& tensor = stored.tensors.at(name);
+    std::vector<float> values = testing::Values(tensor);
+    values[static_cast<size_t>(64 * tensor.shape[1] + 3)] = weight;  // in a row that is sampled
+    tensor = testing::FloatTensor(tensor.shape, values);
+    stored.Write(dir.path() / "c");
+    const auto checkpoint = OpenCheckpoint(dir.path() / "c");
+    PackOptions options;
+    options.formats = *ParseWeightFormats(label);
+    options.replace = true;
+    const fs::path path = dir.path() / "p";
+    fs::remove(path);
+    const absl::Status status = Pack(InputOf(*checkpoint, label), path, options);
+    EXPECT_EQ(fs::exists(path), status.ok());
+    if (status.ok()) {
+      EXPECT_TRUE(PackedModel::Open(path, {}).ok());
+    } else {
+      EXPECT_THAT(std::string(status.message()), HasSubstr("tensor " + name + " has "));
+    }
+    return status;
+  };
+  EXPECT_THAT(std::string(pack(-0x1.ffp127f, "bf16").message()),
+              AllOf(HasSubstr("a weight of magnitude 3.3961"), HasSubstr("use f32")));
+  EXPECT_THAT(std::string(pack(HUGE_VALF, "f32").message()), HasSubstr("an infinity or a NaN"));
+  EXPECT_FALSE(pack(std::numeric_limits<float>::max(), "int8").ok());
+  EXPECT_FALSE(pack(0x1p127f, "int4").ok());
+  EXPECT_TRUE(pack(std::numeric_limits<float>::max(), "f32").ok());
+  EXPECT_TRUE(pack(-0x1.fefffep127f, "bf16").ok());
+  EXPECT_TRUE(pack(0x1.fefffep127f, "int8").ok());
+  EXPECT_TRUE(pack(0x1.fffffep126f, "int4").ok());
 }
 
 TEST(PackerTest, StoppedOrRefusedItLeavesNothing) {
