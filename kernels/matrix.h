@@ -91,15 +91,16 @@ void PackRows(WeightFormat format, int64_t num_inputs, int64_t first_output,
               MatrixView<const float> rows, std::byte* packed);
 
 // Rows of int4 weights as somebody else has quantised them: weight = scale * (integer - zero).
+// Input k is in group k / format.group; groups = num_inputs / format.group, rounded up.
 struct Int4Rows {
   MatrixView<const uint8_t> integers;  // [num_rows, num_inputs], 0 to 15
-  MatrixView<const float> scales;      // [num_rows, groups]
-  const uint8_t* zeros = nullptr;      // as `scales`, 0 to 15; null: all are 8
+  MatrixView<const float> scales;      // [num_rows, groups], finite
+  const uint8_t* zeros = nullptr;      // [num_rows, groups], dense, 0 to 15; null: all are 8
 };
 
-// As PackRows, of integers that stay as they are. `format` is int4, with zeros exactly when `rows`
-// has them; its scales then have 0 in their lowest four bits, as what was widened from f16 or bf16
-// has.
+// As PackRows, of integers that stay as they are. Preconditions: `format` is int4, with zeros
+// exactly when `rows` has them; scales then have 0 in their lowest four bits, as what was widened
+// from f16 or bf16 has; `rows.scales` has as many rows as `rows.integers`.
 void PackInt4Rows(WeightFormat format, int64_t num_inputs, int64_t first_output,
                   const Int4Rows& rows, std::byte* packed);
 

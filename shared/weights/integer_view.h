@@ -54,9 +54,11 @@ class IntegerView {
   // matrix.
   absl::Status Check() const;
 
-  // As TensorReader. Whatever the parts hold, nothing beyond them is read.
+  // Rows [first_row, first_row + num_rows), which CHECK-fails beyond the matrix's, in the groups of
+  // format(); output's vectors get the size that they need. Whatever the parts hold, nothing beyond
+  // them is read; that it means what it should, Check says.
   void ReadIntegers(int64_t first_row, int64_t num_rows, Int4Values& output) const;
-  // Scale times (integer less zero point).
+  // The same rows as scale * (integer - zero point): `output` is [num_rows, columns], row-major.
   void ReadFloats(int64_t first_row, int64_t num_rows, std::span<float> output) const;
 
   // The integers, the scales and the zero points if it has them, in this order.

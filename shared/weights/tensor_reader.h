@@ -16,11 +16,12 @@
 
 namespace conclave::weights {
 
-// Rows of int4 weights: integers and zero points from 0 to 15.
+// Rows of int4 weights, row-major: weight = scale * (integer - zero). Column k is in group
+// k / format.group, the last of which may be shorter: groups = columns / format.group, rounded up.
 struct Int4Values {
-  std::vector<uint8_t> integers;  // [num_rows, columns]
-  std::vector<float> scales;      // [num_rows, groups]
-  std::vector<uint8_t> zeros;     // [num_rows, groups]; empty without zero points
+  std::vector<uint8_t> integers;  // [num_rows, columns], 0 to 15
+  std::vector<float> scales;      // [num_rows, groups], widened from f16 or bf16
+  std::vector<uint8_t> zeros;     // [num_rows, groups], 0 to 15; empty without: all are 8
 };
 
 class TensorReader {
@@ -31,7 +32,8 @@ class TensorReader {
   virtual std::optional<kernels::WeightFormat> IntegersOf(std::string_view) const {
     return std::nullopt;
   }
-  // Rows of such a matrix, in the groups of that format. CHECK-fails as ReadRows.
+  // Rows [first_row, first_row + num_rows) of such a matrix, in the groups of that format; sizes
+  // the vectors of `output`. What they mean is certain after Check. CHECK-fails as ReadRows.
   virtual void ReadIntegers(std::string_view name, int64_t first_row, int64_t num_rows,
                             Int4Values& output) const {
     (void)name, (void)first_row, (void)num_rows, (void)output;
@@ -41,7 +43,8 @@ class TensorReader {
   // UNIMPLEMENTED naming file, tensor, what was found and what was wanted.
   virtual absl::Status Check(std::string_view) const { return absl::OkStatus(); }
 
-  // Rows [first_row, first_row + num_rows) of a matrix (or elements of a vector) into `output`.
+  // Rows [first_row, first_row + num_rows) of a matrix (or elements of a vector) into `output`,
+  // [num_rows, columns], row-major. What they mean is certain after Check.
   // CHECK-fails on a name or range that the model does not have.
   virtual void ReadRows(std::string_view name, int64_t first_row, int64_t num_rows,
                         std::span<float> output) const = 0;

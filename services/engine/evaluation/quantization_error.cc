@@ -114,6 +114,7 @@ class Meter : public weights::MatrixSource {
         break;
     }
     RETURN_IF_ERROR(source->Run());
+    RETURN_IF_ERROR(exact_.Check(asked.name));  // another reader than the source's
 
     // Rows of the tensor as it is stored: of a transposed matrix, its inputs.
     const bool transposed = asked.order == Order::kTransposed;

@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <string>
 
 #include "kernels/quantize.h"
 #include "tests/engine/evaluation/golden_models.h"
 #include "tests/support/temp_dir.h"
+#include "tests/weights/int4_checkpoint.h"
 
 namespace conclave::engine {
 namespace {
@@ -146,6 +148,24 @@ TEST(QuantizationErrorTest, KindsAreSumsWithTheirWorstTensor) {
   // The LM head is int8 beside int4, and the table stays in bf16.
   EXPECT_LT(by_kind[TensorKind::kLmHead].error.Relative(), 0.2 * experts.Relative());
   EXPECT_EQ(by_kind[TensorKind::kEmbedding].error.Relative(), 0);
+}
+
+// A packed file was checked when it was made; the checkpoint beside it is read as it is now.
+TEST(QuantizationErrorTest, WhatTheCheckpointDoesNotSayClearlyIsAnError) {
+  const conclave::testing::TempDir dir;
+  auto stored = conclave::testing::StoredCheckpoint::Read(conclave::testing::GoldenDir("olmoe"));
+  stored.Write(dir.path() / "original");
+  conclave::testing::StoreAsInt4(stored, {});
+  stored.tensors.at("model.layers.0.self_attn.q_proj.g_idx").data[0] = 1;
+  stored.Write(dir.path() / "int4");
+  const auto original = Checkpoint::Open(dir.path() / "original", {});
+  const auto int4 = Checkpoint::Open(dir.path() / "int4", {});
+  ASSERT_TRUE(original.ok() && int4.ok());
+  kernels::ThreadPool pool(1);
+  const auto measured =
+      MeasureQuantization(**original, NumericsClass::kBf16, **int4, pool, nullptr);
+  EXPECT_EQ(measured.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_NE(measured.status().message().find("q_proj.g_idx"), std::string::npos);
 }
 
 TEST(QuantizationErrorTest, ThreadsChangeNothing) {
