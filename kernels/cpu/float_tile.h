@@ -125,8 +125,8 @@ struct StepF32 {
   }
 };
 
-// The step of format bf16 where registers are few: first the odd, then the even elements of the pairs,
-// widened. Under FTZ and DAZ a fused multiply-add flushes exactly what VDPBF16PS does.
+// The step of format bf16 where registers are few: first the odd, then the even elements of the
+// pairs, widened. Under FTZ and DAZ a fused multiply-add flushes exactly what VDPBF16PS does.
 template <typename AnyRegister>
 struct StepBf16 {
   using Register = AnyRegister;
