@@ -61,6 +61,7 @@ void PackInt4(WeightFormat format, const Int4Rows& rows, int64_t first, int64_t 
               std::byte* panel) {
   int8_t less_8[kMaxGroup];
   const int64_t num_inputs = rows.integers.cols;
+  const int64_t groups = (num_inputs + format.group - 1) / format.group;
   for (int64_t r = 0; r < count; ++r) {
     const uint8_t* integers = rows.integers.Row(first + r);
     for (int64_t g = 0; g * format.group < num_inputs; ++g) {
@@ -68,7 +69,7 @@ void PackInt4(WeightFormat format, const Int4Rows& rows, int64_t first, int64_t 
       const int64_t begin = g * format.group;
       const int64_t end = std::min(begin + format.group, num_inputs);
       const uint8_t zero =
-          format.zeros ? rows.zeros[(first + r) * rows.scales.stride + g] : uint8_t{8};
+          format.zeros ? rows.zeros[(first + r) * groups + g] : uint8_t{8};
       std::fill(less_8, less_8 + format.group, static_cast<int8_t>(zero - 8));
       for (int64_t k = begin; k < end; ++k) {
         less_8[k - begin] = static_cast<int8_t>(integers[k] - 8);

@@ -21,7 +21,7 @@ struct Quantize {
 
   static float Group(WeightType type, std::span<const float> values, int8_t* quantized) {
     const float largest = Largest(values);
-    if (type == WeightType::kInt8 || !std::isfinite(largest) || largest < kZeroBelow) {
+    if (type == WeightType::kInt8 || !__builtin_isfinite(largest) || largest < kZeroBelow) {
       int32_t sum;
       return Int8(values, Count(values), quantized, &sum);
     }
@@ -32,7 +32,7 @@ struct Quantize {
                     int32_t* sum) {
     const int64_t count = Count(values);
     const float largest = Largest(values);
-    const bool finite = std::isfinite(largest);
+    const bool finite = __builtin_isfinite(largest);
     const bool any = finite && largest >= kZeroBelow;
     const Floats inverse = Floats::Of(any ? 127.0f / largest : 0.0f);
     Ints sums = Ints::Zero();
@@ -48,7 +48,7 @@ struct Quantize {
       integers.StoreBytes(quantized + i, lanes);
     });
     *sum = sums.SumLanes();
-    return any ? largest / 127.0f : finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+    return any ? largest / 127.0f : finite ? 0.0f : __builtin_nanf("");
   }
 
   static constexpr QuantizeFunctions kFunctions = {.group = Group, .int8 = Int8};
@@ -78,7 +78,7 @@ struct Quantize {
   static float Int4(std::span<const float> values, float largest, int8_t* quantized) {
     const int64_t count = Count(values);
     int64_t first = 0;
-    while (std::fabs(values[static_cast<size_t>(first)]) != largest) ++first;
+    while (__builtin_fabsf(values[static_cast<size_t>(first)]) != largest) ++first;
     const float extreme = values[static_cast<size_t>(first)];
     double best_fit = -1;
     float best_scale = 0, best_inverse = 0;

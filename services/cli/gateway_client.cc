@@ -170,22 +170,29 @@ absl::StatusOr<GenerationResult> GatewayClient::Generate(
     const std::atomic<bool>& cancelled) const {
   RETURN_IF_ERROR(CheckText(request));
   const v1::GenerateRequest proto = ToProto(request);
+  const TimePoint start = std::chrono::steady_clock::now();
   for (int left = kMostResends;; --left) {
     bool never_sent = false;
-    auto result = Attempt(request, proto, on_text, cancelled, &never_sent);
+    auto result = Attempt(request, proto, start, on_text, cancelled, &never_sent);
     if (!never_sent || left == 0) return result;
   }
 }
 
 absl::StatusOr<GenerationResult> GatewayClient::Attempt(
-    const GenerationRequest& request, const v1::GenerateRequest& proto,
+    const GenerationRequest& request, const v1::GenerateRequest& proto, TimePoint start,
     const std::function<void(const std::string&)>& on_text, const std::atomic<bool>& cancelled,
     bool* never_sent) const {
   grpc::ClientContext context;
-  channel_.Prepare(&context, request.timeout);
+  std::chrono::milliseconds left = request.timeout;
+  if (left.count() > 0) {
+    const auto spent = std::chrono::steady_clock::now() - start;
+    left -= std::chrono::duration_cast<std::chrono::milliseconds>(spent);
+    left = std::max(left, std::chrono::milliseconds(1));
+  }
+  channel_.Prepare(&context, left);
   if (!api_key_.empty()) context.AddMetadata("authorization", "Bearer " + api_key_);
   GenerationResult result;
-  const auto start = std::chrono::steady_clock::now();
+  bool heard = false;
   const auto stub = v1::InferenceService::NewStub(channel_.grpc());
   const auto stream = stub->Generate(&context, proto);
   grpc::Status status;
@@ -193,6 +200,7 @@ absl::StatusOr<GenerationResult> GatewayClient::Attempt(
     const CancelWatch watch(context, cancelled);
     v1::GenerateEvent event;
     while (stream->Read(&event)) {
+      heard = true;
       switch (event.event_case()) {
         case v1::GenerateEvent::kStarted:
           result.request_id = event.started().request_id();
@@ -232,7 +240,7 @@ absl::StatusOr<GenerationResult> GatewayClient::Attempt(
     result.finish_reason = "cancelled";
     return result;
   }
-  *never_sent = rpc::NeverSent(context, status);
+  *never_sent = !heard && rpc::NeverSent(context, status);
   if (!status.ok()) return InWords(rpc::FromGrpc(status), "gateway", address_, state_dir_);
   return result;
 }

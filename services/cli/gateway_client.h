@@ -12,6 +12,7 @@
 #include "conclave/v1/inference.pb.h"
 #include "services/cli/command.h"
 #include "services/cli/generation.h"
+#include "shared/base/clock.h"
 #include "shared/rpc/channel.h"
 
 namespace conclave::cli {
@@ -35,7 +36,7 @@ class GatewayClient {
 
  private:
   absl::StatusOr<GenerationResult> Attempt(const GenerationRequest& request,
-                                           const v1::GenerateRequest& proto,
+                                           const v1::GenerateRequest& proto, TimePoint start,
                                            const std::function<void(const std::string&)>& on_text,
                                            const std::atomic<bool>& cancelled,
                                            bool* never_sent) const;

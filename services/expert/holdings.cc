@@ -85,12 +85,18 @@ bool Holdings::Step(const placement::ExpertKeys& target, kernels::ThreadPool* po
     return true;
   }
   const size_t most = experts::NumAtOnce(options_.expert_bytes);
+  // From those on that were tried last, so that some that cannot be loaded do not stop the others.
   std::vector<weights::ExpertId> missing;
-  for (const placement::ExpertKey& key : target) {
-    if (!held.contains(key)) missing.push_back(IdOf(key));
-    if (missing.size() == most) break;
-  }
+  const auto first = target.upper_bound(last_tried_);
+  const auto collect = [&](auto from, auto to) {
+    for (auto key = from; key != to && missing.size() < most; ++key) {
+      if (!held.contains(*key)) missing.push_back(IdOf(*key));
+    }
+  };
+  collect(first, target.end());
+  collect(target.begin(), first);
   if (missing.empty()) return false;
+  last_tried_ = {missing.back().layer, missing.back().expert};
   absl::Status loaded;
   if (options_.capacity_bytes > 0) {
     const int64_t room = options_.capacity_bytes - static_cast<int64_t>(experts_.bytes());
@@ -105,11 +111,12 @@ bool Holdings::Step(const placement::ExpertKeys& target, kernels::ThreadPool* po
         std::min<int64_t>(std::max<int64_t>(fit, 0), static_cast<int64_t>(missing.size()))));
   }
   if (loaded.ok()) loaded = experts_.LoadAll(missing, pool);
+  const bool changed = experts_.Held().size() > held.size();
   MutexLock lock(mutex_);
   if (!loaded.ok() && problem_.empty())
     LogError("cannot load an expert", {{"reason", std::string(loaded.message())}});
   problem_ = std::string(loaded.message());
-  return loaded.ok();
+  return changed;
 }
 
 void Holdings::Run() {
@@ -139,6 +146,7 @@ void Holdings::Run() {
       MutexLock lock(mutex_);
       failed = !problem_.empty();
       settled_ = !failed && target == target_;
+      unreported |= settled_;
     }
     const auto now = std::chrono::steady_clock::now();
     if (unreported && (!changed || now - reported >= kReportPeriod)) {

@@ -45,11 +45,12 @@ class Holdings {
 
  private:
   void Run();
-  // Loads or releases one expert; false when there is nothing to do.
+  // Loads some experts or releases one; false when nothing is to be done, or could be.
   bool Step(const placement::ExpertKeys& target, kernels::ThreadPool* pool);
 
   const Options options_;
   experts::ExpertSet& experts_;
+  placement::ExpertKey last_tried_{-1, -1};  // of the loading thread alone
   mutable Mutex mutex_;
   CondVar changed_;
   placement::ExpertKeys target_ GUARDED_BY(mutex_);

@@ -30,8 +30,9 @@ absl::Status ExpertSet::Load(weights::ExpertId id, kernels::ThreadPool* pool) {
 
 absl::Status ExpertSet::LoadAll(std::span<const weights::ExpertId> ids, kernels::ThreadPool* pool) {
   if (pool == nullptr || model_->packed() == nullptr) {
-    for (const weights::ExpertId id : ids) RETURN_IF_ERROR(Load(id, pool));
-    return absl::OkStatus();
+    absl::Status first;
+    for (const weights::ExpertId id : ids) first.Update(Load(id, pool));
+    return first;
   }
   // An expert has three matrices, which never occupy two threads evenly.
   std::vector<absl::Status> found(ids.size());

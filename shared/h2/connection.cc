@@ -23,8 +23,8 @@ constexpr int kMostReads = 4;
 constexpr size_t kNewcomerBytes = 4 << 10;
 // For a client to hear of the end before its socket closes: a reset would destroy the last answer.
 constexpr auto kLinger = std::chrono::seconds(1);
-// For a client to hear of a coming end; it answers after one way there and back.
-constexpr auto kAnnounced = std::chrono::seconds(1);
+// For a client to hear of a coming end; it has answered twice after two ways there and back.
+constexpr auto kAnnounced = std::chrono::seconds(2);
 
 TimePoint Now() { return std::chrono::steady_clock::now(); }
 

@@ -4,7 +4,7 @@
 {{- define "conclave.commonSettings" -}}
 {{- $fullname := include "conclave.fullname" .root -}}
 {{- with .model }}
-model: /model{{ with .file }}/{{ . }}{{ end }}
+model: {{ ternary (printf "/model/%s" .file) "/model" (ne .file "") | quote }}
 served_name: {{ .name | quote }}
 numerics: {{ .numerics }}
 {{- end }}
