@@ -68,8 +68,7 @@ void PackInt4(WeightFormat format, const Int4Rows& rows, int64_t first, int64_t 
       const GroupPanel step(format, panel + g * StepPanelBytes(format));
       const int64_t begin = g * format.group;
       const int64_t end = std::min(begin + format.group, num_inputs);
-      const uint8_t zero =
-          format.zeros ? rows.zeros[(first + r) * groups + g] : uint8_t{8};
+      const uint8_t zero = format.zeros ? rows.zeros[(first + r) * groups + g] : uint8_t{8};
       std::fill(less_8, less_8 + format.group, static_cast<int8_t>(zero - 8));
       for (int64_t k = begin; k < end; ++k) {
         less_8[k - begin] = static_cast<int8_t>(integers[k] - 8);
