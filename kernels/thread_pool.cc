@@ -16,9 +16,11 @@ namespace {
 // machine.
 constexpr int kSpins = 800;
 
-// A range is cut into a few more parts than there are threads, so that one that was descheduled
-// does not hold up the rest.
-constexpr int64_t kPartsPerThread = 4;
+// A thread takes so large a share of what is left, divided by the number of threads: the first
+// parts are long, and the last ones short, so that all threads end at the same time though one was
+// descheduled (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Computers 36(12),
+// 1987).
+constexpr uint32_t kShareOfRest = 2;
 
 void Pause() { __builtin_ia32_pause(); }
 
@@ -44,18 +46,16 @@ class ThreadPool::State {
 
   void Run(int64_t count, int64_t grain, void* context, RangeFunction function) {
     grain = std::max<int64_t>(grain, 1);
-    const int64_t parts = num_threads() * kPartsPerThread;
-    const int64_t length = std::max(grain, (count + parts - 1) / parts);
-    if (workers_.empty() || count <= length) {
+    if (workers_.empty() || count <= grain) {
       if (count > 0) function(context, 0, count, 0);
       return;
     }
-    job_ = {count, length, (count + length - 1) / length, context, function};
-    const uint32_t num_parts = static_cast<uint32_t>(job_.num_parts);
-    unfinished_.store(num_parts, std::memory_order_relaxed);
+    job_ = {static_cast<uint32_t>(count), context, function};
+    grain_.store(static_cast<uint32_t>(grain), std::memory_order_relaxed);
+    unfinished_.store(job_.count, std::memory_order_relaxed);
     const uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
     // The release publishes job_ and unfinished_ to whoever claims a part of this epoch.
-    unclaimed_.store(static_cast<uint64_t>(epoch) << 32 | num_parts, std::memory_order_release);
+    unclaimed_.store(static_cast<uint64_t>(epoch) << 32 | job_.count, std::memory_order_release);
     epoch_.store(epoch, std::memory_order_release);
     epoch_.notify_all();
     RunParts(0);
@@ -72,27 +72,30 @@ class ThreadPool::State {
 
  private:
   struct Job {
-    int64_t count = 0;
-    int64_t length = 0;  // of a part
-    int64_t num_parts = 0;
+    uint32_t count = 0;
     void* context = nullptr;
     RangeFunction function = nullptr;
   };
 
   // Claims and runs parts until none is left. A successful claim keeps its job alive: Run returns
-  // only when every claimed part is finished. A thread that comes too late finds no part, or parts
-  // of a newer job, and never touches the old one.
+  // only when every claimed item is finished. A thread that comes too late finds none, or those of
+  // a newer job, and never touches the old one.
   void RunParts(int thread) {
+    const uint32_t shares = kShareOfRest * static_cast<uint32_t>(num_threads());
     uint64_t ticket = unclaimed_.load(std::memory_order_acquire);
-    while ((ticket & 0xffffffffu) != 0) {
-      if (!unclaimed_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
+    while (const uint32_t left = static_cast<uint32_t>(ticket)) {
+      // A grain of a newer job goes with a ticket that is no longer good.
+      const uint32_t grain = grain_.load(std::memory_order_relaxed);
+      const uint32_t length = std::min(left, std::max(grain, left / shares));
+      if (!unclaimed_.compare_exchange_weak(ticket, ticket - length, std::memory_order_acq_rel,
                                             std::memory_order_acquire)) {
         continue;
       }
-      const int64_t part = job_.num_parts - static_cast<int64_t>(ticket & 0xffffffffu);
-      const int64_t begin = part * job_.length;
-      job_.function(job_.context, begin, std::min(begin + job_.length, job_.count), thread);
-      if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_one();
+      const int64_t begin = job_.count - left;
+      job_.function(job_.context, begin, begin + length, thread);
+      if (unfinished_.fetch_sub(length, std::memory_order_acq_rel) == length) {
+        unfinished_.notify_one();
+      }
       ticket = unclaimed_.load(std::memory_order_acquire);
     }
   }
@@ -111,7 +114,8 @@ class ThreadPool::State {
   }
 
   Job job_;
-  std::atomic<uint64_t> unclaimed_{0};  // epoch << 32 | parts not yet claimed
+  std::atomic<uint32_t> grain_{1};
+  std::atomic<uint64_t> unclaimed_{0};  // epoch << 32 | items not yet claimed
   std::atomic<uint32_t> unfinished_{0};
   std::atomic<uint32_t> epoch_{0};  // counts jobs; idle threads wait for it to change
   std::atomic<bool> stop_{false};

@@ -22,9 +22,9 @@ class ThreadPool {
   int num_threads() const;
 
   // Calls body(int64_t begin, int64_t end, int thread) for disjoint ranges that cover [0, count),
-  // each at least `grain` long but the last; `thread` is in [0, num_threads), and one thread may
-  // get several ranges. Returns when all are done. Allocates nothing. Not reentrant: a body must
-  // not call it.
+  // each at least `grain` long but the last; count < 2^32; `thread` is in [0, num_threads), and one
+  // thread may get several ranges. Returns when all are done. Allocates nothing. Not reentrant: a
+  // body must not call it.
   template <typename Body>
   void ParallelFor(int64_t count, int64_t grain, Body&& body) {
     using Plain = std::remove_reference_t<Body>;
